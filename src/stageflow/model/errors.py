@@ -1,0 +1,149 @@
+"""Every error a user meets: a stable code, the place, what was expected, and the mend.
+
+Codes are `area.what`; each has a page `docs/errors/<code>.md`, held by tests/shape.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class StageflowError(Exception):
+    """Base of all errors. `str(error)` is the whole message, at most 25 lines.
+
+    Values of users never appear in it, only types, names and paths: messages reach logs.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        pipeline: str | None = None,
+        node: str | None = None,
+        field: str | None = None,
+        expected: str | None = None,
+        got: str | None = None,
+        fix: str | None = None,
+    ) -> None:
+        self.code = code
+        self.message = message
+        self.pipeline = pipeline
+        self.node = node
+        self.field = field
+        self.expected = expected
+        self.got = got
+        self.fix = fix
+        super().__init__(self._text())
+
+    @property
+    def docs(self) -> str:
+        """Where this code is explained, relative to the project's root."""
+        return f"docs/errors/{self.code}.md"
+
+    def _text(self) -> str:
+        lines = [f"[{self.code}] {self.message}"]
+        for label in ("pipeline", "node", "field", "expected", "got", "fix"):
+            value = getattr(self, label)
+            if value is not None:
+                lines.append(f"  {label}: {value}")
+        lines.append(f"  docs: {self.docs}")
+        return "\n".join(lines)
+
+    def at(
+        self, *, pipeline: str | None = None, node: str | None = None, field: str | None = None
+    ) -> StageflowError:
+        """The same error with the place filled in where it was not known yet."""
+        self.pipeline = self.pipeline if self.pipeline is not None else pipeline
+        self.node = self.node if self.node is not None else node
+        self.field = self.field if self.field is not None else field
+        self.args = (self._text(),)
+        return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.code, self.message, dict(self.__dict__))
+
+
+class BuildError(StageflowError):
+    """A pipeline or a stage was declared wrongly; raised before anything runs."""
+
+
+class BuildErrors(BuildError):
+    """Several mistakes of one pipeline, reported together. `errors` holds each."""
+
+    def __init__(self, errors: Iterable[BuildError], *, pipeline: str | None = None) -> None:
+        self.errors = tuple(errors)
+        shown = "\n".join(str(error) for error in self.errors[:5])
+        more = len(self.errors) - 5
+        tail = f"\n... and {more} more" if more > 0 else ""
+        super().__init__(
+            "build.several", f"{len(self.errors)} mistakes:\n{shown}{tail}", pipeline=pipeline
+        )
+
+
+class InputError(StageflowError):
+    """The arguments of one run do not fit what the pipeline declares."""
+
+
+class ContractError(StageflowError):
+    """A value does not fit the declared type of the place where it entered.
+
+    `problems` holds (path, expected, got-type) per fault.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        problems: tuple[tuple[str, str, str], ...] = (),
+        pipeline: str | None = None,
+        node: str | None = None,
+        field: str | None = None,
+        expected: str | None = None,
+        got: str | None = None,
+        fix: str | None = None,
+    ) -> None:
+        self.problems = problems
+        super().__init__(
+            code,
+            message,
+            pipeline=pipeline,
+            node=node,
+            field=field,
+            expected=expected,
+            got=got,
+            fix=fix,
+        )
+
+
+class ValueRefused(ContractError):
+    """A value cannot be frozen, or could not be decoded again; `field` is its path."""
+
+
+class RunError(StageflowError):
+    """Something asked of a run cannot be given: an output that is missing, a status not reached."""
+
+
+class JournalError(StageflowError):
+    """The journal refused: not found, live elsewhere, stale owner, damaged, newer schema."""
+
+
+class SimulationError(StageflowError):
+    """A simulated run met something that cannot be simulated: a thread, a socket, real time."""
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The most similar of `names`, or None when nothing is close."""
+    found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
+def _rebuild(
+    cls: type[StageflowError], code: str, message: str, state: dict[str, object]
+) -> StageflowError:
+    error = cls.__new__(cls)
+    error.__dict__.update(state)
+    error.args = (error._text(),)
+    return error

@@ -1,0 +1,18 @@
+"""Who a run belongs to, and how it hangs together with others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Carried by every value, event and record of a run."""
+
+    run: str
+    tenant: str = "default"
+    session: str | None = None
+    parent: str | None = None
+    """The run that started this one from a stage; None for a run a user started."""
+    correlation: str | None = None
+    """Shared by a run and all its descendants; the root's run id unless the caller gave one."""

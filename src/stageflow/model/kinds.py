@@ -1,0 +1,39 @@
+"""The six kinds of stage and what each promises (docs/concepts.md, "Kinds mean something")."""
+
+from __future__ import annotations
+
+import enum
+
+
+class Kind(enum.Enum):
+    """What a stage is for. The value is the name used in journals, events and diagrams."""
+
+    TRANSFORM = "transform"
+    ENRICH = "enrich"
+    ROUTE = "route"
+    GUARD = "guard"
+    WORK = "work"
+    AGENT = "agent"
+    JOIN = "join"
+    """A node of the engine's own that waits for several branches; it runs no user code."""
+
+    @property
+    def timeout_s(self) -> float:
+        """Default seconds one attempt may take."""
+        return _TIMEOUT_S[self]
+
+    @property
+    def has_effects(self) -> bool:
+        """True when an attempt that was cut off may have changed the outside world."""
+        return self is Kind.WORK
+
+
+_TIMEOUT_S = {
+    Kind.TRANSFORM: 30.0,
+    Kind.ENRICH: 30.0,
+    Kind.ROUTE: 10.0,
+    Kind.GUARD: 10.0,
+    Kind.WORK: 60.0,
+    Kind.AGENT: 300.0,
+    Kind.JOIN: 10.0,
+}

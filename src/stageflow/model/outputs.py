@@ -1,0 +1,122 @@
+"""What a stage may return besides a plain value: outcomes, decisions, branches, streams."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class OutcomeKind(enum.Enum):
+    """How one attempt ended, as the scheduler sees it."""
+
+    OK = "ok"
+    SKIP = "skip"
+    CANCEL = "cancel"
+    FAIL = "fail"
+    RETRY = "retry"
+
+
+@dataclass(frozen=True, slots=True)
+class StageOutput:
+    """An explicit ending of a stage; make one with `ok`, `skip`, `cancel`, `fail` or `retry`.
+
+    A plain returned value means `StageOutput.ok(value)`. Returned and raised failures behave alike.
+    """
+
+    kind: OutcomeKind
+    value: Any = None
+    reason: str = ""
+    data: Any = None
+    """The stage's own data about a failure; readable on the run as `run.failure.data`."""
+    after_s: float | None = None
+    """Seconds to wait before the next attempt, when the stage knows (Retry-After)."""
+
+    @classmethod
+    def ok(cls, value: Any) -> StageOutput:
+        """The stage's value."""
+        return cls(OutcomeKind.OK, value)
+
+    @classmethod
+    def skip(cls, reason: str = "") -> StageOutput:
+        """No value, and that is no failure; dependants are skipped too, joins decide themselves."""
+        return cls(OutcomeKind.SKIP, reason=reason)
+
+    @classmethod
+    def cancel(cls, reason: str = "") -> StageOutput:
+        """Ends the whole run as `cancelled`."""
+        return cls(OutcomeKind.CANCEL, reason=reason)
+
+    @classmethod
+    def fail(cls, reason: str, *, data: Any = None) -> StageOutput:
+        """A failure, treated like a raised one, but never retried."""
+        return cls(OutcomeKind.FAIL, reason=reason, data=data)
+
+    @classmethod
+    def retry(cls, reason: str = "", *, after_s: float | None = None) -> StageOutput:
+        """Another attempt under the node's Retry policy; a failure when it has none."""
+        return cls(OutcomeKind.RETRY, reason=reason, after_s=after_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a guard returns: Allow, Block, Redact or Revise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allow(Decision):
+    """The guarded values may pass unchanged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block(Decision):
+    """The guarded values pass to nobody; what needs them ends as blocked."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Redact(Decision):
+    """The guarded value is replaced, under its original name and contract.
+
+    `of` names the parameter that is replaced; needed when the guard gates more than one.
+    """
+
+    value: Any
+    of: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Revise(Decision):
+    """The guarded node is asked for a new revision; `feedback` reaches it as `Feedback`."""
+
+    feedback: str
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """What the guards said about the revision before; None on the first one."""
+
+    text: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """What a route returns: the branch to take, how sure it is (0 to 1), and why."""
+
+    name: str
+    confidence: float = field(default=1.0, kw_only=True)
+    reason: str = field(default="", kw_only=True)
+
+
+class Stream(Protocol[T_co]):
+    """Return annotation of a generator stage: items reach `.stream` one by one, the node's value
+    is the list of all of them."""
+
+    def __aiter__(self) -> AsyncIterator[T_co]: ...
+
+    async def __anext__(self) -> T_co: ...

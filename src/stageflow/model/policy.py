@@ -1,0 +1,64 @@
+"""Policies of a node: how long an attempt may take, and when there is another one."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+from stageflow.model.errors import BuildError
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Another attempt after a failure: `attempts` in all, waiting longer each time.
+
+    The wait before attempt n+1 is base_s * factor**(n-1), at most max_s, then jittered: `full`
+    draws from [0, wait], `equal` from [wait/2, wait], `none` keeps it (Brooker, "Exponential
+    Backoff And Jitter", AWS Architecture Blog, 2015). A Retry-After that a failure carries is the
+    least wait, itself bounded by `retry_after_max_s`. `on` names the exception types that are
+    worth another attempt; None means every failure but a broken contract.
+    """
+
+    attempts: int = 3
+    base_s: float = 0.1
+    factor: float = 2.0
+    max_s: float = 30.0
+    jitter: Literal["full", "equal", "none"] = "full"
+    on: tuple[type[BaseException], ...] | None = None
+    retry_after_max_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise BuildError(
+                "policy.retry",
+                "Retry needs at least one attempt",
+                field="attempts",
+                expected="an integer of 1 or more",
+                got=str(self.attempts),
+                fix="Retry(attempts=3)",
+            )
+        if self.base_s < 0 or self.factor < 1 or self.max_s < 0 or self.retry_after_max_s < 0:
+            raise BuildError(
+                "policy.retry",
+                "Retry waits can't be negative and can't shrink",
+                field="base_s, factor, max_s, retry_after_max_s",
+                expected="base_s >= 0, factor >= 1, max_s >= 0, retry_after_max_s >= 0",
+                fix="Retry(attempts=3, base_s=0.1, factor=2.0, max_s=30.0)",
+            )
+
+    def wait_s(self, *, attempt: int, seed: int, node: str, after_s: float | None) -> float:
+        """Seconds between the end of `attempt` (1, 2, ...) and the next; a pure function."""
+        wait = min(self.max_s, self.base_s * self.factor ** min(attempt - 1, 64))
+        if self.jitter != "none":
+            low = 0.0 if self.jitter == "full" else wait / 2
+            wait = low + (wait - low) * _unit(seed, node, attempt)
+        if after_s is not None:
+            wait = max(wait, min(after_s, self.retry_after_max_s))
+        return wait
+
+
+def _unit(seed: int, node: str, attempt: int) -> float:
+    """A number in [0, 1) that depends on nothing but its arguments, in every process."""
+    digest = hashlib.blake2b(f"{seed}/{node}/{attempt}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
