@@ -1,0 +1,76 @@
+# Everything a contributor runs. Needs Python 3.11 or later, make and the package index; the first
+# run of any target makes .venv, later runs start at once.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+BIN := .venv/bin
+READY := .venv/.ready
+OUT ?= out
+
+# The first of these that runs and is new enough; PYTHON=/path/to/python overrides.
+CANDIDATES := $(PYTHON) python3.11 python3.12 python3.13 python3.14 python3 python
+
+.PHONY: help lab test check format bench clean
+
+help:
+	@echo "make lab     rows of the roadmap, the example killed and resumed, an HTML report in $(OUT)/"
+	echo "make test    all tests"
+	echo "make check   style, types, layers, shape of the tree"
+	echo "make format  rewrites the Python files in the project's format"
+	echo "make bench   every benchmark, beside its floor"
+	echo "make clean   removes the virtual environment and everything made"
+
+lab: $(READY)
+	@$(BIN)/python -m stageflow_lab.tour --out $(OUT)
+
+test: $(READY)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY)
+	@$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
+	$(BIN)/python -m pytest tests/shape tests/typing
+
+format: $(READY)
+	@$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: $(READY)
+	@for benchmark in benchmarks/*.py; do
+		echo "== $$benchmark"
+		$(BIN)/python "$$benchmark"
+	done
+
+clean:
+	@rm -rf .venv $(OUT) .stageflow .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find src tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml
+	@found=
+	for python in $(CANDIDATES); do
+		if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+			found=$$python
+			break
+		fi
+	done
+	if [ -z "$$found" ]; then
+		echo "stageflow needs Python 3.11 or later; none of these is one: $(CANDIDATES)" >&2
+		echo "Install it, or name it: make PYTHON=/path/to/python3.11" >&2
+		exit 1
+	fi
+	if ! "$(BIN)/python" -m pip --version >/dev/null 2>&1; then
+		echo "making .venv with $$("$$found" --version)"
+		"$$found" -m venv --clear .venv || {
+			echo "$$found can't make a virtual environment; on Debian: apt-get install python3-venv" >&2
+			exit 1
+		}
+	fi
+	echo "installing stageflow and its tools into .venv"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $(READY)
