@@ -1,0 +1,32 @@
+"""The stress-testing lab of Stageflow: scenarios, their runner, their audit, their reports.
+
+A scenario file imports everything it needs from here.
+"""
+
+from __future__ import annotations
+
+from .errors import LabError
+from .history import Event, History
+from .metric import Measured, Metric, counted, share, zero_claim
+from .sabotage import Sabotage, patched, sabotage
+from .scenario import Judgement, Picture, Scenario, Sizes
+from .world import World
+
+__all__ = [
+    "Event",
+    "History",
+    "Judgement",
+    "LabError",
+    "Measured",
+    "Metric",
+    "Picture",
+    "Sabotage",
+    "Scenario",
+    "Sizes",
+    "World",
+    "counted",
+    "patched",
+    "sabotage",
+    "share",
+    "zero_claim",
+]

@@ -1,0 +1,109 @@
+"""What happened in a load: an append-only list of plain events, judged afterwards by a check."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+EVENTS_SAVED_MAX: Final = 20_000
+BYTES_SAVED_MAX: Final = 16 * 1024 * 1024
+
+
+class Event(NamedTuple):
+    """One thing that happened. `data` holds plain JSON values."""
+
+    kind: str
+    data: Mapping[str, Any]
+
+
+class History:
+    """Events in the order recorded, and the size parameters they were made under.
+
+    Only `load` appends; `check` reads. Threads may append at the same time: each event is whole,
+    their order is the order of arrival.
+    """
+
+    __slots__ = ("_events", "sizes")
+
+    def __init__(self, sizes: Mapping[str, Any] | None = None) -> None:
+        self.sizes: Mapping[str, Any] = dict(sizes or {})
+        self._events: list[Event] = []
+
+    def record(self, kind: str, /, **data: Any) -> None:
+        """Append one event."""
+        self._events.append(Event(kind, data))
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """Everything recorded so far."""
+        return tuple(self._events)
+
+    def of(self, kind: str) -> Iterator[Event]:
+        """The events of one kind, in order."""
+        return (event for event in self._events if event.kind == kind)
+
+    def count(self, kind: str) -> int:
+        """How many events of `kind` there are."""
+        return sum(1 for _ in self.of(kind))
+
+    def total(self, kind: str, field: str) -> float:
+        """The sum of a numeric field over the events of `kind`."""
+        return float(sum(event.data[field] for event in self.of(kind)))
+
+    def last(self, kind: str) -> Event | None:
+        """The latest event of `kind`, or None."""
+        return next((event for event in reversed(self._events) if event.kind == kind), None)
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def save(self, path: Path) -> None:
+        """Write JSON lines: sizes first, then events, the middle left out past the bounds.
+
+        At most EVENTS_SAVED_MAX events or BYTES_SAVED_MAX bytes are kept, half of each from the
+        start and half from the end; a line `left_out` says how many were dropped between.
+        """
+        with path.open("w", encoding="utf-8") as file:
+            file.write(_line({"sizes": self.sizes, "events": len(self._events)}))
+            for line in self._bounded_lines():
+                file.write(line)
+
+    def _bounded_lines(self) -> Iterator[str]:
+        head = _within(iter(self._events))
+        rest = len(self._events) - len(head)
+        tail = _within(self._events[at] for at in range(-1, -rest - 1, -1))
+        yield from head
+        if rest > len(tail):
+            yield _line({"left_out": rest - len(tail)})
+        yield from reversed(tail)
+
+    @classmethod
+    def read(cls, path: Path) -> History:
+        """A saved history. What `save` left out is not in it."""
+        with path.open(encoding="utf-8") as file:
+            history = cls(json.loads(file.readline())["sizes"])
+            for line in file:
+                event = json.loads(line)
+                if "kind" in event:
+                    history._events.append(Event(event["kind"], event["data"]))
+        return history
+
+
+def _within(events: Iterator[Event]) -> list[str]:
+    """Lines of the leading events that fit half of the bounds."""
+    lines: list[str] = []
+    size = 0
+    for event in events:
+        line = _line({"kind": event.kind, "data": event.data})
+        size += len(line)
+        if len(lines) >= EVENTS_SAVED_MAX // 2 or size > BYTES_SAVED_MAX // 2:
+            break
+        lines.append(line)
+    return lines
+
+
+def _line(value: Mapping[str, Any]) -> str:
+    # Evidence must always be written: what JSON cannot hold is shown by its repr, shortened.
+    return json.dumps(value, default=lambda odd: repr(odd)[:500], ensure_ascii=True) + "\n"
