@@ -106,4 +106,7 @@ def _within(events: Iterator[Event]) -> list[str]:
 
 def _line(value: Mapping[str, Any]) -> str:
     # Evidence must always be written: what JSON cannot hold is shown by its repr, shortened.
-    return json.dumps(value, default=lambda odd: repr(odd)[:500], ensure_ascii=True) + "\n"
+    try:
+        return json.dumps(value, default=lambda odd: repr(odd)[:500]) + "\n"
+    except (TypeError, ValueError):  # keys that are no strings, or a circle
+        return json.dumps({**value, "data": {"repr": repr(value.get("data"))[:2_000]}}) + "\n"

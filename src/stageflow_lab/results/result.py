@@ -1,0 +1,86 @@
+"""The stored outcome of running one row once. docs/result-schema.md documents its JSON."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Final
+
+from ..scenario import Picture
+from ..verdict import MetricResult, Verdict
+
+SCHEMA_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What one run of a row gave. Durations in seconds, memory in bytes, `started` in UTC.
+
+    `reason` says why the verdict is not pass; `evidence` are paths relative to the results folder;
+    `params` are the size parameters as used, after scaling; `scale` is 1.0 outside audits.
+    """
+
+    row: str
+    verdict: Verdict
+    size: str
+    seed: int
+    reason: str | None = None
+    metrics: tuple[MetricResult, ...] = ()
+    params: Mapping[str, Any] = field(default_factory=dict)
+    scale: float = 1.0
+    sabotage: str | None = None
+    started: str = ""
+    duration_s: float = 0.0
+    cpu_s: float | None = None
+    memory_peak_bytes: int | None = None
+    versions: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    evidence: tuple[str, ...] = ()
+    scenario_hash: str | None = None
+    folders: tuple[str, ...] = ()
+
+    @property
+    def reproduce(self) -> str:
+        """The command that runs this row again with the same size and seed."""
+        extra = [part for folder in self.folders for part in ("--scenarios", folder)]
+        command = ["stageflow", "lab", "run", self.row, "--size", self.size]
+        return shlex.join([*command, "--seed", str(self.seed), *extra])
+
+    def metric(self, name: str) -> MetricResult | None:
+        """The result of that metric, or None."""
+        return next((metric for metric in self.metrics if metric.name == name), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, as docs/result-schema.md says."""
+        values: dict[str, Any] = _plain(asdict(self))
+        return {"schema_version": SCHEMA_VERSION, **values, "reproduce": self.reproduce}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Result:
+        """The result that `to_json` wrote. Raises ValueError or KeyError when it is none."""
+        if data["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(f"schema_version {data['schema_version']}, not {SCHEMA_VERSION}")
+        known = {each.name for each in fields(cls)}
+        values = {key: value for key, value in data.items() if key in known}
+        values["verdict"] = Verdict(values["verdict"])
+        values["metrics"] = tuple(MetricResult(**each) for each in values["metrics"])
+        values["pictures"] = tuple(Picture(**each) for each in values["pictures"])
+        for name in ("notes", "evidence", "folders"):
+            values[name] = tuple(values[name])
+        return cls(**values)
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON has it: no NaN or infinity (null instead), string keys, reprs for the rest."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return str(value)
+    return value if value is None or isinstance(value, bool | int) else repr(value)
