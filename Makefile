@@ -14,13 +14,14 @@ OUT ?= out
 # The first of these that runs and is new enough; PYTHON=/path/to/python overrides.
 CANDIDATES := $(PYTHON) python3.11 python3.12 python3.13 python3.14 python3 python
 
-.PHONY: help lab test check format bench clean
+.PHONY: help lab test check format errors bench clean
 
 help:
 	@echo "make lab     rows of the roadmap, the example killed and resumed, an HTML report in $(OUT)/"
 	echo "make test    all tests"
 	echo "make check   style, types, layers, shape of the tree"
 	echo "make format  rewrites the Python files in the project's format"
+	echo "make errors  renews docs/errors.md from the pages in docs/errors/"
 	echo "make bench   every benchmark, beside its floor"
 	echo "make clean   removes the virtual environment and everything made"
 
@@ -40,6 +41,9 @@ check: $(READY)
 format: $(READY)
 	@$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+errors: $(READY)
+	@$(BIN)/python docs/index_errors.py
 
 bench: $(READY)
 	@for benchmark in benchmarks/*.py; do

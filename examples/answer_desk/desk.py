@@ -117,7 +117,9 @@ def sort_of_question(question: Question, evidence: list[Passage]) -> Branch:
 
 
 @agent(when=sort_of_question.branch("definition"), retry=Retry(attempts=2))
-async def definition(question: Question, evidence: list[Passage], model: str | None = None) -> Answer:
+async def definition(
+    question: Question, evidence: list[Passage], model: str | None = None
+) -> Answer:
     """Says what a term means."""
     return await _written(question, evidence, model, offline=reader.define(evidence))
 
@@ -151,9 +153,7 @@ def filed(question: Question, answer: Answer, ctx: Context) -> Receipt:
     """Files the answer under the effect's key: once, however often it is tried."""
     settings = Settings.read()
     settings.note("filed")
-    place = file_answer(
-        settings.outbox, key=ctx.effect_key, question=question.text, answer=answer
-    )
+    place = file_answer(settings.outbox, key=ctx.effect_key, question=question.text, answer=answer)
     return Receipt(file=place.name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -26,10 +27,9 @@ def file_answer(folder: Path, *, key: str, question: str, answer: Answer) -> Pat
             json.dump(letter, file, ensure_ascii=False, indent=2)
             file.flush()
             os.fsync(file.fileno())
-        try:
+        # Where an earlier attempt under this key got here first, its letter stands.
+        with contextlib.suppress(FileExistsError):
             os.link(aside, place)
-        except FileExistsError:
-            pass  # An earlier attempt under this key got here; its letter stands.
     finally:
         Path(aside).unlink()
     return place

@@ -117,4 +117,3 @@ class Index:
             for term in wanted
             if term in count
         )
-
