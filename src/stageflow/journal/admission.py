@@ -1,0 +1,184 @@
+"""What a run may add to its history: the checks that every store makes, and their refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from stageflow.journal.store import RUNNING, SUSPENDED, Append, Owner, RunHeader, RunSummary
+from stageflow.model.errors import JournalError
+from stageflow.model.record import Record, RecordType
+
+Accepted = Callable[[str, int], bool]
+"""Whether (node, revision) already has its accepted outcome in the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where a run stands: what decides whether the next append is taken."""
+
+    epoch: int
+    owner: Owner | None
+    """None once the run ended or was suspended."""
+    status: str
+    reason: str
+    records: int
+    """How many there are, which is the last one's seq."""
+    updated_wall_s: float
+
+    @property
+    def is_finished(self) -> bool:
+        return self.status not in (RUNNING, SUSPENDED)
+
+    def after(self, records: tuple[Record, ...], *, now_wall_s: float) -> Head:
+        """The head once `records` are written."""
+        head = replace(self, records=self.records + len(records), updated_wall_s=now_wall_s)
+        for record in records:
+            if record.type is RecordType.RUN_ENDED:
+                status, reason = (_utf8(record.data.get(key)) for key in ("status", "reason"))
+                head = replace(head, status=status, reason=reason, owner=None)
+        return head
+
+    def claimed(self, owner: Owner) -> Head:
+        """The head under its next owner, before the CLAIMED record is counted."""
+        return replace(self, epoch=self.epoch + 1, owner=owner, status=RUNNING, reason="")
+
+
+def first_head(owner: Owner, *, now_wall_s: float) -> Head:
+    """A run that has an owner and no record yet."""
+    return Head(1, owner, RUNNING, "", records=0, updated_wall_s=now_wall_s)
+
+
+def refusal(append: Append, head: Head, accepted: Accepted) -> JournalError | None:
+    """Why `append` can't follow `head`; None when it can."""
+    if append.epoch != head.epoch:
+        return JournalError(
+            "journal.stale_owner",
+            f"run {append.run!r} is owned by another epoch",
+            expected=f"epoch {head.epoch}",
+            got=f"epoch {append.epoch}",
+            fix="stop this run here: another process claimed it and goes on with it",
+        )
+    ours: set[tuple[str | None, int]] = set()
+    has_ended = head.is_finished
+    for place, record in enumerate(append.records, start=head.records + 1):
+        if record.seq != place:
+            return JournalError(
+                "journal.out_of_order",
+                f"a record of run {append.run!r} does not follow the last one",
+                node=record.node,
+                expected=f"seq {place}",
+                got=f"seq {record.seq}",
+                fix="append in order of seq, one append of a run after the other",
+            )
+        ends = record.type is RecordType.RUN_ENDED
+        if has_ended and (ends or record.is_accepted):
+            return JournalError(
+                "journal.run_ended",
+                f"run {append.run!r} has ended and keeps its outcome",
+                node=record.node,
+                expected="only what was late",
+                got=record.type.value,
+                fix="start a new run",
+            )
+        has_ended = has_ended or (ends and record.data.get("status") != SUSPENDED)
+        if record.is_accepted:
+            key = (record.node, record.revision)
+            if key in ours or accepted(record.node or "", record.revision):
+                return JournalError(
+                    "journal.already_accepted",
+                    f"run {append.run!r} already has the accepted outcome of this node",
+                    node=record.node,
+                    expected=f"one accepted outcome of revision {record.revision}",
+                    got=f"a second one, from attempt {record.attempt}",
+                    fix="declare a merge policy, or record the second outcome as late",
+                )
+            ours.add(key)
+    return None
+
+
+def claim_refusal(
+    run: str, head: Head, owner: Owner, *, unknown_is_dead: bool
+) -> JournalError | None:
+    """Why `owner` can't take `run` over; None when it can."""
+    if head.owner is None or head.owner == owner:
+        return None
+    live = head.owner.is_alive()
+    if live:
+        return JournalError(
+            "journal.run_is_live",
+            f"run {run!r} is being worked on by a process that is alive",
+            expected="a run whose owner has ended",
+            got=f"process {head.owner.pid} of this host",
+            fix="wait for it, or end that process first",
+        )
+    if live is None and not unknown_is_dead:
+        return JournalError(
+            "journal.owner_unknown",
+            f"run {run!r} belongs to a process that can't be looked at from here",
+            expected="a run whose owner is known to have ended",
+            got=f"process {head.owner.pid} of host {head.owner.host!r}",
+            fix="when that host or container is gone, open SQLiteStore(path, unknown_is_dead=True)",
+        )
+    return None
+
+
+def claim_record(head: Head, *, wall_s: float) -> Record:
+    """The line that tells of the takeover by `head.owner`."""
+    assert head.owner is not None, "a claimed run has its owner"
+    data = {"pid": head.owner.pid, "epoch": head.epoch}
+    return Record(RecordType.CLAIMED, head.records + 1, wall_s=wall_s, data=data)
+
+
+def summary(header: RunHeader, head: Head) -> RunSummary:
+    """One line of a listing."""
+    live = False if head.owner is None else head.owner.is_alive()
+    return RunSummary(
+        header,
+        head.status,
+        head.reason,
+        head.records,
+        head.epoch,
+        head.owner,
+        live,
+        head.updated_wall_s,
+    )
+
+
+def unknown_run(run: object) -> JournalError:
+    """No run of that id is in the store."""
+    return JournalError(
+        "journal.unknown_run",
+        f"no run {run!r} in this journal",
+        expected="the id of a run in this journal",
+        fix="list the runs, and check that this is the journal that the run was started with",
+    )
+
+
+def run_exists(new: RunHeader, old: RunHeader) -> JournalError:
+    """A second run under an id that is taken; another tenant's run is not described."""
+    known = f"a run of {old.pipeline!r}" if old.tenant == new.tenant else "a run"
+    return JournalError(
+        "journal.run_exists",
+        f"{known} already has the id {new.run!r}; it was left as it is",
+        pipeline=new.pipeline,
+        expected="an id that no run has",
+        fix="let the runtime give the id, or resume the run that exists",
+    )
+
+
+def damaged(run: str | None, seq: int | None, what: str) -> JournalError:
+    """What the store gives back is not what was written."""
+    place = "the journal" if run is None else f"run {run!r}"
+    place = place if seq is None else f"record {seq} of {place}"
+    return JournalError(
+        "journal.damaged",
+        f"{place} is not what was written: {what}",
+        expected="bytes that fit their checksum",
+        fix="restore the file from a backup; the other runs can still be read by their id",
+    )
+
+
+def _utf8(value: object) -> str:
+    text = "" if value is None else str(value)
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,291 @@
+"""What the runtime awaits: a journal, and the group commit that makes one of any store.
+
+One writer thread owns the store's writing. It flushes at once when idle; whatever arrives while a
+flush runs goes into the next one, as one transaction for all runs (DeWitt et al., "Implementation
+techniques for main memory database systems", SIGMOD 1984). So a lone run pays one commit an
+append, and a hundred runs share it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from stageflow.journal.store import Append, LoadedRun, Owner, RunHeader, RunSummary, Store
+from stageflow.model.errors import JournalError
+from stageflow.model.record import Record
+
+QUEUE_MAX = 10_000
+BATCH_BYTES_MAX = 16 * 1024 * 1024
+_RECORD_BYTES = 256
+"""What a record weighs in a batch besides its payload."""
+
+_T = TypeVar("_T")
+
+
+class Journal(Protocol):
+    """The durable history of runs, as the runtime sees it. Raises JournalError."""
+
+    async def create(self, header: RunHeader, records: tuple[Record, ...]) -> int:
+        """Start a run and return its epoch, once that is durable."""
+        ...
+
+    async def append(self, run: str, epoch: int, records: tuple[Record, ...]) -> None:
+        """Add records, all or none; returns once they are durable.
+
+        Appends of one run are written in the order of the calls. When the awaiting task is
+        cancelled, the records may still be written: only a load tells.
+        """
+        ...
+
+    async def claim(self, run: str) -> LoadedRun:
+        """Take over an unfinished run whose owner has ended; a finished one comes back as it is."""
+        ...
+
+    async def load(self, run: str) -> LoadedRun:
+        """Read a run without touching it."""
+        ...
+
+    async def runs(self, *, tenant: str | None = None, limit: int = 50) -> list[RunSummary]:
+        """The latest runs, newest first."""
+        ...
+
+    async def close(self) -> None:
+        """Write what was appended, then release the store. A second close does nothing."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    """One thing asked of the writer, and where its answer goes."""
+
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
+    append: Append | None
+    """None for a request that is not part of a batch."""
+    call: Callable[[], object] | None
+    """What to do instead of an append; None for an append."""
+    size_bytes: int
+
+
+_Answer = tuple[asyncio.Future[Any], object, Exception | None]
+"""A future, its result, and instead of a result its failure."""
+
+
+class GroupCommit:
+    """Implements Journal over a store; usable from several event loops at once.
+
+    Owns one daemon thread, from the first write until `close`. A forked child starts anew: what
+    its parent had queued stays the parent's. At most `queue_max` requests stand in the queue;
+    a further one waits outside it, and is never written when it is cancelled there.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        owner: Owner | None = None,
+        queue_max: int = QUEUE_MAX,
+        batch_bytes_max: int = BATCH_BYTES_MAX,
+    ) -> None:
+        self._store = store
+        self._given_owner = owner
+        self._queue_max = queue_max
+        self._batch_bytes_max = batch_bytes_max
+        self._is_closed = False
+        self._start_anew()
+
+    def _start_anew(self) -> None:
+        self._pid = os.getpid()
+        self._owner = self._given_owner or Owner.this_process()
+        self._lock = threading.Lock()
+        """Protects the fields below; never held across a store's call."""
+        self._queue: deque[_Request] = deque()
+        self._outside: deque[_Request] = deque()
+        """Requests beyond the queue's bound, in order; empty unless the queue is full."""
+        self._writer: threading.Thread | None = None
+        self._is_idle = False
+        """True while the writer waits for `_wake`."""
+        self._wake = threading.Lock()
+        self._wake.acquire()
+
+    @property
+    def owner(self) -> Owner:
+        """The process that this journal writes for."""
+        return self._owner
+
+    @property
+    def queued(self) -> int:
+        """Requests in the queue now, at most `queue_max`."""
+        return len(self._queue)
+
+    async def create(self, header: RunHeader, records: tuple[Record, ...]) -> int:
+        return await self._asked(lambda: self._store.create(header, self._owner, records))
+
+    async def append(self, run: str, epoch: int, records: tuple[Record, ...]) -> None:
+        size = sum(_RECORD_BYTES + len(record.payload or b"") for record in records)
+        loop = asyncio.get_running_loop()
+        append = Append(run, epoch, records)
+        await self._submitted(_Request(loop, loop.create_future(), append, None, size))
+
+    async def claim(self, run: str) -> LoadedRun:
+        return await self._asked(lambda: self._store.claim(run, self._owner))
+
+    async def load(self, run: str) -> LoadedRun:
+        self._check_open()
+        return await asyncio.to_thread(self._store.load, run)
+
+    async def runs(self, *, tenant: str | None = None, limit: int = 50) -> list[RunSummary]:
+        self._check_open()
+        return await asyncio.to_thread(self._store.runs, tenant=tenant, limit=limit)
+
+    async def close(self) -> None:
+        loop = asyncio.get_running_loop()
+        request = _Request(loop, loop.create_future(), None, self._store.close, 0)
+        if os.getpid() != self._pid:
+            self._start_anew()
+        with self._lock:
+            if self._is_closed and self._writer is None:
+                return
+            self._enqueue(request)
+            self._is_closed = True
+        await request.future
+
+    async def _asked(self, call: Callable[[], _T]) -> _T:
+        loop = asyncio.get_running_loop()
+        answer: _T = await self._submitted(_Request(loop, loop.create_future(), None, call, 0))
+        return answer
+
+    async def _submitted(self, request: _Request) -> Any:
+        if os.getpid() != self._pid:
+            self._start_anew()
+        with self._lock:
+            self._check_open()
+            self._enqueue(request)
+        try:
+            return await request.future
+        except asyncio.CancelledError:
+            with self._lock:
+                if request in self._outside:
+                    self._outside.remove(request)
+            raise
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise JournalError(
+                "journal.closed",
+                "the journal was closed",
+                expected="an open journal",
+                fix="end every run before the journal is closed, or open it again",
+            )
+
+    def _enqueue(self, request: _Request) -> None:
+        """Called under the lock, so that what precedes `close` is in the queue before it."""
+        if len(self._queue) < self._queue_max:
+            self._queue.append(request)
+        else:
+            self._outside.append(request)
+        if self._writer is None:
+            self._writer = threading.Thread(
+                target=self._write, name="stageflow-journal", daemon=True
+            )
+            self._writer.start()
+        elif self._is_idle:
+            self._is_idle = False
+            self._wake.release()
+
+    def _write(self) -> None:
+        """The writer's life: take what is there, write it, sleep when there is nothing."""
+        while True:
+            with self._lock:
+                batch = self._taken()
+                if not batch:
+                    if self._is_closed:
+                        self._writer = None
+                        return
+                    self._is_idle = True
+            if not batch:
+                self._wake.acquire()
+            elif batch[0].call is not None:
+                self._perform(batch[0])
+            else:
+                self._commit(batch)
+
+    def _taken(self) -> list[_Request]:
+        """The next batch of appends, or one other request; empty when nothing is queued."""
+        batch: list[_Request] = []
+        size = 0
+        while self._queue and size < self._batch_bytes_max:
+            if self._queue[0].call is not None and batch:
+                break
+            request = self._queue.popleft()
+            batch.append(request)
+            size += request.size_bytes
+            if request.call is not None:
+                break
+        while self._outside and len(self._queue) < self._queue_max:
+            self._queue.append(self._outside.popleft())
+        return batch
+
+    def _commit(self, batch: list[_Request]) -> None:
+        appends = [request.append for request in batch if request.append is not None]
+        try:
+            answers: Sequence[Exception | None] = self._store.commit(appends)
+        except Exception as error:
+            # The store's boundary: whatever it met is these appends' answer, and the writer
+            # goes on, because the next batch may fit on the disk.
+            answers = [_write_failed(error) for _ in batch]
+        by_loop: dict[asyncio.AbstractEventLoop, list[_Answer]] = {}
+        for request, failure in zip(batch, answers, strict=True):
+            by_loop.setdefault(request.loop, []).append((request.future, None, failure))
+        for loop, settled in by_loop.items():
+            _deliver(loop, settled)
+
+    def _perform(self, request: _Request) -> None:
+        assert request.call is not None, "only appends are batched"
+        result: object = None
+        failure: Exception | None = None
+        try:
+            result = request.call()
+        except Exception as error:  # the store's boundary, as in _commit
+            failure = error if isinstance(error, JournalError) else _write_failed(error)
+        _deliver(request.loop, [(request.future, result, failure)])
+
+
+def _deliver(loop: asyncio.AbstractEventLoop, answers: list[_Answer]) -> None:
+    """Wake `loop` once for all of its answers."""
+    try:
+        loop.call_soon_threadsafe(_settle, answers)
+    except RuntimeError:
+        # The loop was closed while its requests were written: nobody is left to be told.
+        return
+
+
+def _settle(answers: list[_Answer]) -> None:
+    for future, result, failure in answers:
+        if future.done():
+            continue  # its task was cancelled
+        if failure is None:
+            future.set_result(result)
+        else:
+            future.set_exception(failure)
+
+
+def _write_failed(cause: Exception) -> JournalError:
+    """One error for each append, because each is raised with its own traceback."""
+    code = cause.code if isinstance(cause, JournalError) else "journal.write_failed"
+    message = cause.message if isinstance(cause, JournalError) else "the store failed to write"
+    error = JournalError(
+        code,
+        message,
+        expected="a store that can write",
+        got=type(cause.__cause__ or cause).__name__,
+        fix="look at the cause: a full disk, a file held by another process, lost rights",
+    )
+    error.__cause__ = cause
+    return error

@@ -1,0 +1,306 @@
+"""One record as a line of a store: its columns, and the checksum that chains it to the last.
+
+The chain of a run starts at the checksum of its header; each line's checksum covers the one before
+it, every column, and the payload by its hash. So a changed, lost or moved line shows on load.
+BLAKE2b: RFC 7693, 128 bits for the chain, 256 bits for the address of a payload kept apart.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from hashlib import blake2b
+from struct import Struct
+from struct import error as StructError
+from typing import Any, NamedTuple
+
+from stageflow.journal.admission import Head, damaged
+from stageflow.journal.store import RUNNING, Append, Owner, RunHeader
+from stageflow.model.errors import JournalError
+from stageflow.model.record import Record, RecordType
+
+PAYLOAD_BYTES_MAX = 900 * 1024 * 1024
+"""Below SQLite's limit of 10^9 bytes for one value (https://www.sqlite.org/limits.html)."""
+DATA_DEPTH_MAX = 32
+DATA_BYTES_MAX = 1024 * 1024
+
+_NUMBERS = Struct(">qqqqqd8i")
+_NO_TEXT = -1
+
+
+class Line(NamedTuple):
+    """The columns of one record but for the chain, encoded before any lock is taken."""
+
+    seq: int
+    type: str
+    node: str | None
+    revision: int
+    attempt: int
+    token: int
+    wall_s: float
+    accepted: int
+    data: str
+    contract: str
+    labels: str
+    key_id: str
+    payload: bytes | None
+    content: bytes | None
+    """Hash of the payload; None without one."""
+    body: bytes
+    """What the checksum covers besides the previous checksum."""
+
+
+def encoded(append: Append) -> tuple[Line, ...] | JournalError:
+    """The lines of `append`, or the refusal "journal.bad_record" for one that can't be kept."""
+    lines = []
+    for record in append.records:
+        try:
+            lines.append(_line(append.run, append.epoch, record))
+        except (TypeError, ValueError, OverflowError, AttributeError, StructError) as error:
+            refused = JournalError(
+                "journal.bad_record",
+                f"record {record.seq} of run {append.run!r} can't be kept: {_reason(error)}",
+                node=record.node,
+                expected="plain data, finite times, 64-bit numbers, text that UTF-8 can hold",
+                fix="put values of users into the payload, and only plain facts into data",
+            )
+            refused.__cause__ = error
+            return refused
+    return tuple(lines)
+
+
+def chained(previous: bytes, line: Line) -> bytes:
+    """The checksum of `line` after the line with checksum `previous`."""
+    return blake2b(previous + line.body, digest_size=16).digest()
+
+
+def record_of(line: Line) -> Record:
+    """The record that `line` encodes, equal to the one it was made from."""
+    return Record(
+        RecordType(line.type),
+        line.seq,
+        line.node,
+        line.revision,
+        line.attempt,
+        line.token,
+        line.wall_s,
+        json.loads(line.data) if line.data else {},
+        line.contract,
+        tuple(json.loads(line.labels)) if line.labels else (),
+        line.key_id,
+        line.payload,
+    )
+
+
+def verified(
+    run: str, columns: tuple[Any, ...], *, seq: int, previous: bytes
+) -> tuple[Record, bytes]:
+    """The record in a stored row, and its checksum; "journal.damaged" when a byte has changed.
+
+    `columns`: run, seq, epoch, type, node, revision, attempt, token, wall_s, accepted, data,
+    contract, labels, key_id, payload, content, previous, checksum; text as undecoded bytes.
+    """
+    try:
+        (
+            at, number, epoch, type_, node, revision, attempt, token, wall_s, accepted,
+            data, contract, labels, key_id, payload, content, before, checksum,
+        ) = columns  # fmt: skip
+        line = Line(
+            number,
+            _text(type_),
+            None if node is None else _text(node),
+            revision,
+            attempt,
+            token,
+            wall_s,
+            accepted,
+            _text(data),
+            _text(contract),
+            _text(labels),
+            _text(key_id),
+            payload,
+            _content(payload),
+            b"",
+        )
+        line = line._replace(body=_body(_text(at), epoch, line))
+        record = record_of(line)
+    except (TypeError, ValueError, AttributeError, StructError) as error:
+        raise damaged(run, seq, "a column can't be read") from error
+    if number != seq:
+        raise damaged(run, seq, "it is missing")
+    if before != previous or checksum != chained(previous, line):
+        raise damaged(run, seq, "its checksum does not fit")
+    if accepted != record.is_accepted or (content is not None and content != line.content):
+        raise damaged(run, seq, "its columns contradict each other")
+    return record, checksum
+
+
+def header_text(header: RunHeader) -> str:
+    """The header as JSON; "journal.bad_record" when it can't be kept."""
+    try:
+        fields = {name: getattr(header, name) for name in RunHeader.__slots__}
+        if not math.isfinite(header.created_wall_s):
+            raise ValueError("created_wall_s is not a finite number")
+        text = _plain_json({**fields, "fingerprints": dict(header.fingerprints)})
+        for key in (header.run, header.tenant):  # the columns that SQL looks for
+            key.encode()
+    except (TypeError, ValueError, AttributeError) as error:
+        raise JournalError(
+            "journal.bad_record",
+            f"the header of run {header.run!r} can't be kept: {_reason(error)}",
+            pipeline=header.pipeline,
+            expected="plain text and numbers",
+            fix="check the tenant, session and correlation ids that the run was started with",
+        ) from error
+    return text
+
+
+def header_of(text: str) -> RunHeader:
+    """The header that `header_text` encoded."""
+    return RunHeader(**json.loads(text))
+
+
+def header_checksum(text: str) -> bytes:
+    """What the chain of a run starts from."""
+    return blake2b(text.encode(), digest_size=16, person=b"run header").digest()
+
+
+def head_columns(run: str, head: Head, last: bytes) -> tuple[Any, ...]:
+    """The head as run, epoch, owner, status, reason, records, updated_wall_s, last, checksum.
+
+    `last` is the checksum of the run's last line, so that a cut tail shows.
+    """
+    owner = head.owner
+    columns = (
+        run,
+        head.epoch,
+        owner and json.dumps([owner.host, owner.boot, owner.pid, owner.started]),
+        head.status,
+        head.reason,
+        head.records,
+        head.updated_wall_s,
+        last,
+    )
+    return (*columns, _head_checksum(columns))
+
+
+def verified_head(run: str, columns: tuple[Any, ...]) -> tuple[Head, bytes]:
+    """The head in a stored row, and the checksum of the last line; "journal.damaged" if changed.
+
+    `columns` as `head_columns` gives them, with text as undecoded bytes.
+    """
+    try:
+        texts: tuple[Any, ...] = tuple(
+            column.decode() if type(column) is bytes and place in (0, 2, 3, 4) else column
+            for place, column in enumerate(columns)
+        )
+        if texts[0] != run or texts[-1] != _head_checksum(texts[:-1]):
+            raise ValueError("its checksum does not fit")
+        _, epoch, owner, status, reason, records, updated_wall_s, last, _ = texts
+        known = None if owner is None else Owner(*json.loads(owner))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise damaged(run, None, "its state can't be read") from error
+    return Head(epoch, known, status, reason, records, updated_wall_s), last
+
+
+def _head_checksum(columns: tuple[Any, ...]) -> bytes:
+    return blake2b(repr(columns).encode(), digest_size=16, person=b"run head").digest()
+
+
+def _line(run: str, epoch: int, record: Record) -> Line:
+    payload = None if record.payload is None else bytes(memoryview(record.payload))
+    if payload is not None and len(payload) > PAYLOAD_BYTES_MAX:
+        raise ValueError(f"its payload has {len(payload)} bytes, more than {PAYLOAD_BYTES_MAX}")
+    if not math.isfinite(record.wall_s):
+        raise ValueError("wall_s is not a finite number")
+    if record.is_accepted and record.node is None:
+        raise ValueError("an accepted outcome needs its node")
+    if record.type is RecordType.RUN_ENDED and record.data.get("status", "") in ("", RUNNING):
+        raise ValueError("the end of a run needs its final status")
+    line = Line(
+        record.seq,
+        record.type.value,
+        record.node,
+        record.revision,
+        record.attempt,
+        record.token,
+        record.wall_s,
+        int(record.is_accepted),
+        _plain_json(record.data) if record.data else "",
+        record.contract,
+        json.dumps(_texts(record.labels)) if record.labels else "",
+        record.key_id,
+        payload,
+        _content(payload),
+        b"",
+    )
+    return line._replace(body=_body(run, epoch, line))
+
+
+def _body(run: str, epoch: int, line: Line) -> bytes:
+    """Unambiguous: numbers of fixed width, the length of each text, then the texts."""
+    node = b"" if line.node is None else line.node.encode()
+    texts = (
+        run.encode(),
+        line.type.encode(),
+        node,
+        line.data.encode(),
+        line.contract.encode(),
+        line.labels.encode(),
+        line.key_id.encode(),
+        line.content or b"",
+    )
+    lengths = [len(text) for text in texts]
+    if line.node is None:
+        lengths[2] = _NO_TEXT
+    numbers = _NUMBERS.pack(
+        line.seq, epoch, line.revision, line.attempt, line.token, line.wall_s, *lengths
+    )
+    return b"".join((numbers, *texts))
+
+
+def _content(payload: bytes | None) -> bytes | None:
+    return None if payload is None else blake2b(payload, digest_size=32).digest()
+
+
+def _text(column: bytes) -> str:
+    return column.decode()
+
+
+def _texts(labels: tuple[str, ...]) -> list[str]:
+    if not all(type(label) is str for label in labels):
+        raise TypeError("a label is not text")
+    return list(labels)
+
+
+def _plain_json(data: Mapping[str, Any]) -> str:
+    plain = dict(data)
+    _check_plain(plain, depth=0)
+    text = json.dumps(plain, separators=(",", ":"))
+    if len(text) > DATA_BYTES_MAX:
+        raise ValueError(f"data takes {len(text)} bytes, more than {DATA_BYTES_MAX}")
+    return text
+
+
+def _check_plain(value: object, *, depth: int) -> None:
+    """JSON would turn other keys into text and tuples into lists, in silence."""
+    if value is None or isinstance(value, str | int | float):
+        return
+    if depth == DATA_DEPTH_MAX:
+        raise ValueError(f"data is nested deeper than {DATA_DEPTH_MAX}")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"data has a key of type {type(key).__name__}")
+            _check_plain(item, depth=depth + 1)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check_plain(item, depth=depth + 1)
+    else:
+        raise TypeError(f"data holds a {type(value).__name__}")
+
+
+def _reason(error: Exception) -> str:
+    """Our own words stay; those of the codecs may quote a value and are left out."""
+    return type(error).__name__ if isinstance(error, UnicodeError | StructError) else str(error)

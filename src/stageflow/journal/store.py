@@ -1,0 +1,185 @@
+"""What a store of runs is: the values it takes and gives, and the promises it makes.
+
+`stageflow.journal.conformance.check_store` executes every promise written here.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from stageflow.model.errors import JournalError
+from stageflow.model.record import Record
+
+RUNNING = "running"
+"""Status of a run without a RUN_ENDED record, or claimed again after it was suspended."""
+SUSPENDED = "suspended"
+"""Status of a run that waits without an owner; the one ending that a claim undoes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """One process, told apart from every other that had or will have its pid."""
+
+    host: str
+    boot: str
+    """Kernel boot id; "" where the platform has none."""
+    pid: int
+    started: int
+    """Clock ticks between boot and the process's start; 0 where the platform does not tell."""
+
+    @classmethod
+    def this_process(cls) -> Owner:
+        """The calling process. Differs between a process and its forked child."""
+        return cls(platform.node(), _boot_id(), os.getpid(), _started(os.getpid()) or 0)
+
+    def is_alive(self) -> bool | None:
+        """Whether the process still runs; None when this host can't tell.
+
+        A zombie is dead: it runs no code. Without /proc a reused pid reads as alive, because a
+        wrong "alive" refuses a claim and a wrong "dead" lets two owners run.
+        """
+        if self.host != platform.node():
+            return None
+        if self.boot != _boot_id():
+            return False
+        if Path("/proc/self/stat").exists():
+            return _started(self.pid) == self.started
+        return _pid_exists(self.pid)
+
+
+@dataclass(frozen=True, slots=True)
+class RunHeader:
+    """What is known of a run before its first record. Never changes."""
+
+    run: str
+    tenant: str
+    pipeline: str
+    """The pipeline's display name."""
+    target: str | None
+    """`module:attr` of the pipeline; None when a resume must be given the pipeline."""
+    session: str | None
+    parent: str | None
+    correlation: str | None
+    created_wall_s: float
+    fingerprints: Mapping[str, str]
+    """Node name -> fingerprint of kind, wiring, contract and version."""
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """One line of a listing."""
+
+    header: RunHeader
+    status: str
+    """"running", "suspended", a final status, or "damaged" when the run's state can't be read."""
+    reason: str
+    records: int
+    epoch: int
+    owner: Owner | None
+    """None once the run ended or was suspended."""
+    live: bool | None
+    """Whether the owner runs; None when unknown; False without an owner."""
+    updated_wall_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedRun:
+    """A run with its whole history, every checksum verified."""
+
+    header: RunHeader
+    epoch: int
+    status: str
+    reason: str
+    records: tuple[Record, ...]
+    """In order of seq, from 1, without gaps."""
+
+
+class Append(NamedTuple):
+    """Records one owner adds to one run: all of them become visible, or none."""
+
+    run: str
+    epoch: int
+    records: tuple[Record, ...]
+
+
+class Store(Protocol):
+    """Blocking. One thread writes while others read; more writers wait for each other.
+
+    Every method may raise JournalError "journal.damaged", "journal.write_failed" or
+    "journal.read_failed" with the cause kept. Nothing is retried inside except the wait for
+    another process's lock.
+    """
+
+    def create(self, header: RunHeader, owner: Owner, records: tuple[Record, ...]) -> int:
+        """Start a run, durably, and return its epoch, 1.
+
+        Raises "journal.run_exists", "journal.bad_record", "journal.out_of_order",
+        "journal.already_accepted"; the run that exists is left as it was.
+        """
+        ...
+
+    def commit(self, batch: Sequence[Append]) -> list[JournalError | None]:
+        """Write all of `batch` in ONE durable transaction; each item is accepted or refused alone.
+
+        The answer at place i is None, or why item i was refused: "journal.unknown_run",
+        "journal.bad_record", "journal.stale_owner", "journal.run_ended", "journal.out_of_order",
+        "journal.already_accepted". Raises when nothing of the batch was written.
+        """
+        ...
+
+    def claim(self, run: str, owner: Owner) -> LoadedRun:
+        """Take an unfinished run over: epoch + 1 and a CLAIMED record, in one transaction.
+
+        The current owner may claim again. A finished run comes back unchanged. Raises
+        "journal.unknown_run", "journal.run_is_live", "journal.owner_unknown".
+        """
+        ...
+
+    def load(self, run: str) -> LoadedRun:
+        """Read a run; never waits for a writer. Raises "journal.unknown_run"."""
+        ...
+
+    def runs(self, *, tenant: str | None = None, limit: int = 50) -> list[RunSummary]:
+        """The latest runs by creation, newest first; of one tenant when given."""
+        ...
+
+    def close(self) -> None:
+        """Release everything; a second close does nothing."""
+        ...
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> int | None:
+    """Field 22 of /proc/<pid>/stat (proc(5)); None when there is no such process, or a dead one."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    # The command, field 2, may hold spaces and parentheses: count from its last parenthesis.
+    fields = stat[stat.rindex(b")") + 2 :].split()
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def _pid_exists(pid: int) -> bool | None:
+    if sys.platform == "win32":
+        return True if pid == os.getpid() else None  # signal 0 there is Ctrl-C, not a question
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
