@@ -1,0 +1,31 @@
+"""Deterministic simulation: the real runtime under a seeded loop, virtual time, simulated disk.
+
+`simulate(main, seed=7)` runs `main(sim)` and either returns its SimResult or raises with the line
+that reproduces the failure. Design: docs/design/simulation.md.
+"""
+
+from stageflow.sim.disk import DiskFaults, Failure, SimDisk
+from stageflow.sim.journal import Dropped, SimJournal
+from stageflow.sim.loop import SimLoop
+from stageflow.sim.run import Sim, SimClock, SimResult, simulate, trial
+from stageflow.sim.schedule import Fifo, Pct, Pick, RandomWalk, Replay, Schedule
+
+__all__ = [
+    "DiskFaults",
+    "Dropped",
+    "Failure",
+    "Fifo",
+    "Pct",
+    "Pick",
+    "RandomWalk",
+    "Replay",
+    "Schedule",
+    "Sim",
+    "SimClock",
+    "SimDisk",
+    "SimJournal",
+    "SimLoop",
+    "SimResult",
+    "simulate",
+    "trial",
+]

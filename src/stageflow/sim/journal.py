@@ -1,0 +1,404 @@
+"""A journal on a simulated disk: group commit in virtual time, crashes, several owners.
+
+The log holds requests, not their effects: a frame is written and synced, then applied to a
+MemoryStore, which makes every check. Applying is deterministic, so recovery applies the same
+frames and refuses the same ones; nobody ever reads what is not yet durable.
+
+A frame: length (4 bytes), checksum (16 bytes, BLAKE2b over the previous frame's checksum and the
+body), body. The chain makes a frame that an earlier crash left behind unreadable in its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+from stageflow.journal.line import encoded, header_of, header_text
+from stageflow.journal.memory import MemoryStore
+from stageflow.journal.store import Append, LoadedRun, Owner, RunHeader, RunSummary
+from stageflow.model.errors import JournalError
+from stageflow.model.record import Record, RecordType
+from stageflow.sim.disk import SimDisk
+from stageflow.sim.run import Sim
+
+_CHECKSUM = 16
+_PREFIX = 4 + _CHECKSUM
+_FIRST = bytes(_CHECKSUM)
+"""What the first frame is chained to."""
+
+
+@dataclass(frozen=True, slots=True)
+class SimOwner(Owner):
+    """A process of the simulation: alive until it is killed or the machine loses power."""
+
+    alive: Callable[[SimOwner], bool] = field(compare=False, repr=False)
+
+    def is_alive(self) -> bool:
+        return self.alive(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """What recovery cut off: bytes from the first frame that could not be read."""
+
+    offset: int
+    length: int
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    body: bytes
+    answer: asyncio.Future[Any]
+
+
+class SimJournal:
+    """Implements Journal, for one owner; `as_owner` gives the same log seen by another.
+
+    An acknowledged write survives `crash`, unless `disk.flip` damages it: then whatever reads
+    the log raises `journal.damaged`.
+    """
+
+    def __init__(self, sim: Sim, disk: SimDisk | None = None, *, file: str = "journal") -> None:
+        """Opens `file` of `disk` (the simulation's own by default), recovering what is there."""
+        self._log = _Log(sim, sim.disk() if disk is None else disk, file)
+        self._owner = self._log.born("main")
+
+    @classmethod
+    def _view(cls, log: _Log, name: str) -> SimJournal:
+        view = cls.__new__(cls)
+        view._log = log
+        view._owner = log.born(name)
+        return view
+
+    @property
+    def owner(self) -> SimOwner:
+        """The process that this view writes for."""
+        return self._owner
+
+    @property
+    def disk(self) -> SimDisk:
+        return self._log.disk
+
+    @property
+    def dropped(self) -> tuple[Dropped, ...]:
+        """What recoveries have cut off, oldest first."""
+        return tuple(self._log.dropped)
+
+    def as_owner(self, name: str) -> SimJournal:
+        """The log as process `name` sees it; a new process of that name once the old one died."""
+        return self._view(self._log, name)
+
+    def kill(self, name: str) -> None:
+        """Process `name` is dead: its runs can be claimed. Views of it go on writing, as a zombie
+        would, and are refused by epoch once its runs were claimed."""
+        self._log.kill(name)
+
+    def crash(self) -> None:
+        """Power loss and reboot: every process dies, the disk forgets, the log is read again.
+
+        Writes in flight raise `journal.write_failed`; whether they are there only a load tells.
+        """
+        self._log.crash()
+
+    async def create(self, header: RunHeader, records: tuple[Record, ...]) -> int:
+        checked = _admitted(Append(header.run, 1, records))
+        epoch: int = await self._log.written(
+            {"do": "create", "header": header_text(header), "owner": _named(self._owner)}, checked
+        )
+        return epoch
+
+    async def append(self, run: str, epoch: int, records: tuple[Record, ...]) -> None:
+        checked = _admitted(Append(run, epoch, records))
+        await self._log.written({"do": "append", "run": run, "epoch": epoch}, checked)
+
+    async def claim(self, run: str) -> LoadedRun:
+        loaded: LoadedRun = await self._log.written(
+            {"do": "claim", "run": run, "owner": _named(self._owner), "alive": self._log.alive()},
+            (),
+        )
+        return loaded
+
+    async def load(self, run: str) -> LoadedRun:
+        await asyncio.sleep(0)
+        return self._log.read().load(run)
+
+    async def runs(self, *, tenant: str | None = None, limit: int = 50) -> list[RunSummary]:
+        await asyncio.sleep(0)
+        return self._log.read().runs(tenant=tenant, limit=limit)
+
+    async def close(self) -> None:
+        """Wait until everything that was asked is durable or refused."""
+        await self._log.idle()
+
+
+class _Log:
+    """What all views share: the file, the store made of it, and the queue before the disk."""
+
+    def __init__(self, sim: Sim, disk: SimDisk, file: str) -> None:
+        self.disk = disk
+        self.dropped: list[Dropped] = []
+        self._file = file
+        self._sim = sim
+        self._owners: dict[str, SimOwner] = {}
+        """The last process of each name."""
+        self._dead: set[tuple[int, int]] = set()
+        self._alive_then: frozenset[tuple[int, int]] | None = None
+        """While a claim is applied: who was alive when it was asked; None otherwise."""
+        self._queue: list[_Request] = []
+        """At most one request for each task that awaits one: callers are its bound."""
+        self._flushing: list[_Request] = []
+        self._flushes = 0
+        self._damaged_at: int | None = None
+        """Where recovery met damage: nothing is written after it. None for a log that is whole."""
+        self._recover()
+
+    # Processes
+
+    def born(self, name: str) -> SimOwner:
+        known = self._owners.get(name)
+        if known is not None and known.is_alive():
+            return known
+        pid = len(self._owners) + 1 if known is None else known.pid
+        started = 1 if known is None else known.started + 1
+        self._owners[name] = owner = self._owner(name, pid, started)
+        return owner
+
+    def kill(self, name: str) -> None:
+        owner = self._owners.get(name)
+        if owner is not None:
+            self._dead.add((owner.pid, owner.started))
+
+    def alive(self) -> list[tuple[int, int]]:
+        owners = ((owner.pid, owner.started) for owner in self._owners.values())
+        return sorted(key for key in owners if key not in self._dead)
+
+    def _owner(self, name: str, pid: int, started: int) -> SimOwner:
+        return SimOwner("sim", name, pid, started, self._is_alive)
+
+    def _is_alive(self, owner: SimOwner) -> bool:
+        key = (owner.pid, owner.started)
+        if self._alive_then is not None:
+            return key in self._alive_then
+        latest = self._owners.get(owner.boot)
+        return latest == owner and key not in self._dead
+
+    # Reading
+
+    def read(self) -> MemoryStore:
+        """The store, once the file still is what was written."""
+        good = self._damaged_at
+        if good is None:
+            good, _ = _scanned(self.disk.read(self._file))
+            if good >= self._applied_bytes:
+                return self._store
+        raise self._damaged(good)
+
+    def _damaged(self, offset: int) -> JournalError:
+        return JournalError(
+            "journal.damaged",
+            f"the frame at byte {offset} of the simulated file {self._file!r} is not what was"
+            " written",
+            expected="bytes that fit their checksum",
+            fix="a run that must survive damage needs a second copy of its journal",
+        )
+
+    # Writing
+
+    async def written(self, what: dict[str, Any], records: tuple[Record, ...]) -> Any:
+        """Make the request durable with others that wait, apply it, and give its answer."""
+        if self._damaged_at is not None:
+            raise self._damaged(self._damaged_at)
+        body = _body({**what, "wall_s": self._sim.wall()}, records)
+        request = _Request(body, asyncio.get_running_loop().create_future())
+        self._queue.append(request)
+        if not self._flushing:
+            self._flush()
+        return await request.answer
+
+    async def idle(self) -> None:
+        while self._flushing or self._queue:
+            last = (self._queue or self._flushing)[-1]
+            await asyncio.wait((last.answer,))
+
+    def _flush(self) -> None:
+        # A request whose caller was cancelled before the flush is not written.
+        self._flushing = [request for request in self._queue if not request.answer.done()]
+        self._queue = []
+        if not self._flushing:
+            return
+        self._flushes += 1
+        flush = self._flushes
+        frames = bytearray()
+        last = self._last
+        for request in self._flushing:
+            frame, last = _frame(request.body, last)
+            frames += frame
+        try:
+            self.disk.write(self._file, bytes(frames))
+        except OSError as error:
+            failure = error
+            asyncio.get_running_loop().call_soon(lambda: self._flushed(flush, failure, b""))
+            return
+        synced = self.disk.start_fsync(self._file)
+        synced.add_done_callback(lambda done: self._flushed(flush, done.exception(), last))
+
+    def _flushed(self, flush: int, failure: BaseException | None, last: bytes) -> None:
+        if flush != self._flushes:
+            return  # the machine crashed meanwhile; its requests were answered
+        batch, self._flushing = self._flushing, []
+        if failure is None:
+            self._last = last
+            self._applied_bytes = self.disk.size(self._file)
+        else:
+            # What a failed sync covered must not be trusted, nor be followed by anything.
+            self.disk.truncate(self._file, self._applied_bytes)
+        for request in batch:
+            _answer(request, failure, self._applied if failure is None else None)
+        self._flush()
+
+    def _applied(self, body: bytes) -> Any:
+        what, records = _request(body)
+        self._wall_s = what["wall_s"]
+        store = self._store
+        if what["do"] == "create":
+            owner = self._owner(*what["owner"])
+            return store.create(header_of(what["header"]), owner, records)
+        if what["do"] == "append":
+            (refused,) = store.commit([Append(what["run"], what["epoch"], records)])
+            if refused is not None:
+                raise refused
+            return None
+        self._alive_then = frozenset((pid, started) for pid, started in what["alive"])
+        try:
+            return store.claim(what["run"], self._owner(*what["owner"]))
+        finally:
+            self._alive_then = None
+
+    # Crashing
+
+    def crash(self) -> None:
+        self.disk.crash()
+        self._dead.update((owner.pid, owner.started) for owner in self._owners.values())
+        lost, self._flushing, self._queue = self._flushing + self._queue, [], []
+        self._flushes += 1
+        for request in lost:
+            _answer(request, OSError("the machine lost power"), None)
+        self._recover()
+
+    def _recover(self) -> None:
+        """Apply every readable frame from the start, and cut off what follows the last."""
+        self._wall_s = self._sim.wall()
+        self._store = MemoryStore(wall_s=lambda: self._wall_s)
+        data = self.disk.read(self._file)
+        self._applied_bytes, self._last = _scanned(data)
+        for body in _bodies(data, self._applied_bytes):
+            try:
+                self._applied(body)
+            except JournalError:
+                continue  # refused then, refused again
+        promised = self.disk.promised(self._file)
+        if self._applied_bytes < promised:
+            # Damage, not a torn tail. It stays where it is, for `read` to find.
+            self._damaged_at = self._applied_bytes
+            return
+        if self._applied_bytes < len(data):
+            self.dropped.append(Dropped(self._applied_bytes, len(data) - self._applied_bytes))
+            self.disk.truncate(self._file, self._applied_bytes)
+
+
+def _answer(
+    request: _Request, failure: BaseException | None, apply: Callable[[bytes], Any] | None
+) -> None:
+    """Tell the caller, when there still is one; applying happens in any case."""
+    result: Any = None
+    error: JournalError | None = None
+    if apply is not None:
+        try:
+            result = apply(request.body)
+        except JournalError as refused:
+            error = refused
+    else:
+        error = JournalError(
+            "journal.write_failed",
+            "the simulated disk failed to write",
+            expected="a disk that can write",
+            got=type(failure).__name__,
+            fix="look at the cause; the simulation's disk faults say when it fails",
+        )
+        error.__cause__ = failure
+    if request.answer.done():
+        return
+    if error is None:
+        request.answer.set_result(result)
+    else:
+        request.answer.set_exception(error)
+
+
+def _admitted(append: Append) -> tuple[Record, ...]:
+    """The records, once they can be kept; raises "journal.bad_record"."""
+    lines = encoded(append)
+    if isinstance(lines, JournalError):
+        raise lines
+    return append.records
+
+
+def _named(owner: SimOwner) -> tuple[str, int, int]:
+    return owner.boot, owner.pid, owner.started
+
+
+def _body(what: dict[str, Any], records: tuple[Record, ...]) -> bytes:
+    """JSON of the request, its length before it, and the payloads one after another behind it."""
+    payloads = [record.payload for record in records]
+    rows = [
+        (record.type.value, *record[1:7], dict(record.data), *record[8:11],
+         None if record.payload is None else len(record.payload))
+        for record in records
+    ]  # fmt: skip
+    text = json.dumps({**what, "records": rows}).encode()
+    return b"".join((len(text).to_bytes(4, "big"), text, *(p for p in payloads if p is not None)))
+
+
+def _request(body: bytes) -> tuple[dict[str, Any], tuple[Record, ...]]:
+    """What `_body` encoded."""
+    at = 4 + int.from_bytes(body[:4], "big")
+    what: dict[str, Any] = json.loads(body[4:at])
+    records = []
+    for type_, *fields, contract, labels, key_id, length in what["records"]:
+        payload = None if length is None else body[at : at + length]
+        at += length or 0
+        row = (RecordType(type_), *fields, contract, tuple(labels), key_id, payload)
+        records.append(Record._make(row))
+    return what, tuple(records)
+
+
+def _frame(body: bytes, last: bytes) -> tuple[bytes, bytes]:
+    """The frame around `body`, and its checksum, which the next one is chained to."""
+    checksum = blake2b(last + body, digest_size=_CHECKSUM).digest()
+    return len(body).to_bytes(4, "big") + checksum + body, checksum
+
+
+def _scanned(data: bytes) -> tuple[int, bytes]:
+    """Bytes of the readable frames from the start, and the checksum of the last of them."""
+    at, last = 0, _FIRST
+    while at + _PREFIX <= len(data):
+        end = at + _PREFIX + int.from_bytes(data[at : at + 4], "big")
+        checksum = data[at + 4 : at + _PREFIX]
+        body = data[at + _PREFIX : end]
+        if end > len(data) or checksum != blake2b(last + body, digest_size=_CHECKSUM).digest():
+            break
+        at, last = end, checksum
+    return at, last
+
+
+def _bodies(data: bytes, end: int) -> list[bytes]:
+    """Bodies of the frames in `data[:end]`, which were scanned."""
+    bodies, at = [], 0
+    while at < end:
+        size = int.from_bytes(data[at : at + 4], "big")
+        bodies.append(data[at + _PREFIX : at + _PREFIX + size])
+        at += _PREFIX + size
+    return bodies
