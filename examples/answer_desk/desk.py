@@ -36,12 +36,15 @@ from . import author, reader
 from .outbox import file_answer
 from .passages import Passage, read_all
 from .reader import Answer
-from .search import Index
+from .search import Index, terms
 from .settings import Settings
 
 _QUESTION_MAX = 500
 _COVERED_MIN = 0.6
 """Least share of the question a passage must speak about; below it the desk says it can't tell."""
+
+_SUPPORTED_MIN = 0.5
+"""Least share of an answer's words that its sources must hold too."""
 
 _DEFINITION = re.compile(
     r"^(?:what(?:'s| is| are| does)|define|explain|(?:the )?meaning of)\s+"
@@ -138,13 +141,17 @@ answer = first_of(definition, explanation, name="answer")
 
 @guard(of="answer")
 def cited(answer: Answer, evidence: list[Passage]) -> Decision:
-    """Every answer rests on passages that were found; "I can't tell" needs none."""
-    known = {passage.source for passage in evidence}
-    invented = [source for source in answer.sources if source not in known]
+    """An answer cites passages that were found and keeps to their words, or says it can't tell."""
+    texts = {passage.source: f"{passage.heading} {passage.text}" for passage in evidence}
+    invented = [source for source in answer.sources if source not in texts]
     if invented:
-        return Block(f"cites {invented[0]!r}, which was not found")
-    if not answer.sources and answer.text != reader.UNKNOWN:
-        return Block("an answer without a source")
+        return Block("cites a passage that was not found")
+    if not answer.sources:
+        return Allow() if answer.text == reader.UNKNOWN else Block("an answer without a source")
+    said = set(terms(answer.text))
+    shown = set(terms(" ".join(texts[source] for source in answer.sources)))
+    if len(said & shown) < _SUPPORTED_MIN * len(said):
+        return Block("says what its sources do not")
     return Allow()
 
 

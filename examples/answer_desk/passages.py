@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,21 +96,29 @@ def _readable(lines: list[str]) -> str:
             kept.append("")
             continue
         kept.append(line.rstrip())
-    text = "\n".join(_code(line) if line.startswith("   ") else _plain(line) for line in kept)
+    text = re.sub(r"\n{3,}", "\n\n", "\n".join(kept)).strip("\n")
+    text = "\n\n".join(map(_block, text.split("\n\n")))
     text = re.sub(r"(?m)^\s*::$", "", text).replace("::\n", ":\n")
     return re.sub(r"\n{3,}", "\n\n", text).strip("\n")
 
 
-def _code(line: str) -> str:
-    return "    " + line[3:].rstrip() if not line.startswith("    ") else line.rstrip()
+def _block(block: str) -> str:
+    """Code moved to four spaces, whatever its page used; anything with markup in it is prose."""
+    if not block.startswith("  "):
+        return _plain(block)
+    dedented = textwrap.dedent(block)
+    if "``" in block or _ROLE.search(block):
+        return _plain(dedented)
+    return textwrap.indent(dedented, "    ")
 
 
-def _plain(line: str) -> str:
-    line = _ROLE.sub(lambda found: _role_text(found[1]), line)
-    line = _LINK.sub(lambda found: found[1], line)
-    line = _BARE_LINK.sub(lambda found: found[1], line)
-    line = line.replace("``", "`").replace("\\ ", "").replace("\\*", "*")
-    return re.sub(r"\*\*?([^*\s][^*]*)\*\*?", r"\1", line)
+def _plain(text: str) -> str:
+    """Prose or a heading without roles, links and stars; markup may run over line ends."""
+    text = _ROLE.sub(lambda found: _role_text(found[1]), text)
+    text = _LINK.sub(lambda found: found[1], text)
+    text = _BARE_LINK.sub(lambda found: found[1], text)
+    text = text.replace("``", "`").replace("\\ ", "").replace("\\*", "*")
+    return re.sub(r"\*\*?([^*\s][^*]*)\*\*?", r"\1", text)
 
 
 def _role_text(inner: str) -> str:
