@@ -278,14 +278,17 @@ def _settle(answers: list[_Answer]) -> None:
 
 def _write_failed(cause: Exception) -> JournalError:
     """One error for each append, because each is raised with its own traceback."""
-    code = cause.code if isinstance(cause, JournalError) else "journal.write_failed"
-    message = cause.message if isinstance(cause, JournalError) else "the store failed to write"
-    error = JournalError(
-        code,
-        message,
-        expected="a store that can write",
-        got=type(cause.__cause__ or cause).__name__,
-        fix="look at the cause: a full disk, a file held by another process, lost rights",
-    )
+    if isinstance(cause, JournalError):
+        error = JournalError(
+            cause.code, cause.message, expected=cause.expected, got=cause.got, fix=cause.fix
+        )
+    else:
+        error = JournalError(
+            "journal.write_failed",
+            "the store failed to write",
+            expected="a store that can write",
+            got=type(cause).__name__,
+            fix="look at the cause: a full disk, a file held by another process, lost rights",
+        )
     error.__cause__ = cause
     return error

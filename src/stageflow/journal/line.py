@@ -15,8 +15,8 @@ from struct import Struct
 from struct import error as StructError
 from typing import Any, NamedTuple
 
-from stageflow.journal.admission import Head, damaged
-from stageflow.journal.store import RUNNING, Append, Owner, RunHeader
+from stageflow.journal.admission import Head
+from stageflow.journal.store import RUNNING, Append, RunHeader
 from stageflow.model.errors import JournalError
 from stageflow.model.record import Record, RecordType
 
@@ -93,49 +93,6 @@ def record_of(line: Line) -> Record:
     )
 
 
-def verified(
-    run: str, columns: tuple[Any, ...], *, seq: int, previous: bytes
-) -> tuple[Record, bytes]:
-    """The record in a stored row, and its checksum; "journal.damaged" when a byte has changed.
-
-    `columns`: run, seq, epoch, type, node, revision, attempt, token, wall_s, accepted, data,
-    contract, labels, key_id, payload, content, previous, checksum; text as undecoded bytes.
-    """
-    try:
-        (
-            at, number, epoch, type_, node, revision, attempt, token, wall_s, accepted,
-            data, contract, labels, key_id, payload, content, before, checksum,
-        ) = columns  # fmt: skip
-        line = Line(
-            number,
-            _text(type_),
-            None if node is None else _text(node),
-            revision,
-            attempt,
-            token,
-            wall_s,
-            accepted,
-            _text(data),
-            _text(contract),
-            _text(labels),
-            _text(key_id),
-            payload,
-            _content(payload),
-            b"",
-        )
-        line = line._replace(body=_body(_text(at), epoch, line))
-        record = record_of(line)
-    except (TypeError, ValueError, AttributeError, StructError) as error:
-        raise damaged(run, seq, "a column can't be read") from error
-    if number != seq:
-        raise damaged(run, seq, "it is missing")
-    if before != previous or checksum != chained(previous, line):
-        raise damaged(run, seq, "its checksum does not fit")
-    if accepted != record.is_accepted or (content is not None and content != line.content):
-        raise damaged(run, seq, "its columns contradict each other")
-    return record, checksum
-
-
 def header_text(header: RunHeader) -> str:
     """The header as JSON; "journal.bad_record" when it can't be kept."""
     try:
@@ -182,30 +139,39 @@ def head_columns(run: str, head: Head, last: bytes) -> tuple[Any, ...]:
         head.updated_wall_s,
         last,
     )
-    return (*columns, _head_checksum(columns))
+    return (*columns, head_checksum(columns))
 
 
-def verified_head(run: str, columns: tuple[Any, ...]) -> tuple[Head, bytes]:
-    """The head in a stored row, and the checksum of the last line; "journal.damaged" if changed.
-
-    `columns` as `head_columns` gives them, with text as undecoded bytes.
-    """
-    try:
-        texts: tuple[Any, ...] = tuple(
-            column.decode() if type(column) is bytes and place in (0, 2, 3, 4) else column
-            for place, column in enumerate(columns)
-        )
-        if texts[0] != run or texts[-1] != _head_checksum(texts[:-1]):
-            raise ValueError("its checksum does not fit")
-        _, epoch, owner, status, reason, records, updated_wall_s, last, _ = texts
-        known = None if owner is None else Owner(*json.loads(owner))
-    except (TypeError, ValueError, AttributeError) as error:
-        raise damaged(run, None, "its state can't be read") from error
-    return Head(epoch, known, status, reason, records, updated_wall_s), last
-
-
-def _head_checksum(columns: tuple[Any, ...]) -> bytes:
+def head_checksum(columns: tuple[Any, ...]) -> bytes:
+    """Covers every column of a head but the checksum's own, text as text."""
     return blake2b(repr(columns).encode(), digest_size=16, person=b"run head").digest()
+
+
+def body(run: str, epoch: int, line: Line) -> bytes:
+    """Unambiguous: numbers of fixed width, the length of each text, then the texts."""
+    node = b"" if line.node is None else line.node.encode()
+    texts = (
+        run.encode(),
+        line.type.encode(),
+        node,
+        line.data.encode(),
+        line.contract.encode(),
+        line.labels.encode(),
+        line.key_id.encode(),
+        line.content or b"",
+    )
+    lengths = [len(text) for text in texts]
+    if line.node is None:
+        lengths[2] = _NO_TEXT
+    numbers = _NUMBERS.pack(
+        line.seq, epoch, line.revision, line.attempt, line.token, line.wall_s, *lengths
+    )
+    return b"".join((numbers, *texts))
+
+
+def content_hash(payload: bytes | None) -> bytes | None:
+    """The address of a payload; None without one."""
+    return None if payload is None else blake2b(payload, digest_size=32).digest()
 
 
 def _line(run: str, epoch: int, record: Record) -> Line:
@@ -232,40 +198,10 @@ def _line(run: str, epoch: int, record: Record) -> Line:
         json.dumps(_texts(record.labels)) if record.labels else "",
         record.key_id,
         payload,
-        _content(payload),
+        content_hash(payload),
         b"",
     )
-    return line._replace(body=_body(run, epoch, line))
-
-
-def _body(run: str, epoch: int, line: Line) -> bytes:
-    """Unambiguous: numbers of fixed width, the length of each text, then the texts."""
-    node = b"" if line.node is None else line.node.encode()
-    texts = (
-        run.encode(),
-        line.type.encode(),
-        node,
-        line.data.encode(),
-        line.contract.encode(),
-        line.labels.encode(),
-        line.key_id.encode(),
-        line.content or b"",
-    )
-    lengths = [len(text) for text in texts]
-    if line.node is None:
-        lengths[2] = _NO_TEXT
-    numbers = _NUMBERS.pack(
-        line.seq, epoch, line.revision, line.attempt, line.token, line.wall_s, *lengths
-    )
-    return b"".join((numbers, *texts))
-
-
-def _content(payload: bytes | None) -> bytes | None:
-    return None if payload is None else blake2b(payload, digest_size=32).digest()
-
-
-def _text(column: bytes) -> str:
-    return column.decode()
+    return line._replace(body=body(run, epoch, line))
 
 
 def _texts(labels: tuple[str, ...]) -> list[str]:

@@ -36,7 +36,12 @@ class Owner:
     @classmethod
     def this_process(cls) -> Owner:
         """The calling process. Differs between a process and its forked child."""
-        return cls(platform.node(), _boot_id(), os.getpid(), _started(os.getpid()) or 0)
+        return cls.of_process(os.getpid())
+
+    @classmethod
+    def of_process(cls, pid: int) -> Owner:
+        """The process that has `pid` on this host now."""
+        return cls(platform.node(), _boot_id(), pid, _started(pid) or 0)
 
     def is_alive(self) -> bool | None:
         """Whether the process still runs; None when this host can't tell.

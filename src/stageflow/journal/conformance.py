@@ -1,0 +1,440 @@
+"""Every promise of Store as a check: run it over a store before trusting the store with runs.
+
+    check_store(lambda: SQLiteStore(path))
+
+Raises AssertionError that names the broken promise. Needs no test framework.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from stageflow.journal.store import Append, Owner, RunHeader, RunSummary, Store
+from stageflow.model.errors import JournalError
+from stageflow.model.ids import run_id
+from stageflow.model.record import Record, RecordType
+
+MakeStore = Callable[[], Store]
+RACERS = 4
+RACE_RECORDS = 50
+
+
+def check_store(make_store: MakeStore, *, is_shared: bool = False) -> None:
+    """Run every check, each on a store of its own from `make_store`.
+
+    `is_shared`: what one store wrote, the next one from `make_store` sees; then that is checked
+    too. Runs get fresh ids, so the stores may hold other runs.
+    """
+    for check in CHECKS:
+        with _opened(make_store) as store:
+            check(store)
+    if is_shared:
+        for shared_check in SHARED_CHECKS:
+            shared_check(make_store)
+
+
+def gives_back_what_was_written(store: Store) -> None:
+    """A loaded run equals what was created and appended, field by field."""
+    records = (
+        Record(RecordType.RUN_STARTED, 1, payload=b'{"text":"tide"}', wall_s=1e9 + 0.1),
+        Record(RecordType.INTENT, 2, node="a", revision=0, attempt=1, token=1),
+        Record(
+            RecordType.OUTCOME,
+            3,
+            node="a",
+            revision=2,
+            attempt=1,
+            token=2**62,
+            wall_s=-1.5,
+            data={"accepted": True, "deep": [1, None, 2.5, {"ключ": "\ud800 \x00 '"}], "n": 10**40},
+            contract="c0ffee",
+            labels=("pii", "tenant:ä"),
+            key_id="k\x001",
+            payload=bytes(range(256)),
+        ),
+        Record(RecordType.STEP, 4, node="", data={}, payload=b""),
+        Record(RecordType.STEP, 5, node="b", payload=b"x" * 300_000),
+        Record(RecordType.STEP, 6, node="c", payload=b"x" * 300_000),
+        Record(RecordType.STEP, 7, node="d", payload=None),
+    )
+    header = _header(
+        target="shop:desk", session="s", parent="p", correlation="c", seed=2**80, pipeline="'; --"
+    )
+    _expect(store.create(header, _me(), records[:1]) == 1, "create returns epoch 1")
+    _accepts(store, Append(header.run, 1, records[1:]))
+    loaded = store.load(header.run)
+    _expect(loaded.header == header, "load gives the header back as it was created")
+    _same(loaded.records, records)
+    _expect((loaded.epoch, loaded.status) == (1, "running"), "a created run runs in epoch 1")
+
+
+def keeps_its_own_copy(store: Store) -> None:
+    """Changing what was handed in changes nothing that was written."""
+    fingerprints, data, buffer = {"a": "f"}, {"list": [1]}, bytearray(b"before")
+    header = _header(fingerprints=fingerprints)
+    record = Record(RecordType.STEP, 1, data=data, payload=memoryview(buffer))  # type: ignore[arg-type]
+    store.create(header, _me(), (record,))
+    fingerprints["a"] = "changed"
+    data["list"].append(2)
+    buffer[:] = b"after!"
+    loaded = store.load(header.run)
+    _expect(loaded.header.fingerprints == {"a": "f"}, "a header is the store's own")
+    _expect(loaded.records[0].data == {"list": [1]}, "data is the store's own")
+    _expect(loaded.records[0].payload == b"before", "a payload is the store's own")
+
+
+def refuses_a_second_run_under_one_id(store: Store) -> None:
+    """A taken id is refused, and the run that has it is as it was."""
+    header = _created(store)
+    before = store.load(header.run)
+    intruder = replace(header, pipeline="intruder", tenant="other")
+    _refuses("journal.run_exists", lambda: store.create(intruder, _me(), (_started(),)))
+    _expect(store.load(header.run) == before, "a refused create leaves the existing run alone")
+    fresh = _header()
+    _refuses("journal.out_of_order", lambda: store.create(fresh, _me(), (_step(2),)))
+    _refuses("journal.unknown_run", lambda: store.load(fresh.run))
+
+
+def answers_unknown_ids(store: Store) -> None:
+    """An id that no run has is answered as such, whatever it looks like."""
+    for run in ("nobody", "", "%", "' OR 1=1 --", "a\x00b", "\ud800", "x" * 100_000):
+        _refuses("journal.unknown_run", partial(store.load, run))
+        _refuses("journal.unknown_run", partial(store.claim, run, _me()))
+        _answers(store, [(Append(run, 1, (_step(1),)), "journal.unknown_run")])
+
+
+def accepts_or_refuses_each_item_alone(store: Store) -> None:
+    """A refused item leaves no trace, and its neighbours in the batch are written."""
+    one, two = _created(store).run, _created(store).run
+    _answers(
+        store,
+        [
+            (Append(one, 1, (_outcome(2, "a"), _step(3))), None),
+            (Append("nobody", 1, (_step(1),)), "journal.unknown_run"),
+            (Append(two, 2, (_step(2),)), "journal.stale_owner"),
+            (Append(two, 0, (_step(2),)), "journal.stale_owner"),
+            (Append(two, 1, (_step(3),)), "journal.out_of_order"),
+            (Append(two, 1, (_step(2), _step(2))), "journal.out_of_order"),
+            (Append(two, 1, (_step(1),)), "journal.out_of_order"),
+            (Append(two, 1, (_outcome(2, "a"), _outcome(3, "a"))), "journal.already_accepted"),
+            (Append(two, 1, (_step(2), _unkeepable(3))), "journal.bad_record"),
+            (Append(two, 1, (_step(2),)), None),
+            (Append(one, 1, (_step(4), _outcome(5, "a"))), "journal.already_accepted"),
+            (Append(one, 1, (_step(4),)), None),
+            (Append(one, 1, ()), None),
+            (Append(one, 9, ()), "journal.stale_owner"),
+        ],
+    )
+    _expect(len(store.load(one).records) == 4, "exactly the accepted items are there")
+    _same(store.load(two).records, (_started(), _step(2)))
+    _expect(store.commit([]) == [], "an empty batch is nothing")
+
+
+def accepts_one_outcome_per_revision(store: Store) -> None:
+    """Once accepted, an outcome of (node, revision) is the only one, across commits."""
+    run = _created(store).run
+    _accepts(store, Append(run, 1, (_outcome(2, "a"),)))
+    _answers(store, [(Append(run, 1, (_outcome(3, "a"),)), "journal.already_accepted")])
+    refused = Record(RecordType.OUTCOME, 3, node="a", data={"accepted": False})
+    _accepts(store, Append(run, 1, (refused, _outcome(4, "a", revision=1), _outcome(5, "b"))))
+    other = _created(store).run
+    _accepts(store, Append(other, 1, (_outcome(2, "a"),)))
+
+
+def refuses_what_it_could_not_give_back(store: Store) -> None:
+    """A record that would change on its way through the store is refused."""
+    run = _created(store).run
+    nested: dict[str, Any] = {}
+    for _ in range(100):
+        nested = {"in": nested}
+    for fields in (
+        {"data": {"key": object()}},
+        {"data": {1: "number as key"}},
+        {"data": {"key": b"bytes"}},
+        {"data": nested},
+        {"data": {"key": "x" * 2_000_000}},
+        {"wall_s": float("nan")},
+        {"wall_s": float("inf")},
+        {"token": 2**63},
+        {"node": "\ud800"},
+        {"labels": (1,)},
+        {"contract": None},
+        {"payload": "text"},
+        {"type": RecordType.OUTCOME, "data": {"accepted": True}},
+        {"type": RecordType.RUN_ENDED, "data": {"status": "running"}},
+        {"type": RecordType.RUN_ENDED},
+    ):
+        bad = _step(2)._replace(node=None)._replace(**fields)
+        _answers(store, [(Append(run, 1, (bad,)), "journal.bad_record")])
+    _refuses("journal.bad_record", lambda: store.create(_header(tenant="\ud800"), _me(), ()))
+    _same(store.load(run).records, (_started(),))
+
+
+def hands_runs_of_dead_owners_over(store: Store) -> None:
+    """A claim starts the next epoch and says so in the history; the old owner is refused."""
+    run = _created(store, _dead()).run
+    loaded = store.claim(run, _me())
+    claimed = loaded.records[-1]
+    _expect(loaded.epoch == 2, "a claim starts the next epoch")
+    _expect(claimed.type is RecordType.CLAIMED and claimed.seq == 2, "a claim writes CLAIMED")
+    _expect(claimed.data.get("pid") == _me().pid, "CLAIMED names the new owner's pid")
+    _expect(store.load(run) == loaded, "a claim returns what a load shows")
+    _answers(
+        store,
+        [
+            (Append(run, 1, (_step(2),)), "journal.stale_owner"),
+            (Append(run, 1, (_step(3),)), "journal.stale_owner"),
+            (Append(run, 2, (_step(3),)), None),
+        ],
+    )
+    _expect(store.claim(run, _me()).epoch == 3, "an owner may claim its own run again")
+
+
+def refuses_runs_of_live_owners(store: Store) -> None:
+    """A run whose owner lives, or may live, stays with it."""
+    with _other_process() as other:
+        run = _created(store, other).run
+        before = store.load(run)
+        _refuses("journal.run_is_live", lambda: store.claim(run, _me()))
+        _expect(store.load(run) == before, "a refused claim changes nothing")
+        _expect(_listed(store, run).live is True, "a live owner is listed as live")
+    _expect(_listed(store, run).live is False, "an ended owner is listed as not live")
+    _expect(store.claim(run, _me()).epoch == 2, "a run can be claimed once its owner has ended")
+    foreign = _created(store, Owner("another-host", "boot", 1, 1)).run
+    _refuses("journal.owner_unknown", lambda: store.claim(foreign, _me()))
+    _expect(_listed(store, foreign).live is None, "an owner elsewhere is listed as unknown")
+
+
+def leaves_finished_runs_alone(store: Store) -> None:
+    """What ended keeps its status, its outcomes and its epoch."""
+    run = _created(store, _dead()).run
+    _accepts(store, Append(run, 1, (_outcome(2, "a"), _ended(3, "failed", "timeout"))))
+    loaded = store.claim(run, _me())
+    _expect((loaded.status, loaded.reason) == ("failed", "timeout"), "the ending is kept")
+    _expect((loaded.epoch, len(loaded.records)) == (1, 3), "a claim changes no finished run")
+    late = Record(RecordType.LATE, 4, node="b", data={"status": "ok"})
+    _answers(
+        store,
+        [
+            (Append(run, 1, (_ended(4, "ok", ""),)), "journal.run_ended"),
+            (Append(run, 1, (_outcome(4, "b"),)), "journal.run_ended"),
+            (Append(run, 1, (late,)), None),
+        ],
+    )
+    line = _listed(store, run)
+    _expect((line.status, line.owner, line.live) == ("failed", None, False), "it has no owner")
+
+
+def wakes_suspended_runs(store: Store) -> None:
+    """A suspended run has no owner: anybody may claim it, and then it runs again."""
+    with _other_process() as other:
+        run = _created(store, other).run
+        _accepts(store, Append(run, 1, (_ended(2, "suspended", "approval"),)))
+        line = _listed(store, run)
+        _expect((line.status, line.owner) == ("suspended", None), "suspension frees the run")
+        loaded = store.claim(run, _me())
+    _expect((loaded.epoch, loaded.status) == (2, "running"), "a claim wakes a suspended run")
+    _accepts(store, Append(run, 2, (_ended(4, "ok", ""),)))
+    _expect(store.load(run).status == "ok", "a woken run can end")
+
+
+def lists_newest_first_within_a_tenant(store: Store) -> None:
+    """A listing is ordered, bounded, and shows no other tenant's run."""
+    mine, theirs = run_id(), run_id()
+    runs = [_created(store, tenant=mine, created_wall_s=float(at)).run for at in (2, 3, 1)]
+    _created(store, tenant=theirs)
+    listed = [line.header.run for line in store.runs(tenant=mine)]
+    _expect(listed == [runs[1], runs[0], runs[2]], "newest first, one tenant only")
+    _expect(len(store.runs(tenant=mine, limit=2)) == 2, "limit is kept")
+    _expect(store.runs(tenant=mine, limit=0) == [], "limit 0 lists nothing")
+    _expect(store.runs(tenant="\ud800") == [], "a tenant that can't exist has no runs")
+    everybody = {line.header.tenant for line in store.runs(limit=1_000_000)}
+    _expect({mine, theirs} <= everybody, "without a tenant all are listed")
+    line = store.runs(tenant=theirs)[0]
+    _expect((line.records, line.epoch, line.owner) == (1, 1, _me()), "a line tells the run's state")
+
+
+def lets_one_of_many_racers_win(store: Store) -> None:
+    """Threads that append the same seq: one is accepted, the others leave no trace."""
+    run = _created(store).run
+    wins = [0] * RACERS
+
+    def race(racer: int) -> None:
+        for seq in range(2, RACE_RECORDS + 2):
+            while True:
+                (answer,) = store.commit([Append(run, 1, (_step(seq, payload=b"%d" % racer),))])
+                if answer is None:
+                    wins[racer] += 1
+                if answer is None or len(store.load(run).records) >= seq:
+                    break
+
+    threads = [threading.Thread(target=race, args=(racer,)) for racer in range(RACERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    records = store.load(run).records[1:]
+    _expect(len(records) == RACE_RECORDS, "every seq was written once")
+    for racer, won in enumerate(wins):
+        there = sum(record.payload == b"%d" % racer for record in records)
+        _expect(there == won, f"thread {racer}: {won} appends acknowledged, {there} written")
+
+
+def closes_twice(store: Store) -> None:
+    """A second close does nothing."""
+    store.close()
+    store.close()
+
+
+def shows_one_store_what_another_wrote(make_store: MakeStore) -> None:
+    """A commit is visible to every store over the same data, at once and after a close."""
+    with _opened(make_store) as one, _opened(make_store) as two:
+        run = _created(one).run
+        _accepts(two, Append(run, 1, (_outcome(2, "a"),)))
+        _answers(one, [(Append(run, 1, (_outcome(3, "a"),)), "journal.already_accepted")])
+        _expect(two.claim(run, _me()).epoch == 2, "both see the same owner")
+        _answers(one, [(Append(run, 1, (_step(4),)), "journal.stale_owner")])
+        before = one.load(run)
+    with _opened(make_store) as again:
+        _expect(again.load(run) == before, "what was committed is there after a close")
+
+
+CHECKS: tuple[Callable[[Store], None], ...] = (
+    gives_back_what_was_written,
+    keeps_its_own_copy,
+    refuses_a_second_run_under_one_id,
+    answers_unknown_ids,
+    accepts_or_refuses_each_item_alone,
+    accepts_one_outcome_per_revision,
+    refuses_what_it_could_not_give_back,
+    hands_runs_of_dead_owners_over,
+    refuses_runs_of_live_owners,
+    leaves_finished_runs_alone,
+    wakes_suspended_runs,
+    lists_newest_first_within_a_tenant,
+    lets_one_of_many_racers_win,
+    closes_twice,
+)
+SHARED_CHECKS: tuple[Callable[[MakeStore], None], ...] = (shows_one_store_what_another_wrote,)
+
+
+def _expect(holds: bool, promise: str) -> None:
+    """Unlike `assert`, it also holds under `python -O`."""
+    if not holds:
+        raise AssertionError(f"broken promise: {promise}")
+
+
+def _refuses(code: str, act: Callable[[], object]) -> None:
+    try:
+        act()
+    except JournalError as error:
+        _expect(error.code == code, f"{code}, not {error.code}")
+    else:
+        _expect(False, f"refused with {code}, but it was taken")
+
+
+def _answers(store: Store, expected: list[tuple[Append, str | None]]) -> None:
+    answers = store.commit([append for append, _ in expected])
+    _expect(len(answers) == len(expected), "one answer for each item of a batch")
+    for place, (answer, (_, code)) in enumerate(zip(answers, expected, strict=True)):
+        got = None if answer is None else answer.code
+        _expect(got == code, f"item {place} of the batch: expected {code}, got {got}")
+
+
+def _accepts(store: Store, append: Append) -> None:
+    _answers(store, [(append, None)])
+
+
+def _same(got: tuple[Record, ...], expected: tuple[Record, ...]) -> None:
+    _expect(len(got) == len(expected), f"{len(expected)} records, got {len(got)}")
+    for ours, theirs in zip(expected, got, strict=True):
+        for name in Record._fields:
+            same = getattr(ours, name) == getattr(theirs, name)
+            _expect(same, f"{name} of record {ours.seq} comes back as it was")
+
+
+def _listed(store: Store, run: str) -> RunSummary:
+    found = [line for line in store.runs(limit=1_000_000) if line.header.run == run]
+    _expect(len(found) == 1, "a run is listed once")
+    return found[0]
+
+
+def _header(**fields: Any) -> RunHeader:
+    plain: dict[str, Any] = {
+        "run": run_id(),
+        "tenant": "default",
+        "pipeline": "desk",
+        "target": None,
+        "session": None,
+        "parent": None,
+        "correlation": None,
+        "created_wall_s": 1.5,
+        "fingerprints": {"a": "f1"},
+        "seed": 7,
+    }
+    return RunHeader(**{**plain, **fields})
+
+
+def _created(store: Store, owner: Owner | None = None, **fields: Any) -> RunHeader:
+    header = _header(**fields)
+    store.create(header, owner or _me(), (_started(),))
+    return header
+
+
+def _started() -> Record:
+    return Record(RecordType.RUN_STARTED, 1, payload=b"{}")
+
+
+def _step(seq: int, *, payload: bytes | None = None) -> Record:
+    return Record(RecordType.STEP, seq, node="a", payload=payload)
+
+
+def _outcome(seq: int, node: str, *, revision: int = 0) -> Record:
+    data = {"accepted": True, "status": "ok"}
+    return Record(RecordType.OUTCOME, seq, node=node, revision=revision, data=data, payload=b"1")
+
+
+def _ended(seq: int, status: str, reason: str) -> Record:
+    return Record(RecordType.RUN_ENDED, seq, data={"status": status, "reason": reason})
+
+
+def _unkeepable(seq: int) -> Record:
+    return Record(RecordType.STEP, seq, data={"key": object()})
+
+
+def _me() -> Owner:
+    return Owner.this_process()
+
+
+def _dead() -> Owner:
+    return replace(_me(), boot="an earlier boot")
+
+
+@contextmanager
+def _opened(make_store: MakeStore) -> Iterator[Store]:
+    store = make_store()
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+@contextmanager
+def _other_process() -> Iterator[Owner]:
+    """A process that lives as long as the block."""
+    waits = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+    with subprocess.Popen(waits, stdin=subprocess.PIPE) as process:
+        try:
+            yield Owner.of_process(process.pid)
+        finally:
+            process.kill()
+
+
+__all__ = ["CHECKS", "SHARED_CHECKS", "check_store"]

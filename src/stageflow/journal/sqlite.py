@@ -1,0 +1,474 @@
+"""Runs in one SQLite file: durable at every commit, shared by the processes of one host.
+
+WAL with synchronous=FULL: a commit is on the disk when it returns, and readers work beside the
+writer (https://www.sqlite.org/wal.html). WAL needs shared memory, so a network file system is no
+place for the file. The file is made readable by its owner only.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from stageflow.journal.admission import (
+    Head,
+    claim_record,
+    claim_refusal,
+    damaged,
+    first_head,
+    refusal,
+    run_exists,
+    unknown_run,
+)
+from stageflow.journal.line import (
+    Line,
+    chained,
+    encoded,
+    head_columns,
+    header_checksum,
+    header_text,
+)
+from stageflow.journal.store import Append, LoadedRun, Owner, RunHeader, RunSummary
+from stageflow.journal.verification import (
+    RunRows,
+    verified_head,
+    verified_header,
+    verified_run,
+    verified_summary,
+)
+from stageflow.model.errors import JournalError
+from stageflow.model.record import Record
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x53464A4C
+"""Tells a journal from other SQLite files: "SFJL" (https://www.sqlite.org/pragma.html)."""
+INLINE_BYTES_MAX = 64 * 1024
+"""A larger payload lies apart, once for all records with the same content."""
+BUSY_S = 10.0
+FORK_WAIT_S = 30.0
+
+_SCHEMA = f"""
+CREATE TABLE runs (
+  run TEXT PRIMARY KEY, tenant TEXT NOT NULL, created_wall_s REAL NOT NULL,
+  header TEXT NOT NULL, checksum BLOB NOT NULL);
+CREATE INDEX runs_by_time ON runs(created_wall_s, run);
+CREATE INDEX runs_by_tenant ON runs(tenant, created_wall_s, run);
+CREATE TABLE heads (
+  run TEXT PRIMARY KEY, epoch INTEGER NOT NULL, owner TEXT, status TEXT NOT NULL,
+  reason TEXT NOT NULL, records INTEGER NOT NULL, updated_wall_s REAL NOT NULL,
+  last BLOB NOT NULL, checksum BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE records (
+  run TEXT NOT NULL, seq INTEGER NOT NULL, epoch INTEGER NOT NULL, type TEXT NOT NULL, node TEXT,
+  revision INTEGER NOT NULL, attempt INTEGER NOT NULL, token INTEGER NOT NULL,
+  wall_s REAL NOT NULL, accepted INTEGER NOT NULL, data TEXT NOT NULL, contract TEXT NOT NULL,
+  labels TEXT NOT NULL, key_id TEXT NOT NULL, payload BLOB, content BLOB,
+  previous BLOB NOT NULL, checksum BLOB NOT NULL, PRIMARY KEY (run, seq));
+CREATE UNIQUE INDEX accepted_once ON records(run, node, revision) WHERE accepted = 1;
+CREATE TABLE contents (content BLOB PRIMARY KEY, payload BLOB NOT NULL);
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+_SETTINGS = (
+    "synchronous = FULL",
+    "fullfsync = ON",  # on macOS a plain fsync leaves data in the drive's cache
+    "checkpoint_fullfsync = ON",
+    "journal_size_limit = 67108864",
+    "cell_size_check = ON",
+    "trusted_schema = OFF",
+)
+_HEAD = (
+    "SELECT run, epoch, owner, status, reason, records, updated_wall_s, last, checksum"
+    " FROM heads WHERE run = ?"
+)
+_HEADER = "SELECT run, tenant, created_wall_s, header, checksum FROM runs WHERE run = ?"
+_LINES = """
+SELECT run, seq, epoch, type, node, revision, attempt, token, wall_s, accepted, data, contract,
+  labels, key_id, coalesce(records.payload, contents.payload), records.content, previous, checksum
+FROM records LEFT JOIN contents ON contents.content = records.content
+WHERE run = ? ORDER BY seq
+"""
+_LISTING = """
+SELECT runs.run, tenant, created_wall_s, header, runs.checksum, heads.run, epoch, owner, status,
+  reason, records, updated_wall_s, last, heads.checksum
+FROM runs LEFT JOIN heads ON heads.run = runs.run
+{where} ORDER BY created_wall_s DESC, runs.run DESC LIMIT ?
+"""
+_LISTING_MAX = 1_000_000
+_ACCEPTED = (
+    "SELECT 1 FROM records WHERE run = ? AND node = ? AND revision = ? AND accepted = 1 LIMIT 1"
+)
+_ADD_LINE = f"INSERT INTO records VALUES ({', '.join('?' * 18)})"
+_ADD_CONTENT = "INSERT OR IGNORE INTO contents VALUES (?, ?)"
+_SET_HEAD = f"REPLACE INTO heads VALUES ({', '.join('?' * 9)})"
+_ADD_RUN = "INSERT INTO runs VALUES (?, ?, ?, ?, ?)"
+
+
+class SQLiteStore:
+    """Implements Store over the file at `path`, which is made when it is missing.
+
+    `busy_s`: how long a write waits for another process's. `unknown_is_dead`: let `claim` take a
+    run over whose owner was on another host or in another container; give it only when that one
+    is known to be gone. Raises JournalError "journal.newer_schema", "journal.foreign_file",
+    "journal.damaged", "journal.cannot_open".
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        busy_s: float = BUSY_S,
+        unknown_is_dead: bool = False,
+        wall_s: Callable[[], float] = time.time,
+    ) -> None:
+        self._path = Path(path).absolute()
+        self._busy_s = busy_s
+        self._unknown_is_dead = unknown_is_dead
+        self._wall_s = wall_s
+        self._is_closed = False
+        self._writing = threading.Lock()
+        """Held while `_writer` is used: one transaction at a time."""
+        self._reading = threading.Lock()
+        """Held while `_reader` is used. Where both are needed, `_writing` is taken first."""
+        self._open()
+        self._be_quiet_at_forks()
+
+    @property
+    def path(self) -> Path:
+        """The file, as an absolute path."""
+        return self._path
+
+    def create(self, header: RunHeader, owner: Owner, records: tuple[Record, ...]) -> int:
+        text = header_text(header)
+        first = Append(header.run, 1, records)
+        lines = encoded(first)
+        with self._transaction() as writer:
+            row = writer.execute(_HEADER, (header.run,)).fetchone()
+            if row is not None:
+                raise run_exists(header, verified_header(header.run, row)[0])
+            start = header_checksum(text)
+            columns = (header.run, header.tenant, header.created_wall_s, text, start)
+            writer.execute(_ADD_RUN, columns)
+            heads = {header.run: (first_head(owner, now_wall_s=self._wall_s()), start)}
+            refused = self._added(writer, heads, first, lines)
+            if refused is not None:
+                raise refused
+            _write_heads(writer, heads)
+        return 1
+
+    def commit(self, batch: Sequence[Append]) -> list[JournalError | None]:
+        prepared = [encoded(append) for append in batch]
+        with self._transaction() as writer:
+            heads: dict[str, tuple[Head, bytes]] = {}
+            answers = [
+                self._added(writer, heads, append, lines)
+                for append, lines in zip(batch, prepared, strict=True)
+            ]
+            _write_heads(writer, heads)
+        return answers
+
+    def claim(self, run: str, owner: Owner) -> LoadedRun:
+        with self._transaction() as writer:
+            loaded, head, last = verified_run(run, _rows(writer, run))
+            if head.is_finished:
+                return loaded
+            refused = claim_refusal(run, head, owner, unknown_is_dead=self._unknown_is_dead)
+            if refused is not None:
+                raise refused
+            head = head.claimed(owner)
+            record = claim_record(head, wall_s=self._wall_s())
+            heads = {run: (head, last)}
+            append = Append(run, head.epoch, (record,))
+            refused = self._added(writer, heads, append, encoded(append))
+            assert refused is None, f"the new owner's first record was refused: {refused}"
+            _write_heads(writer, heads)
+        records = (*loaded.records, record)
+        return LoadedRun(loaded.header, head.epoch, head.status, head.reason, records)
+
+    def load(self, run: str) -> LoadedRun:
+        with self._snapshot() as reader:
+            rows = _rows(reader, run)
+        return verified_run(run, rows)[0]
+
+    def runs(self, *, tenant: str | None = None, limit: int = 50) -> list[RunSummary]:
+        """The latest runs, newest first.
+
+        A run whose state is damaged is listed as "damaged". One whose header is damaged belongs
+        to nobody for sure: it is listed only without `tenant`, by its id alone.
+        """
+        if tenant is not None and not _is_text(tenant):
+            return []
+        where, known = ("", ()) if tenant is None else ("WHERE tenant = ?", (tenant,))
+        bound = min(max(limit, 0), _LISTING_MAX)
+        with self._snapshot() as reader:
+            rows = reader.execute(_LISTING.format(where=where), (*known, bound)).fetchall()
+        found = (verified_summary(row) for row in rows)
+        return [one for one in found if tenant is None or one.header.tenant == tenant]
+
+    def close(self) -> None:
+        """Write the log back into the file and let go of it; a second close does nothing."""
+        with self._writing, self._reading:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            self._reader.close()
+            with suppress(sqlite3.Error):  # another process still reads: its close does this
+                self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._writer.close()
+
+    def _open(self) -> None:
+        with _translated("journal.cannot_open", self._path):
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+            except OSError as error:
+                raise sqlite3.OperationalError(type(error).__name__) from error
+            self._writer = self._connection()
+            try:
+                _prepare(self._writer, self._path, until_s=time.monotonic() + self._busy_s)
+                self._reader = self._connection()
+                self._reader.execute("PRAGMA query_only = ON")
+            except BaseException:
+                self._writer.close()
+                raise
+        self._pid = os.getpid()
+
+    def _connection(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path,
+            timeout=self._busy_s,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        # Damaged text must reach our own check instead of failing inside the driver.
+        connection.text_factory = bytes
+        for setting in _SETTINGS:
+            connection.execute(f"PRAGMA {setting}")
+        return connection
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise JournalError(
+                "journal.closed",
+                "the store was closed",
+                expected="an open store",
+                fix="end every run before the journal is closed, or open it again",
+            )
+
+    def _be_quiet_at_forks(self) -> None:
+        """Keep transactions out of forks, so that a child's copies are at rest."""
+        known = weakref.ref(self)
+        held: list[threading.Lock] = []
+
+        def before() -> None:
+            store = known()
+            for lock in () if store is None else (store._writing, store._reading):
+                if lock.acquire(timeout=FORK_WAIT_S):
+                    held.append(lock)
+
+        def after() -> None:
+            while held:
+                held.pop().release()
+
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=before, after_in_parent=after, after_in_child=after)
+
+    def _open_anew_in_child(self) -> None:
+        """In a forked child: give the inherited connections up and open own ones.
+
+        Sharing them corrupts files (https://www.sqlite.org/howtocorrupt.html, section 2.6); only
+        leaving them open is no better, because SQLite would then believe that this process holds
+        the file locks which only its parent holds.
+        """
+        if os.getpid() == self._pid:
+            return
+        with self._writing, self._reading:
+            if os.getpid() != self._pid and not self._is_closed:
+                self._reader.close()
+                self._writer.close()
+                self._open()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing, durable when the block has ended."""
+        self._open_anew_in_child()
+        with self._writing:
+            self._check_open()
+            with _translated("journal.write_failed", self._path):
+                self._writer.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._writer
+                    self._writer.execute("COMMIT")
+                finally:
+                    if self._writer.in_transaction:
+                        self._writer.execute("ROLLBACK")
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[sqlite3.Connection]:
+        """One state of the file for several statements."""
+        self._open_anew_in_child()
+        with self._reading:
+            self._check_open()
+            with _translated("journal.read_failed", self._path):
+                self._reader.execute("BEGIN")
+                try:
+                    yield self._reader
+                finally:
+                    if self._reader.in_transaction:
+                        self._reader.execute("ROLLBACK")
+
+    def _added(
+        self,
+        writer: sqlite3.Connection,
+        heads: dict[str, tuple[Head, bytes]],
+        append: Append,
+        lines: tuple[Line, ...] | JournalError,
+    ) -> JournalError | None:
+        """Add `append` to its run and to `heads`, or answer why not and change nothing."""
+        run = append.run
+        try:
+            head, last = heads[run] if run in heads else _head(writer, run)
+        except JournalError as error:
+            return error
+        if isinstance(lines, JournalError):
+            return lines
+        refused = refusal(
+            append,
+            head,
+            lambda *key: writer.execute(_ACCEPTED, (run, *key)).fetchone() is not None,
+        )
+        if refused is not None:
+            return refused
+        rows = []
+        for line in lines:
+            checksum = chained(last, line)
+            apart = line.payload is not None and len(line.payload) > INLINE_BYTES_MAX
+            if apart:
+                writer.execute(_ADD_CONTENT, (line.content, line.payload))
+            payload, content = (None, line.content) if apart else (line.payload, None)
+            rows.append(
+                (run, line.seq, append.epoch, *line[1:12], payload, content, last, checksum)
+            )
+            last = checksum
+        writer.executemany(_ADD_LINE, rows)
+        heads[run] = (head.after(append.records, now_wall_s=self._wall_s()), last)
+        return None
+
+
+def _rows(connection: sqlite3.Connection, run: str) -> RunRows:
+    header = connection.execute(_HEADER, (run,)).fetchone() if _is_text(run) else None
+    if header is None:
+        raise unknown_run(run)
+    head = connection.execute(_HEAD, (run,)).fetchone()
+    return header, head, connection.execute(_LINES, (run,)).fetchall()
+
+
+def _head(connection: sqlite3.Connection, run: str) -> tuple[Head, bytes]:
+    """Where the run stands, and the checksum of its last line."""
+    columns = connection.execute(_HEAD, (run,)).fetchone() if _is_text(run) else None
+    if columns is not None:
+        return verified_head(run, columns)
+    if _is_text(run) and connection.execute(_HEADER, (run,)).fetchone() is not None:
+        raise damaged(run, None, "its state is missing")
+    raise unknown_run(run)
+
+
+def _write_heads(connection: sqlite3.Connection, heads: dict[str, tuple[Head, bytes]]) -> None:
+    connection.executemany(
+        _SET_HEAD, [head_columns(run, head, last) for run, (head, last) in heads.items()]
+    )
+
+
+def _is_text(run: object) -> bool:
+    """Whether SQLite can be asked for `run`: text that UTF-8 can hold."""
+    if not isinstance(run, str):
+        return False
+    try:
+        run.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _prepare(writer: sqlite3.Connection, path: Path, *, until_s: float) -> None:
+    """Make the tables in a new file; refuse a file that is not this version's journal."""
+    _check_kind(writer, path)
+    while writer.execute("PRAGMA journal_mode").fetchone() != (b"wal",):
+        try:
+            writer.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            # Two processes that make the file at once: SQLite fails this without waiting.
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until_s:
+                raise
+            time.sleep(0.005)
+    writer.execute("BEGIN IMMEDIATE")
+    try:
+        if _check_kind(writer, path):
+            for statement in _SCHEMA.split(";"):
+                writer.execute(statement)
+        writer.execute("COMMIT")
+    finally:
+        if writer.in_transaction:
+            writer.execute("ROLLBACK")
+
+
+def _check_kind(connection: sqlite3.Connection, path: Path) -> bool:
+    """True for an empty file, False for a journal of this version; else the refusal."""
+    (kind,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if kind == 0 and version == 0 and tables == 0:
+        return True
+    if kind != APPLICATION_ID:
+        raise JournalError(
+            "journal.foreign_file",
+            f"{path.name} is an SQLite file of another program; it was left as it is",
+            expected="a journal, or a file that does not exist yet",
+            got=f"{tables} tables, application_id {kind}",
+            fix="give the journal a path of its own",
+        )
+    if version > SCHEMA_VERSION:
+        raise JournalError(
+            "journal.newer_schema",
+            f"{path.name} was written by a newer stageflow; it was left as it is",
+            expected=f"schema version {SCHEMA_VERSION} at most",
+            got=f"schema version {version}",
+            fix="install the stageflow that wrote it, or a later one",
+        )
+    if version != SCHEMA_VERSION or tables == 0:
+        raise damaged(None, None, "its schema version is not one that was ever written")
+    return False
+
+
+_DAMAGE = (
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_FORMAT,
+    sqlite3.SQLITE_ERROR,  # our statements never change: what no longer fits is the schema
+    sqlite3.SQLITE_CONSTRAINT,  # each was checked in the same transaction
+    sqlite3.SQLITE_MISMATCH,
+)
+
+
+@contextmanager
+def _translated(code: str, path: Path) -> Iterator[None]:
+    """The driver's errors as JournalError: "journal.damaged" for a damaged file, else `code`."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        number = getattr(error, "sqlite_errorcode", 0)
+        is_cut_short = number == sqlite3.SQLITE_IOERR_SHORT_READ
+        if is_cut_short or number & 0xFF in _DAMAGE:
+            raise damaged(None, None, f"SQLite says: {error}") from error
+        raise JournalError(
+            code,
+            f"{path.name}: SQLite says: {error}",
+            expected="a file that can be opened, read and written, on a local disk",
+            got=getattr(error, "sqlite_errorname", type(error).__name__),
+            fix="look for a full disk, a process that holds the file, or missing rights",
+        ) from error
