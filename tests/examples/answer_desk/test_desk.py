@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+
 from examples.answer_desk import Answer, answer, desk
 from examples.answer_desk.desk import cited, polite, question
 from examples.answer_desk.passages import Passage
 from examples.answer_desk.reader import UNKNOWN
-
 from stageflow import Allow, Block
 
 SAMPLES = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from examples.answer_desk.passages import DOCUMENTS, Passage, read_all, slug
 
 PAGE = """\

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from examples.answer_desk.passages import Passage, read_all
 from examples.answer_desk.search import Index, terms
 
