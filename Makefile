@@ -1,29 +1,23 @@
 # Everything a contributor runs. Needs Python 3.11 or later, make and the package index; the first
-# run of any target makes .venv, later runs start at once.
-
-SHELL := bash
-.SHELLFLAGS := -euo pipefail -c
-.ONESHELL:
-.DELETE_ON_ERROR:
-MAKEFLAGS += --no-builtin-rules
+# run of any target makes .venv, later runs start at once. Plain make: works with GNU make 3.81 too.
 
 BIN := .venv/bin
 READY := .venv/.ready
 OUT ?= out
 
-# The first of these that runs and is new enough; PYTHON=/path/to/python overrides.
+# The first of these that runs and is new enough is taken; PYTHON=/path/to/python goes before them.
 CANDIDATES := $(PYTHON) python3.11 python3.12 python3.13 python3.14 python3 python
 
 .PHONY: help lab test check format errors bench clean
 
 help:
 	@echo "make lab     rows of the roadmap, the example killed and resumed, an HTML report in $(OUT)/"
-	echo "make test    all tests"
-	echo "make check   style, types, layers, shape of the tree"
-	echo "make format  rewrites the Python files in the project's format"
-	echo "make errors  renews docs/errors.md from the pages in docs/errors/"
-	echo "make bench   every benchmark, beside its floor"
-	echo "make clean   removes the virtual environment and everything made"
+	@echo "make test    all tests; ARGS='tests/lab -x' runs some"
+	@echo "make check   style, types, layers, and the shape of the tree"
+	@echo "make format  puts Python files into the project's format"
+	@echo "make errors  renews docs/errors.md from the pages in docs/errors/"
+	@echo "make bench   every benchmark, beside its floor"
+	@echo "make clean   removes the virtual environment and everything made"
 
 lab: $(READY)
 	@$(BIN)/python -m stageflow_lab.tour --out $(OUT)
@@ -33,48 +27,47 @@ test: $(READY)
 
 check: $(READY)
 	@$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports --no-cache --no-logo
-	$(BIN)/python -m pytest tests/shape tests/typing
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/python -m pytest tests/shape tests/typing
 
 format: $(READY)
 	@$(BIN)/ruff check --fix-only .
-	$(BIN)/ruff format .
+	@$(BIN)/ruff format .
 
 errors: $(READY)
 	@$(BIN)/python docs/index_errors.py
 
 bench: $(READY)
-	@for benchmark in benchmarks/*.py; do
-		echo "== $$benchmark"
-		$(BIN)/python "$$benchmark"
+	@for benchmark in benchmarks/*.py; do \
+		echo "== $$benchmark"; \
+		$(BIN)/python "$$benchmark" || exit 1; \
 	done
 
 clean:
-	@rm -rf .venv $(OUT) .stageflow .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	find src tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	@rm -rf .venv $(OUT) .stageflow .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find src tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml
-	@found=
-	for python in $(CANDIDATES); do
-		if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-			found=$$python
-			break
-		fi
-	done
-	if [ -z "$$found" ]; then
-		echo "stageflow needs Python 3.11 or later; none of these is one: $(CANDIDATES)" >&2
-		echo "Install it, or name it: make PYTHON=/path/to/python3.11" >&2
-		exit 1
+	@found=; \
+	for python in $(CANDIDATES); do \
+		if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			found=$$python; break; \
+		fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+		echo "stageflow needs Python 3.11 or later, and none of these is one: $(CANDIDATES)" >&2; \
+		echo "Install one, or name it: make PYTHON=/path/to/python3.11" >&2; \
+		exit 1; \
+	fi; \
+	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+		echo "making .venv with $$($$found --version)"; \
+		if ! $$found -m venv --clear .venv; then \
+			echo "$$found can't make a virtual environment; on Debian: apt-get install python3-venv" >&2; \
+			exit 1; \
+		fi; \
 	fi
-	if ! "$(BIN)/python" -m pip --version >/dev/null 2>&1; then
-		echo "making .venv with $$("$$found" --version)"
-		"$$found" -m venv --clear .venv || {
-			echo "$$found can't make a virtual environment; on Debian: apt-get install python3-venv" >&2
-			exit 1
-		}
-	fi
-	echo "installing stageflow and its tools into .venv"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
-	touch $(READY)
+	@echo "installing stageflow and its tools into .venv; this happens once"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $(READY)
