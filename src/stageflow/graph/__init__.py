@@ -1,0 +1,39 @@
+"""Templates, wiring, validation, and the compiled plan."""
+
+from stageflow.graph.compile import compile_plan
+from stageflow.graph.decorators import (
+    agent,
+    any_of,
+    enrich,
+    first_of,
+    guard,
+    n_of,
+    route,
+    transform,
+    work,
+)
+from stageflow.graph.plan import Argument, InputSpec, Node, Plan, Role, Source
+from stageflow.graph.stage import BranchRef, Join, Parameter, Stage
+
+__all__ = [
+    "Argument",
+    "BranchRef",
+    "InputSpec",
+    "Join",
+    "Node",
+    "Parameter",
+    "Plan",
+    "Role",
+    "Source",
+    "Stage",
+    "agent",
+    "any_of",
+    "compile_plan",
+    "enrich",
+    "first_of",
+    "guard",
+    "n_of",
+    "route",
+    "transform",
+    "work",
+]

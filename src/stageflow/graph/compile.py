@@ -1,0 +1,626 @@
+"""From stages to a plan: every name resolved, every mistake found, all of them reported at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NotRequired
+
+from stageflow.contracts import Contract, assignable, contract_of, why_not_assignable
+from stageflow.graph import order
+from stageflow.graph.decorators import value_type
+from stageflow.graph.plan import Argument, InputSpec, Node, Plan, Role, Source
+from stageflow.graph.reach import unreachable
+from stageflow.graph.stage import Stage, checked_name, signature_of
+from stageflow.model.errors import BuildError, BuildErrors, StageflowError, nearest
+from stageflow.model.kinds import Kind
+
+Reference = Stage[..., Any] | str
+CONTEXT = "ctx"
+
+
+def compile_plan(
+    name: str,
+    stages: Sequence[Stage[..., Any]],
+    *,
+    inputs: Mapping[str, Any],
+    outputs: Reference | Sequence[Reference] | None,
+    deps: Mapping[str, Any],
+    is_context: Callable[[Any], bool],
+) -> Plan:
+    """The plan, or BuildError (BuildErrors when there are several).
+
+    `is_context` tells whether an annotation is the stage context's type. Time: linear in nodes
+    and edges, without recursion, so a graph of 100,000 stages or a cycle through them is a
+    verdict and no crash.
+    """
+    build = _Build(name, stages, inputs, deps, is_context)
+    build.place_nodes()
+    build.stop_if_wrong()
+    build.wire()
+    build.find_outputs(outputs)
+    build.stop_if_wrong()
+    return build.plan()
+
+
+class _Build:
+    """The state of one compilation: what is known so far, and what is wrong."""
+
+    def __init__(
+        self,
+        name: str,
+        stages: Sequence[Stage[..., Any]],
+        inputs: Mapping[str, Any],
+        deps: Mapping[str, Any],
+        is_context: Callable[[Any], bool],
+    ) -> None:
+        self.name = name
+        self.stages: list[Stage[..., Any] | None] = []
+        self.given = stages
+        self.inputs = dict(inputs)
+        self.deps = dict(deps)
+        self.is_context = is_context
+        self.errors: list[BuildError] = []
+        self.names: list[str] = []
+        self.index: dict[str, int] = {}
+        self.templates: dict[int, int | None] = {}
+        self.contracts: dict[Any, Contract] = {}
+        self.input_specs: dict[str, InputSpec] = {}
+        self.input_types: dict[str, tuple[Any, bool]] = {}
+        self.arguments: list[tuple[Argument, ...]] = []
+        self.parents: list[dict[int, Role]] = []
+        self.gates: dict[int, dict[str, int]] = {}
+        self.guards: dict[int, list[int]] = {}
+        self.whens: dict[int, tuple[int, str]] = {}
+        self.outputs: tuple[int, ...] = ()
+        self.single_output = False
+
+    # -- errors ------------------------------------------------------------------------------
+
+    def wrong(self, code: str, message: str, **where: str | None) -> None:
+        self.errors.append(BuildError(code, message, pipeline=self.name, **where))
+
+    def stop_if_wrong(self) -> None:
+        if len(self.errors) == 1:
+            raise self.errors[0]
+        if self.errors:
+            raise BuildErrors(self.errors, pipeline=self.name)
+
+    # -- nodes -------------------------------------------------------------------------------
+
+    def place_nodes(self) -> None:
+        for input_name, annotation in self.inputs.items():
+            checked_name(input_name)
+            optional = typing.get_origin(annotation) is NotRequired
+            kept = typing.get_args(annotation)[0] if optional else annotation
+            self.input_types[input_name] = (kept, not optional)
+        for stage in self.given:
+            if not isinstance(stage, Stage):
+                self.wrong(
+                    "graph.not_a_stage",
+                    f"a {type(stage).__name__} can't be placed in a pipeline",
+                    fix="decorate it: @transform, @enrich, @route, @guard, @work or @agent",
+                )
+                continue
+            self._place(stage)
+        origins: dict[int, list[int]] = {}
+        for number, placed in enumerate(self.stages):
+            if placed is not None and placed.origin is not None:
+                origins.setdefault(id(placed.origin), []).append(number)
+        for template, numbers in origins.items():
+            if template not in self.templates:
+                self.templates[template] = numbers[0] if len(numbers) == 1 else None
+
+    def _place(self, stage: Stage[..., Any]) -> None:
+        name = stage.name
+        taken = self._taken_by(name)
+        if taken:
+            self.wrong(
+                "graph.duplicate_name",
+                f"the name {name!r} stands for two things: a stage and {taken}",
+                node=name,
+                expected="each of inputs, deps and nodes under its own name",
+                fix=f"give one of them another name: stage.named({name + '_b'!r})",
+            )
+            return
+        if stage.unresolved is not None:
+            stage = self._resolved(stage)
+        self.index[name] = len(self.stages)
+        self.templates[id(stage)] = len(self.stages)
+        self.stages.append(stage)
+        self.names.append(name)
+
+    def _taken_by(self, name: str) -> str | None:
+        if name in self.index:
+            return "another stage"
+        if name in self.inputs:
+            return "an input"
+        if name in self.deps:
+            return "a dep"
+        return "the context" if name == CONTEXT else None
+
+    def _resolved(self, stage: Stage[..., Any]) -> Stage[..., Any]:
+        """The stage with its annotations, which named things that did not exist at decoration."""
+        assert stage.function is not None
+        parameters, returns, unresolved = signature_of(
+            stage.function, name=stage.name, local_names=None
+        )
+        if unresolved is not None:
+            self.wrong(
+                "stage.annotation",
+                f"an annotation of stage {stage.name!r} names something unknown: {unresolved}",
+                node=stage.name,
+                expected="annotations that resolve where the stage is decorated or built",
+                fix="define or import the name before the stage, outside `if TYPE_CHECKING`",
+            )
+            return stage
+        resolved = dataclasses.replace(
+            stage,
+            parameters=parameters,
+            returns=value_type(returns, stage.mode),
+            unresolved=None,
+            origin=stage.origin if stage.origin is not None else stage,
+        )
+        self.templates[id(stage)] = len(self.stages)
+        return resolved
+
+    # -- wiring ------------------------------------------------------------------------------
+
+    def wire(self) -> None:
+        count = len(self.stages)
+        self.arguments = [()] * count
+        self.parents = [{} for _ in range(count)]
+        for number in range(count):
+            stage = self.stages[number]
+            if stage is not None:
+                self._wire_stage(number, stage)
+        if not self.errors:
+            self._wire_guards()
+        if not self.errors:
+            self._check_branches()
+            self._check_cycles()
+
+    def _wire_stage(self, number: int, stage: Stage[..., Any]) -> None:
+        self.arguments[number] = tuple(
+            argument
+            for parameter in stage.parameters
+            if (argument := self._argument(number, stage, parameter)) is not None
+        )
+        for reference in stage.after:
+            parent = self._node(reference, stage, "after")
+            if parent is not None:
+                self._depend(number, parent, Role.AFTER)
+        if stage.when is not None:
+            route = self._node(stage.when.route, stage, "when")
+            if route is not None:
+                self.whens[number] = (route, stage.when.name)
+                self._depend(number, route, Role.WHEN)
+        if stage.join is not None:
+            for branch in stage.join.branches:
+                parent = self._node(branch, stage, "branch")
+                if parent is not None:
+                    self._depend(number, parent, Role.OPTIONAL)
+
+    def _depend(self, number: int, parent: int, role: Role) -> None:
+        roles = self.parents[number]
+        roles[parent] = roles.get(parent, Role(0)) | role
+
+    def _node(self, reference: Reference, stage: Stage[..., Any], field: str) -> int | None:
+        """The number of the node that `reference` stands for; None after noting the error."""
+        if isinstance(reference, str):
+            found: int | None = self.index.get(reference)
+            name = reference
+        else:
+            name = reference.name
+            if id(reference) in self.templates:
+                found = self.templates[id(reference)]
+                if found is None:
+                    self.wrong(
+                        "graph.ambiguous_stage",
+                        f"stage {name!r} stands more than once, and {stage.name!r} names it",
+                        node=stage.name,
+                        field=field,
+                        fix="name the one you mean by its template or by its node name",
+                    )
+                    return None
+            else:
+                found = None
+        if found is None:
+            close = nearest(name, self.index)
+            self.wrong(
+                "graph.unknown_stage",
+                f"stage {stage.name!r} refers to {name!r}, which is not in the pipeline",
+                node=stage.name,
+                field=field,
+                fix=f"did you mean {close!r}?" if close else f"add {name!r} to the stages",
+            )
+        return found
+
+    def _argument(self, number: int, stage: Stage[..., Any], parameter: Any) -> Argument | None:
+        name = parameter.name
+        bound = stage.bindings.get(name)
+        default = (parameter.has_default, parameter.default)
+        if bound is None:
+            if name == CONTEXT or self.is_context(parameter.annotation):
+                return Argument(name, Source.CONTEXT, None, *default)
+            if name in self.inputs:
+                self._check_input_type(stage, parameter)
+                return Argument(name, Source.INPUT, name, *default)
+            if name in self.deps:
+                return Argument(name, Source.DEP, name, *default)
+            parent = self.index.get(name)
+        elif isinstance(bound, str) and bound in self.inputs:
+            self._check_input_type(stage, parameter, bound)
+            return Argument(name, Source.INPUT, bound, *default)
+        elif isinstance(bound, str) and bound in self.deps:
+            return Argument(name, Source.DEP, bound, *default)
+        else:
+            parent = self._node(bound, stage, name)
+            if parent is None:
+                return None
+        if parent is None:
+            self._unknown_parameter(stage, name)
+            return None
+        if parent == number:
+            self.wrong(
+                "graph.cycle",
+                f"stage {stage.name!r} takes its own value",
+                node=stage.name,
+                field=name,
+                fix="rename the parameter, or bind it: stage.named(..., "
+                f"{name}=another_stage)",
+            )
+            return None
+        self._check_node_type(stage, parameter, parent)
+        self._depend(number, parent, Role.OPTIONAL if parameter.has_default else Role.VALUE)
+        return Argument(name, Source.NODE, parent, *default)
+
+    def _unknown_parameter(self, stage: Stage[..., Any], name: str) -> None:
+        known = [*self.inputs, *self.index, *self.deps, CONTEXT]
+        close = nearest(name, [other for other in known if other != stage.name])
+        self.wrong(
+            "graph.unknown_name",
+            f"parameter {name!r} of stage {stage.name!r} names nothing in the pipeline",
+            node=stage.name,
+            field=name,
+            expected="an input, a stage, a dep, or ctx",
+            got=name,
+            fix=f"did you mean {close!r}?" if close else f"declare {name!r} as an input or add it",
+        )
+
+    def _check_node_type(self, stage: Stage[..., Any], parameter: Any, parent: int) -> None:
+        producer = self.stages[parent]
+        assert producer is not None
+        source, target = producer.returns, parameter.annotation
+        if source is target or target is Any or source is Any:
+            return
+        if not assignable(source, target):
+            self.wrong(
+                "graph.type_mismatch",
+                f"{stage.name!r} takes {parameter.name!r} as another type than "
+                f"{producer.name!r} gives",
+                node=stage.name,
+                field=parameter.name,
+                expected=contract_name(target),
+                got=f"{contract_name(source)} from {producer.name!r}",
+                fix=why_not_assignable(source, target),
+            )
+
+    def _check_input_type(
+        self, stage: Stage[..., Any], parameter: Any, input_name: str | None = None
+    ) -> None:
+        name = parameter.name if input_name is None else input_name
+        source, required = self.input_types[name]
+        if not required and not parameter.has_default:
+            self.wrong(
+                "graph.optional_input",
+                f"input {name!r} may be absent, and stage {stage.name!r} has no default for it",
+                node=stage.name,
+                field=parameter.name,
+                expected="a default on the parameter, or a required input",
+                fix=f"def {stage.name}(..., {parameter.name}=None)",
+            )
+        if parameter.annotation is not Any and not assignable(source, parameter.annotation):
+            self.wrong(
+                "graph.type_mismatch",
+                f"{stage.name!r} takes input {name!r} as another type than declared",
+                node=stage.name,
+                field=parameter.name,
+                expected=contract_name(parameter.annotation),
+                got=contract_name(source),
+                fix=why_not_assignable(source, parameter.annotation),
+            )
+
+    # -- guards ------------------------------------------------------------------------------
+
+    def _wire_guards(self) -> None:
+        """Makes each guarded value wait: guards take it raw, everyone else when released."""
+        for number in range(len(self.stages)):
+            stage = self.stages[number]
+            if stage is not None and stage.kind is Kind.GUARD:
+                self._wire_guard(number, stage)
+
+    def _wire_guard(self, number: int, stage: Stage[..., Any]) -> None:
+        gateable = {
+            argument.parameter: argument
+            for argument in self.arguments[number]
+            if argument.source in (Source.NODE, Source.INPUT)
+        }
+        chosen = list(gateable) if stage.of is None else list(stage.of)
+        for parameter in chosen:
+            if parameter not in gateable:
+                close = nearest(parameter, gateable)
+                self.wrong(
+                    "graph.guard_of",
+                    f"guard {stage.name!r} gates {parameter!r}, which it does not take",
+                    node=stage.name,
+                    field="of",
+                    expected="one of its inputs or nodes: " + ", ".join(gateable),
+                    fix=f"did you mean {close!r}?" if close else None,
+                )
+                return
+        if not chosen:
+            self.wrong(
+                "graph.guard_of",
+                f"guard {stage.name!r} takes no value that it could gate",
+                node=stage.name,
+                expected="a parameter that is an input or a stage",
+                fix=f"def {stage.name}(question: Question) -> Decision",
+            )
+            return
+        gated: dict[str, int] = {}
+        for parameter in chosen:
+            argument = gateable[parameter]
+            target = (
+                argument.ref if argument.source is Source.NODE else self._input_node(argument.ref)
+            )
+            placed = self.stages[target]
+            if placed is not None and placed.kind is Kind.GUARD:
+                self.wrong(
+                    "graph.guard_of",
+                    f"guard {stage.name!r} gates {placed.name!r}, which is a guard",
+                    node=stage.name,
+                    field=parameter,
+                    fix=f"take what {placed.name!r} guards instead",
+                )
+                return
+            gated[parameter] = target
+            self.parents[number][target] = Role.RAW
+            self.guards.setdefault(target, []).append(number)
+        self.gates[number] = gated
+
+    def _input_node(self, name: str) -> int:
+        """Number of the node that stands for a gated input; made when first asked for."""
+        if name in self.index:
+            return self.index[name]
+        number = len(self.stages)
+        self.index[name] = number
+        self.stages.append(None)
+        self.names.append(name)
+        self.arguments.append(())
+        self.parents.append({})
+        for other in range(number):
+            arguments = self.arguments[other]
+            if any(a.source is Source.INPUT and a.ref == name for a in arguments):
+                self.arguments[other] = tuple(
+                    Argument(a.parameter, Source.NODE, number, a.has_default, a.default)
+                    if a.source is Source.INPUT and a.ref == name
+                    else a
+                    for a in arguments
+                )
+                for a in arguments:
+                    if a.source is Source.INPUT and a.ref == name:
+                        role = Role.OPTIONAL if a.has_default else Role.VALUE
+                        self._depend(other, number, role)
+        return number
+
+    # -- shape -------------------------------------------------------------------------------
+
+    def _check_branches(self) -> None:
+        used: dict[int, set[str]] = {}
+        for route, branch in self.whens.values():
+            used.setdefault(route, set()).add(branch)
+        for route, branches in used.items():
+            stage = self.stages[route]
+            assert stage is not None
+            if stage.branches is not None:
+                for missing in sorted(set(stage.branches) - branches):
+                    self.wrong(
+                        "graph.branch_unhandled",
+                        f"nothing handles branch {missing!r} of route {stage.name!r}",
+                        node=stage.name,
+                        field=missing,
+                        expected="a stage with when=... for each declared branch",
+                        fix=f"@agent(when={stage.name}.branch({missing!r})), or take it out of "
+                        "branches=",
+                    )
+
+    def _check_cycles(self) -> None:
+        followers = self._followers()
+        self.sorted = order.topological(followers)
+        if len(self.sorted) == len(followers):
+            for number, why in unreachable(
+                self.sorted,
+                self.parents,
+                self.whens,
+                {n: s.join for n, s in enumerate(self.stages) if s is not None and s.join},
+            ):
+                self.wrong(
+                    "graph.unreachable",
+                    f"stage {self.names[number]!r} can never run: {why(self.names)}",
+                    node=self.names[number],
+                    fix="join the branches with first_of(...), or take one of them only",
+                )
+            return
+        cycle = order.find_cycle(followers, self.sorted)
+        names = [self.names[number] for number in cycle]
+        shown = names if len(names) <= 12 else [*names[:6], f"({len(names) - 12} more)", *names[-6:]]
+        path = " -> ".join([*shown, names[0]])
+        for number in cycle:
+            gated = self.gates.get(number, {})
+            if len(gated) > 1:
+                inner = [p for p, target in gated.items() if target in cycle]
+                keep = [p for p in gated if p not in inner] or inner[-1:]
+                self.wrong(
+                    "graph.guard_cycle",
+                    f"guard {self.names[number]!r} gates values that are made from one another",
+                    node=self.names[number],
+                    field=", ".join(gated),
+                    expected="each value to be gated before anyone takes it",
+                    got=path,
+                    fix=f"say what it gates: @guard(of={keep[-1]!r})",
+                )
+                return
+        self.wrong(
+            "graph.cycle",
+            f"{len(cycle)} stages wait for one another",
+            node=names[0],
+            expected="a graph without cycles",
+            got=path,
+            fix="take one of these parameters from elsewhere, or drop an after=",
+        )
+
+    def _followers(self) -> list[list[int]]:
+        """Who may run only after whom, guards' release included."""
+        followers: list[list[int]] = [[] for _ in self.stages]
+        for number, roles in enumerate(self.parents):
+            for parent, role in roles.items():
+                followers[parent].append(number)
+                if not role & Role.RAW:
+                    for guard in self.guards.get(parent, ()):
+                        followers[guard].append(number)
+        return followers
+
+    def find_outputs(self, outputs: Reference | Sequence[Reference] | None) -> None:
+        if self.errors:
+            return
+        if outputs is None:
+            taken = {
+                parent
+                for roles in self.parents
+                for parent, role in roles.items()
+                if not role & Role.RAW
+            }
+            self.outputs = tuple(
+                number
+                for number, stage in enumerate(self.stages)
+                if stage is not None and stage.kind is not Kind.GUARD and number not in taken
+            )
+            return
+        self.single_output = isinstance(outputs, (str, Stage))
+        references: Sequence[Reference] = (
+            (outputs,) if isinstance(outputs, (str, Stage)) else outputs
+        )
+        found = []
+        for reference in references:
+            if isinstance(reference, str):
+                number = self.index.get(reference)
+            else:
+                number = self.templates.get(id(reference))
+            if number is None or self.stages[number] is None:
+                name = reference if isinstance(reference, str) else reference.name
+                close = nearest(name, self.index)
+                self.wrong(
+                    "graph.unknown_output",
+                    f"output {name!r} is no single stage of the pipeline",
+                    field="outputs",
+                    fix=f"did you mean {close!r}?" if close else "add it to the stages",
+                )
+            else:
+                found.append(number)
+        self.outputs = tuple(found)
+
+    # -- result ------------------------------------------------------------------------------
+
+    def contract(self, annotation: Any, node: str) -> Contract:
+        try:
+            return contract_of(annotation)
+        except StageflowError as error:
+            raise error.at(pipeline=self.name, node=node) from None
+
+    def plan(self) -> Plan:
+        nodes = tuple(self._node_of(number) for number in range(len(self.stages)))
+        children: list[list[int]] = [[] for _ in nodes]
+        raw_children: list[list[int]] = [[] for _ in nodes]
+        for number, roles in enumerate(self.parents):
+            for parent, role in roles.items():
+                (raw_children if role & Role.RAW else children)[parent].append(number)
+        specs = {
+            name: InputSpec(name, kept, self.contract(kept, name), required, self.index.get(name))
+            for name, (kept, required) in self.input_types.items()
+        }
+        waiting = tuple(len(roles) for roles in self.parents)
+        return Plan(
+            name=self.name,
+            nodes=nodes,
+            index=self.index,
+            inputs=specs,
+            deps=self.deps,
+            outputs=self.outputs,
+            single_output=self.single_output,
+            parents=tuple(tuple(roles.items()) for roles in self.parents),
+            children=tuple(tuple(targets) for targets in children),
+            raw_children=tuple(tuple(targets) for targets in raw_children),
+            waiting=waiting,
+            guarded=bool(self.gates),
+            roots=tuple(number for number, count in enumerate(waiting) if count == 0),
+            order=tuple(self.sorted),
+            templates=self.templates,
+        )
+
+    def _node_of(self, number: int) -> Node:
+        stage = self.stages[number]
+        name = self.names[number]
+        if stage is None:
+            kept, _ = self.input_types[name]
+            contract = self.contract(kept, name)
+            kind, timeout_s, retry, isolates, join = Kind.TRANSFORM, 0.0, None, False, None
+        else:
+            contract = self.contract(stage.returns, name)
+            kind, timeout_s, retry = stage.kind, stage.timeout_s, stage.retry
+            isolates, join = stage.on_failure == "isolate", stage.join
+        gates = self.gates.get(number, {})
+        return Node(
+            index=number,
+            name=name,
+            kind=kind,
+            stage=stage,
+            arguments=self.arguments[number],
+            contract=contract,
+            timeout_s=timeout_s,
+            retry=retry,
+            isolates=isolates,
+            guards=tuple(self.guards.get(number, ())),
+            gates=tuple(dict.fromkeys(gates.values())),
+            gate_of=gates,
+            when=self.whens.get(number),
+            join=join,
+            fingerprint=self._fingerprint(number, contract),
+        )
+
+    def _fingerprint(self, number: int, contract: Contract) -> str:
+        stage = self.stages[number]
+        parts = ["input" if stage is None else stage.kind.value, contract.hash]
+        if stage is not None:
+            parts.append(stage.version)
+        parts += [
+            f"{a.parameter}={a.source.value}:"
+            f"{self.names[a.ref] if a.source is Source.NODE else a.ref}"
+            for a in self.arguments[number]
+        ]
+        parts += sorted(
+            f"{self.names[parent]}/{int(role)}" for parent, role in self.parents[number].items()
+        )
+        when = self.whens.get(number)
+        if when is not None:
+            parts.append(f"when={self.names[when[0]]}:{when[1]}")
+        return hashlib.blake2b("\n".join(parts).encode(), digest_size=12).hexdigest()
+
+
+def contract_name(annotation: Any) -> str:
+    """A type as a person writes it, for messages."""
+    if isinstance(annotation, type) and not typing.get_args(annotation):
+        return annotation.__name__
+    return str(annotation).replace("typing.", "")

@@ -1,0 +1,415 @@
+"""The decorators that make stages: transform, enrich, route, guard, work, agent; and the joins."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import types
+import typing
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
+
+from stageflow.graph.stage import (
+    BranchRef,
+    Join,
+    OnFailure,
+    Place,
+    Stage,
+    as_references,
+    checked_name,
+    checked_timeout,
+    mode_of,
+    signature_of,
+)
+from stageflow.model.errors import BuildError, nearest
+from stageflow.model.kinds import Kind
+from stageflow.model.outputs import Branch, Decision, StageOutput, Stream
+from stageflow.model.policy import Retry
+
+P = ParamSpec("P")
+T = TypeVar("T")
+U = TypeVar("U")
+D = TypeVar("D", bound=Decision)
+B = TypeVar("B", bound=Branch)
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Options(TypedDict, total=False):
+    """Keyword options of every decorator."""
+
+    name: str
+    """Node name; default: the function's name."""
+    timeout: float
+    """Seconds one attempt may take; default by kind; math.inf for none."""
+    retry: Retry
+    after: Stage[..., Any] | str | Sequence[Stage[..., Any] | str]
+    """Nodes that must have ended before, whose values are not needed."""
+    when: BranchRef
+    """Runs only when that branch is chosen."""
+    on_failure: OnFailure
+    """"stop" ends the run; "isolate" skips the dependants and lets the rest go on."""
+    version: str
+    """Change it when the body changes so that an unfinished run should notice."""
+    place: Place
+    """Where a sync function runs: "thread" (default), "process", or "loop" for quick pure code."""
+
+
+class WorkOptions(Options, total=False):
+    """Options of `work`."""
+
+    keyed: bool
+    """The sink honours `ctx.effect_key`: an attempt cut off by a crash may safely run again."""
+
+
+class RouteOptions(Options, total=False):
+    """Options of `route`."""
+
+    branches: Sequence[str]
+    """Every branch it may choose; lets the build find unreachable and missing cases."""
+
+
+class GuardOptions(Options, total=False):
+    """Options of `guard`."""
+
+    of: str | Sequence[str]
+    """The parameters whose values it gates; default: all that are inputs or nodes."""
+
+
+class Executes(Protocol[P, T_co]):
+    """An object whose `execute` is the stage's body, async or not."""
+
+    def execute(self, *args: P.args, **kwargs: P.kwargs) -> T_co: ...
+
+
+class ValueDecorator(Protocol):
+    """What a decorator with options returns."""
+
+    @overload
+    def __call__(self, body: Callable[P, Stream[T]], /) -> Stage[P, list[T]]: ...
+    @overload
+    def __call__(self, body: Callable[P, Iterator[T]], /) -> Stage[P, list[T]]: ...
+    @overload
+    def __call__(self, body: Callable[P, Awaitable[T | StageOutput]], /) -> Stage[P, T]: ...
+    @overload
+    def __call__(self, body: Callable[P, T | StageOutput], /) -> Stage[P, T]: ...
+
+
+class GuardDecorator(Protocol):
+    """What `guard(...)` with options returns."""
+
+    @overload
+    def __call__(self, body: Callable[P, Awaitable[D | StageOutput]], /) -> Stage[P, D]: ...
+    @overload
+    def __call__(self, body: Callable[P, D | StageOutput], /) -> Stage[P, D]: ...
+
+
+class RouteDecorator(Protocol):
+    """What `route(...)` with options returns."""
+
+    @overload
+    def __call__(self, body: Callable[P, Awaitable[B | StageOutput]], /) -> Stage[P, B]: ...
+    @overload
+    def __call__(self, body: Callable[P, B | StageOutput], /) -> Stage[P, B]: ...
+
+
+class ValueMaker:
+    """A decorator for stages that return a value; used plain, with options, or on an object."""
+
+    __slots__ = ("__doc__", "_kind")
+
+    def __init__(self, kind: Kind, doc: str) -> None:
+        self._kind = kind
+        self.__doc__ = doc
+
+    @overload
+    def __call__(
+        self, body: Callable[P, Stream[T]], /, **options: Unpack[WorkOptions]
+    ) -> Stage[P, list[T]]: ...
+    @overload
+    def __call__(
+        self, body: Callable[P, Iterator[T]], /, **options: Unpack[WorkOptions]
+    ) -> Stage[P, list[T]]: ...
+    @overload
+    def __call__(
+        self, body: Callable[P, Awaitable[T | StageOutput]], /, **options: Unpack[WorkOptions]
+    ) -> Stage[P, T]: ...
+    @overload
+    def __call__(
+        self, body: Callable[P, T | StageOutput], /, **options: Unpack[WorkOptions]
+    ) -> Stage[P, T]: ...
+    @overload
+    def __call__(
+        self, body: Executes[P, Awaitable[T | StageOutput]], /, **options: Unpack[WorkOptions]
+    ) -> Stage[P, T]: ...
+    @overload
+    def __call__(
+        self, body: Executes[P, T | StageOutput], /, **options: Unpack[WorkOptions]
+    ) -> Stage[P, T]: ...
+    @overload
+    def __call__(self, /, **options: Unpack[WorkOptions]) -> ValueDecorator: ...
+    def __call__(self, body: Any = None, /, **options: Any) -> Any:
+        return _decorate(self._kind, body, options)
+
+
+class GuardMaker:
+    """The `guard` decorator: the body returns Allow, Block, Redact or Revise."""
+
+    __slots__ = ("__doc__",)
+
+    def __init__(self, doc: str) -> None:
+        self.__doc__ = doc
+
+    @overload
+    def __call__(
+        self, body: Callable[P, Awaitable[D | StageOutput]], /, **options: Unpack[GuardOptions]
+    ) -> Stage[P, D]: ...
+    @overload
+    def __call__(
+        self, body: Callable[P, D | StageOutput], /, **options: Unpack[GuardOptions]
+    ) -> Stage[P, D]: ...
+    @overload
+    def __call__(
+        self, body: Executes[P, Awaitable[D | StageOutput]], /, **options: Unpack[GuardOptions]
+    ) -> Stage[P, D]: ...
+    @overload
+    def __call__(
+        self, body: Executes[P, D | StageOutput], /, **options: Unpack[GuardOptions]
+    ) -> Stage[P, D]: ...
+    @overload
+    def __call__(self, /, **options: Unpack[GuardOptions]) -> GuardDecorator: ...
+    def __call__(self, body: Any = None, /, **options: Any) -> Any:
+        return _decorate(Kind.GUARD, body, options)
+
+
+class RouteMaker:
+    """The `route` decorator: the body returns a Branch."""
+
+    __slots__ = ("__doc__",)
+
+    def __init__(self, doc: str) -> None:
+        self.__doc__ = doc
+
+    @overload
+    def __call__(
+        self, body: Callable[P, Awaitable[B | StageOutput]], /, **options: Unpack[RouteOptions]
+    ) -> Stage[P, B]: ...
+    @overload
+    def __call__(
+        self, body: Callable[P, B | StageOutput], /, **options: Unpack[RouteOptions]
+    ) -> Stage[P, B]: ...
+    @overload
+    def __call__(
+        self, body: Executes[P, Awaitable[B | StageOutput]], /, **options: Unpack[RouteOptions]
+    ) -> Stage[P, B]: ...
+    @overload
+    def __call__(
+        self, body: Executes[P, B | StageOutput], /, **options: Unpack[RouteOptions]
+    ) -> Stage[P, B]: ...
+    @overload
+    def __call__(self, /, **options: Unpack[RouteOptions]) -> RouteDecorator: ...
+    def __call__(self, body: Any = None, /, **options: Any) -> Any:
+        return _decorate(Kind.ROUTE, body, options)
+
+
+transform = ValueMaker(Kind.TRANSFORM, "A stage that computes a value and touches nothing else.")
+enrich = ValueMaker(Kind.ENRICH, "A stage that reads from the outside: retrieval, look-ups.")
+work = ValueMaker(Kind.WORK, "A stage that changes the outside world.")
+agent = ValueMaker(Kind.AGENT, "A stage that reasons: models, tools, streams.")
+guard = GuardMaker("A stage that decides whether the values it takes may pass.")
+route = RouteMaker("A stage that chooses a branch.")
+
+
+@overload
+def first_of(first: Stage[..., T], /, *, name: str) -> Stage[[], T]: ...
+@overload
+def first_of(first: Stage[..., T], second: Stage[..., U], /, *, name: str) -> Stage[[], T | U]: ...
+@overload
+def first_of(
+    first: Stage[..., T], second: Stage[..., U], /, *more: Stage[..., Any], name: str
+) -> Stage[[], Any]: ...
+def first_of(*branches: Stage[..., Any], name: str) -> Stage[[], Any]:
+    """The value of the first branch, in the order given here, that has one. Waits for all of them.
+
+    Skipped when no branch has a value.
+    """
+    return _join("first_of", branches, name, need=1, waits_for_all=True, collects=False)
+
+
+@overload
+def any_of(first: Stage[..., T], /, *, name: str) -> Stage[[], T]: ...
+@overload
+def any_of(first: Stage[..., T], second: Stage[..., U], /, *, name: str) -> Stage[[], T | U]: ...
+@overload
+def any_of(
+    first: Stage[..., T], second: Stage[..., U], /, *more: Stage[..., Any], name: str
+) -> Stage[[], Any]: ...
+def any_of(*branches: Stage[..., Any], name: str) -> Stage[[], Any]:
+    """The value of whichever branch has one first; the others run on and are not waited for here.
+
+    Skipped when no branch has a value.
+    """
+    return _join("any_of", branches, name, need=1, waits_for_all=False, collects=False)
+
+
+def n_of(count: int, /, *branches: Stage[..., T], name: str) -> Stage[[], list[T]]:
+    """The first `count` values to arrive, in the order of the branches given here.
+
+    Skipped when fewer than `count` branches have a value.
+    """
+    return _join("n_of", branches, name, need=count, waits_for_all=False, collects=True)
+
+
+def _join(
+    what: str,
+    branches: tuple[Stage[..., Any] | str, ...],
+    name: str,
+    *,
+    need: int,
+    waits_for_all: bool,
+    collects: bool,
+) -> Stage[..., Any]:
+    if isinstance(need, bool) or not isinstance(need, int) or not 1 <= need <= len(branches):
+        raise BuildError(
+            "graph.join_never_fires",
+            f"{what} {name!r} can never have its value",
+            node=name,
+            expected=f"between 1 and {len(branches)} values from {len(branches)} branches",
+            got=str(need),
+            fix=f"{what}(...) over at least as many branches as it needs values",
+        )
+    element = _union(
+        branch.returns if isinstance(branch, Stage) else Any for branch in branches
+    )
+    return Stage(
+        name=checked_name(name),
+        kind=Kind.JOIN,
+        function=None,
+        mode="sync",
+        parameters=(),
+        returns=types.GenericAlias(list, (element,)) if collects else element,
+        timeout_s=Kind.JOIN.timeout_s,
+        join=Join(tuple(branches), need, waits_for_all, collects),
+    )
+
+
+def _union(annotations: Any) -> Any:
+    distinct = list(dict.fromkeys(annotations))
+    if not distinct or Any in distinct:
+        return Any
+    return typing.Union[tuple(distinct)]  # noqa: UP007  (built at run time)
+
+
+def _decorate(kind: Kind, body: Any, options: dict[str, Any]) -> Any:
+    caller = sys._getframe(2)  # the code that decorates: its local classes resolve annotations
+    local_names = None if caller.f_locals is caller.f_globals else caller.f_locals
+    if body is None:
+        return functools.partial(_decorate_with, kind, options)
+    return _stage(kind, body, options, local_names)
+
+
+def _decorate_with(kind: Kind, options: dict[str, Any], body: Any, /) -> Stage[..., Any]:
+    caller = sys._getframe(1)
+    local_names = None if caller.f_locals is caller.f_globals else caller.f_locals
+    return _stage(kind, body, options, local_names)
+
+
+def _stage(
+    kind: Kind, body: Any, options: dict[str, Any], local_names: dict[str, Any] | None
+) -> Stage[..., Any]:
+    if isinstance(body, Stage):
+        raise BuildError(
+            "stage.twice",
+            f"{body.name!r} is a stage already",
+            node=body.name,
+            fix="use one decorator, or body.named(...) for other options",
+        )
+    function = body if callable(body) and not hasattr(body, "execute") else None
+    if function is None:
+        function = getattr(body, "execute", None)
+    if not callable(function):
+        raise BuildError(
+            "stage.not_callable",
+            f"a {kind.value} stage needs a function or an object with execute",
+            got=type(body).__name__,
+            fix=f"@{kind.value} on a function, or {kind.value}(obj, name=...)",
+        )
+    default = getattr(body, "__name__", None) or type(body).__name__.lower()
+    name = checked_name(options.get("name", default))
+    mode = mode_of(function)
+    place = _place(kind, mode, options.get("place"), name)
+    parameters, returns, unresolved = signature_of(function, name=name, local_names=local_names)
+    _known_options(kind, options, name)
+    branches = options.get("branches")
+    of = options.get("of")
+    return Stage(
+        name=name,
+        kind=kind,
+        function=function,
+        mode=mode,
+        parameters=parameters,
+        returns=value_type(returns, mode),
+        unresolved=unresolved,
+        timeout_s=checked_timeout(options.get("timeout", kind.timeout_s), name),
+        retry=options.get("retry"),
+        after=as_references(options.get("after", ())),
+        when=options.get("when"),
+        on_failure=options.get("on_failure", "stop"),
+        version=options.get("version", "1"),
+        place=place,
+        branches=None if branches is None else tuple(branches),
+        of=None if of is None else (of,) if isinstance(of, str) else tuple(of),
+        keyed=options.get("keyed", False),
+    )
+
+
+def _known_options(kind: Kind, options: dict[str, Any], name: str) -> None:
+    known = [*Options.__annotations__, *_OWN_OPTIONS.get(kind, ())]
+    for option in options:
+        if option not in known:
+            close = nearest(option, known)
+            raise BuildError(
+                "stage.unknown_option",
+                f"{kind.value} stage {name!r} has no option {option!r}",
+                node=name,
+                field=option,
+                expected="one of " + ", ".join(known),
+                fix=f"did you mean {close!r}?" if close else None,
+            )
+
+
+_OWN_OPTIONS = {Kind.WORK: ("keyed",), Kind.ROUTE: ("branches",), Kind.GUARD: ("of",)}
+
+
+def value_type(returns: Any, mode: str) -> Any:
+    """The type of the node's value: StageOutput taken out of unions, streams made lists."""
+    if mode in ("async_generator", "generator"):
+        arguments = typing.get_args(returns)
+        return types.GenericAlias(list, (arguments[0] if arguments else Any,))
+    if returns is StageOutput:
+        return Any
+    if typing.get_origin(returns) in (typing.Union, types.UnionType):
+        rest = [part for part in typing.get_args(returns) if part is not StageOutput]
+        return _union(rest)
+    return returns
+
+
+def _place(kind: Kind, mode: str, place: Place | None, name: str) -> Place:
+    allowed: tuple[Literal["loop", "thread", "process"], ...]
+    if mode in ("async", "async_generator"):
+        allowed, default = ("loop",), "loop"
+    elif mode == "generator":
+        allowed, default = ("thread", "loop"), "thread"
+    else:
+        allowed, default = ("thread", "process", "loop"), "thread"
+    chosen = default if place is None else place
+    if chosen not in allowed:
+        raise BuildError(
+            "stage.place",
+            f"stage {name!r} can't run in place={chosen!r}",
+            node=name,
+            field="place",
+            expected="one of " + ", ".join(repr(one) for one in allowed),
+            got=repr(chosen)[:80],
+            fix="process takes plain sync functions; async stages run on the loop",
+        )
+    return typing.cast(Place, chosen)

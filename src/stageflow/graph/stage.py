@@ -1,0 +1,249 @@
+"""A stage: an immutable template of work, made by a decorator and placed in pipelines as a node."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, ParamSpec, TypeAlias, TypeVar
+
+from stageflow.model.errors import BuildError, nearest
+from stageflow.model.kinds import Kind
+from stageflow.model.policy import Retry
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Mode: TypeAlias = Literal["async", "sync", "async_generator", "generator"]
+OnFailure: TypeAlias = Literal["stop", "isolate"]
+Place: TypeAlias = Literal["loop", "thread", "process"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter of a stage's function. `annotation` is a type, or Any when there is none."""
+
+    name: str
+    annotation: Any
+    has_default: bool
+    default: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class BranchRef:
+    """A branch of a route, used as `when=`; made by `route_stage.branch(name)`."""
+
+    route: Stage[..., Any]
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """How a join chooses among its branches: `need` values, waiting for all branches or not."""
+
+    branches: tuple[Stage[..., Any] | str, ...]
+    need: int
+    waits_for_all: bool
+    collects: bool
+    """True when the value is the list of `need` values, False when it is the one value."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stage(Generic[P, T]):
+    """What to run, of which kind, under which policies. Equal only to itself.
+
+    The same template may stand in many pipelines, and twice in one under other names (`named`).
+    Calling it calls the plain function, which is how a stage's body is unit-tested.
+    """
+
+    name: str
+    kind: Kind
+    function: Callable[..., Any] | None
+    mode: Mode
+    parameters: tuple[Parameter, ...]
+    returns: Any
+    unresolved: str | None = None
+    """Why annotations could not be resolved at decoration; resolved again when a pipeline builds."""
+    timeout_s: float = 0.0
+    retry: Retry | None = None
+    after: tuple[Stage[..., Any] | str, ...] = ()
+    when: BranchRef | None = None
+    on_failure: OnFailure = "stop"
+    version: str = "1"
+    place: Place = "loop"
+    bindings: Mapping[str, Stage[..., Any] | str] = field(default_factory=dict)
+    branches: tuple[str, ...] | None = None
+    """ROUTE: the branches it may choose; None leaves it open."""
+    of: tuple[str, ...] | None = None
+    """GUARD: the parameters it gates; None means every input and node among its parameters."""
+    keyed: bool = False
+    """WORK: the sink honours `ctx.effect_key`, so an attempt cut off by a crash may run again."""
+    join: Join | None = None
+    origin: Stage[..., Any] | None = None
+    """The template this one was derived from by `named`, at the root of the chain."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """The plain function's own result: a value, a coroutine or a generator."""
+        if self.function is None:
+            raise BuildError("stage.not_callable", f"{self.name!r} is a join and has no function")
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<{self.kind.value} stage {self.name!r}>"
+
+    def branch(self, name: str) -> BranchRef:
+        """The branch `name` of this route, for `when=`. BuildError when it has no such branch."""
+        if self.kind is not Kind.ROUTE:
+            raise BuildError(
+                "stage.no_branches",
+                f"{self.name!r} is a {self.kind.value} stage; only a route has branches",
+                node=self.name,
+                fix="decorate it with @route(branches=(...)) and return Branch(name)",
+            )
+        if self.branches is not None and name not in self.branches:
+            close = nearest(name, self.branches)
+            raise BuildError(
+                "graph.unknown_branch",
+                f"route {self.name!r} has no branch {name!r}",
+                node=self.name,
+                expected="one of " + ", ".join(self.branches),
+                got=name,
+                fix=f"did you mean {close!r}?" if close else "add it to branches=(...)",
+            )
+        return BranchRef(self, name)
+
+    def named(
+        self,
+        name: str | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        retry: Retry | None = None,
+        after: Stage[..., Any] | str | Sequence[Stage[..., Any] | str] | None = None,
+        when: BranchRef | None = None,
+        on_failure: OnFailure | None = None,
+        bind: Mapping[str, Stage[..., Any] | str] | None = None,
+        **bindings: Stage[..., Any] | str,
+    ) -> Stage[P, T]:
+        """A template with another name, other policies, or parameters bound to other nodes.
+
+        `bind` does what keywords do, for parameters whose names are options here. BuildError when
+        a bound name is no parameter.
+        """
+        bound = {**self.bindings, **(bind or {}), **bindings}
+        names = [parameter.name for parameter in self.parameters]
+        for parameter in bound:
+            if parameter not in names:
+                raise BuildError(
+                    "graph.unknown_parameter",
+                    f"stage {self.name!r} has no parameter {parameter!r}",
+                    node=self.name,
+                    field=parameter,
+                    expected="one of " + ", ".join(names),
+                    fix=_did_you_mean(parameter, names),
+                )
+        return dataclasses.replace(
+            self,
+            name=self.name if name is None else checked_name(name),
+            timeout_s=self.timeout_s if timeout is None else checked_timeout(timeout, self.name),
+            retry=self.retry if retry is None else retry,
+            after=self.after if after is None else as_references(after),
+            when=self.when if when is None else when,
+            on_failure=self.on_failure if on_failure is None else on_failure,
+            bindings=bound,
+            origin=self if self.origin is None else self.origin,
+        )
+
+
+def checked_name(name: str) -> str:
+    """`name`, when it can name a node. BuildError otherwise."""
+    if not isinstance(name, str) or not name.isidentifier():
+        raise BuildError(
+            "stage.name",
+            f"{name!r} can't name a node",
+            expected="a Python identifier, since parameters find nodes by name",
+            got=repr(name)[:80],
+            fix="use letters, digits and underscores: name='draft_b'",
+        )
+    return name
+
+
+def checked_timeout(timeout: float, name: str) -> float:
+    """Seconds, positive; math.inf means no limit. BuildError otherwise."""
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
+        raise BuildError(
+            "policy.timeout",
+            f"timeout of {name!r} is not a positive number of seconds",
+            node=name,
+            field="timeout",
+            expected="seconds > 0, or math.inf for none",
+            got=repr(timeout)[:80],
+            fix="timeout=2.0",
+        )
+    return float(timeout)
+
+
+def as_references(
+    after: Stage[..., Any] | str | Sequence[Stage[..., Any] | str],
+) -> tuple[Stage[..., Any] | str, ...]:
+    """One stage or name, or several, as a tuple."""
+    return (after,) if isinstance(after, (str, Stage)) else tuple(after)
+
+
+def mode_of(function: Callable[..., Any]) -> Mode:
+    """How the function is to be called."""
+    if inspect.isasyncgenfunction(function):
+        return "async_generator"
+    if inspect.iscoroutinefunction(function):
+        return "async"
+    if inspect.isgeneratorfunction(function):
+        return "generator"
+    return "sync"
+
+
+def signature_of(
+    function: Callable[..., Any], *, name: str, local_names: Mapping[str, Any] | None
+) -> tuple[tuple[Parameter, ...], Any, str | None]:
+    """Parameters, return annotation, and why annotations are unresolved (None when they are not).
+
+    `local_names` is the namespace of the code that decorates, so that classes made inside a
+    function resolve under `from __future__ import annotations`.
+    """
+    signature = inspect.signature(function)
+    unresolved: str | None = None
+    hints: dict[str, Any] = {}
+    try:
+        hints = typing.get_type_hints(
+            function, localns=dict(local_names) if local_names else None, include_extras=True
+        )
+    except NameError as error:
+        unresolved = str(error)
+    parameters = []
+    for parameter in signature.parameters.values():
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise BuildError(
+                "stage.variadic",
+                f"parameter {parameter.name!r} of stage {name!r} can't be wired by name",
+                node=name,
+                field=parameter.name,
+                expected="parameters that can be passed by keyword",
+                got=str(parameter.kind.description),
+                fix="name each value the stage takes; use first_of or n_of for several nodes",
+            )
+        has_default = parameter.default is not parameter.empty
+        parameters.append(
+            Parameter(
+                parameter.name,
+                hints.get(parameter.name, Any),
+                has_default,
+                parameter.default if has_default else None,
+            )
+        )
+    return tuple(parameters), hints.get("return", Any), unresolved
+
+
+def _did_you_mean(name: str, names: Sequence[str]) -> str | None:
+    close = nearest(name, names)
+    return f"did you mean {close!r}?" if close else None

@@ -1,0 +1,22 @@
+"""The pure state machine of a run: events in, records and actions out."""
+
+from stageflow.scheduler.actions import Action, End, Run, Stop, Wait
+from stageflow.scheduler.program import Program
+from stageflow.scheduler.recovery import replay, take_over
+from stageflow.scheduler.scheduler import ABANDONED_MAX, Scheduler
+from stageflow.scheduler.state import Cause, NodeState
+
+__all__ = [
+    "ABANDONED_MAX",
+    "Action",
+    "Cause",
+    "End",
+    "NodeState",
+    "Program",
+    "Run",
+    "Scheduler",
+    "Stop",
+    "Wait",
+    "replay",
+    "take_over",
+]

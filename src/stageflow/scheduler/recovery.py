@@ -1,0 +1,128 @@
+"""Rebuilds a run's state from its records, through the methods that made them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from stageflow.model.errors import JournalError
+from stageflow.model.record import Record, RecordType
+from stageflow.scheduler.actions import Action, Run, Wait
+from stageflow.scheduler.scheduler import Scheduler
+from stageflow.scheduler.state import NodeState
+
+
+def replay(scheduler: Scheduler, records: Sequence[Record]) -> None:
+    """Feeds recorded events, in order, to a fresh scheduler. Actions are dropped: they happened.
+
+    Records of nodes that the plan no longer has are passed over; the caller has refused plans
+    that changed under a finished node. JournalError `journal.diverged` when an outcome belongs to
+    a node that could not have run.
+    """
+    for record in records:
+        _feed(scheduler, record)
+        scheduler.seq = record.seq
+    scheduler.records.clear()
+
+
+def take_over(scheduler: Scheduler, records: Sequence[Record]) -> list[Action]:
+    """After `replay`, for a run that has not ended: what the new owner must do.
+
+    Each attempt of the dead owner is closed by one `abandoned`; nodes that became ready without
+    an intent on record get theirs now; waits between attempts go on. The new records are in
+    `scheduler.records`.
+    """
+    with_intent = {
+        (record.node, record.token) for record in records if record.type is RecordType.INTENT
+    }
+    actions: list[Action] = []
+    for node, status in enumerate(list(scheduler.status)):
+        token = scheduler.token[node]
+        if status is NodeState.RUNNING:
+            if (scheduler.nodes[node].name, token) in with_intent:
+                actions += scheduler.abandoned(node, token)
+            else:
+                scheduler.restate_intent(node)
+                actions.append(Run(node))
+        elif status is NodeState.RETRYING:
+            actions.append(Wait(node, token, 0.0))
+    return actions
+
+
+def _feed(scheduler: Scheduler, record: Record) -> None:
+    node = -1
+    if record.node is not None:
+        node = scheduler.plan.index.get(record.node, -1)
+        if node == -1:
+            return
+    match record.type:
+        case RecordType.RUN_STARTED:
+            scheduler.start()
+        case RecordType.INTENT:
+            _intent(scheduler, node, record)
+        case RecordType.OUTCOME:
+            _outcome(scheduler, node, record)
+        case RecordType.ABANDONED:
+            if scheduler.status[node] is NodeState.RUNNING:
+                scheduler.abandoned(node, record.token)
+        case RecordType.CANCEL:
+            scheduler.cancel(record.data.get("reason", ""), status=record.data["status"])
+        case RecordType.CLAIMED:
+            if scheduler.ending is not None:
+                index = scheduler.plan.index
+                names = record.data.get("rerun", ())
+                scheduler.reopened({index[name] for name in names if name in index})
+        case RecordType.RETRY_DUE | RecordType.LATE | RecordType.STEP | RecordType.RUN_ENDED:
+            pass
+
+
+def _intent(scheduler: Scheduler, node: int, record: Record) -> None:
+    if scheduler.status[node] is NodeState.RETRYING:
+        scheduler.retry_due(node, scheduler.token[node])
+    if scheduler.status[node] is NodeState.RUNNING:
+        # The record is the truth about tokens: a changed plan may hand them out in another order.
+        scheduler.token[node] = record.token
+        scheduler.tokens = max(scheduler.tokens, record.token)
+
+
+def _outcome(scheduler: Scheduler, node: int, record: Record) -> None:
+    data = record.data
+    done: list[Action] | None
+    match data["status"]:
+        case "ok":
+            done = scheduler.completed(node, record.token, _control(scheduler, data))
+        case "skip":
+            done = scheduler.skipped(node, record.token, data.get("reason", ""))
+        case "failed":
+            done = scheduler.failed(
+                node,
+                record.token,
+                data.get("reason", ""),
+                retryable=data.get("retries", False),
+            )
+        case _:
+            done = scheduler.cancelled(
+                node,
+                record.token,
+                by_stage=data.get("by_stage", False),
+                reason=data.get("reason", ""),
+            )
+    if done is None:
+        raise JournalError(
+            "journal.diverged",
+            f"record {record.seq} is an outcome of a node that could not have run then",
+            pipeline=scheduler.plan.name,
+            node=record.node,
+            fix="resume with the pipeline that wrote this run, or start a new run",
+        )
+
+
+def _control(scheduler: Scheduler, data: Any) -> tuple[str, Any] | None:
+    kind = data.get("control")
+    if kind is None:
+        return None
+    if kind == "branch":
+        return kind, data["branch"]
+    if kind == "redact":
+        return kind, scheduler.plan.index[data["of"]]
+    return kind, None

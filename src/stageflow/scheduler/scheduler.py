@@ -1,0 +1,790 @@
+"""The state machine of one run: what happened goes in, records and actions come out.
+
+Pure: no clock, I/O, asyncio or randomness. One driver owns it and calls one method per event;
+`records` then holds what must be durable before the returned actions may be carried out. Recovery
+feeds the recorded events through the same methods (stageflow.scheduler.recovery).
+
+How a value travels. An attempt ends with a raw value. Without guards the value is released at
+once. With guards the node is HELD: the guards (its raw children) take the raw value side by side,
+and the last Allow releases it. Only a release, a skip or a death counts down what children wait
+for, so every child starts exactly when the last of its parents has ended.
+
+Who starves: nobody here; the driver may delay a Run action as long as it likes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection
+from typing import Any
+
+from stageflow.graph import Role
+from stageflow.model.record import Record, RecordType
+from stageflow.scheduler.actions import Action, End, Stop, Wait
+from stageflow.scheduler.program import Program
+from stageflow.scheduler.state import Cause, NodeState
+
+WAITING, RUNNING, RETRYING = NodeState.WAITING, NodeState.RUNNING, NodeState.RETRYING
+HELD, UNKNOWN, OK = NodeState.HELD, NodeState.UNKNOWN, NodeState.OK
+SKIPPED, FAILED = NodeState.SKIPPED, NodeState.FAILED
+BLOCKED, CANCELLED = NodeState.BLOCKED, NodeState.CANCELLED
+
+ABANDONED_MAX = 5
+"""Attempts of one node that may die with their process before the node fails: a stage that kills
+its process must not do so for ever."""
+
+
+class Scheduler:
+    """State of one run. Fields are read by the driver and by `check`; only methods change them."""
+
+    __slots__ = (
+        "abandoned_count",
+        "arrived",
+        "attempt",
+        "branch",
+        "cause",
+        "children",
+        "ended",
+        "ending",
+        "failures",
+        "flawed",
+        "gates_left",
+        "nodes",
+        "plain",
+        "plan",
+        "records",
+        "redactor",
+        "run_actions",
+        "running",
+        "seed",
+        "seq",
+        "shown",
+        "started",
+        "status",
+        "token",
+        "tokens",
+        "unfinished",
+        "unknown",
+        "waiting",
+        "writes",
+    )
+
+    def __init__(self, program: Program, *, seed: int = 0, writes: bool = True) -> None:
+        """`writes` False leaves out the records, for runs that nobody will ever recover."""
+        plan = program.plan
+        count = len(plan.nodes)
+        self.plan = plan
+        self.nodes = plan.nodes
+        self.children = plan.children
+        self.plain = program.plain
+        self.run_actions = program.run_actions
+        self.seed = seed
+        self.writes = writes
+        self.records: list[Record] = []
+        """Since the driver last took them; in order."""
+        self.seq = 0
+        """Sequence number of the last record."""
+        self.status: list[NodeState] = [WAITING] * count
+        self.waiting: list[int] = list(plan.waiting)
+        """Distinct parents that have not ended yet."""
+        self.attempt: list[int] = [0] * count
+        self.token: list[int] = [0] * count
+        """Fencing token of the node's latest attempt; 0 before the first."""
+        self.tokens = 0
+        """The last token given out; grows with every attempt of the run."""
+        self.flawed = bytearray(count)
+        """1 when some parent ended without a value: the slow path decides what that means."""
+        self.shown = bytearray(count)
+        """1 when guards were shown the node's raw value; they have counted it down then."""
+        self.ended: deque[int] = deque()
+        """Terminal nodes whose end has not reached their children; empty between events."""
+        self.gates_left: dict[int, int] = {}
+        """For a HELD node: guards that have yet to decide."""
+        self.redactor: dict[int, int] = {}
+        """Node to the one guard that replaced its value."""
+        self.arrived: dict[int, list[int]] = {}
+        """Early joins: parents whose value arrived, in order of arrival."""
+        self.branch: dict[int, str] = {}
+        """Routes that ended: the branch taken."""
+        self.cause: dict[int, tuple[Cause, int]] = {}
+        """Why a node has no value, and the node that is to blame (itself for OWN)."""
+        self.failures: dict[int, str] = {}
+        """FAILED nodes in order of failure: reason code."""
+        self.abandoned_count: dict[int, int] = {}
+        self.running = 0
+        """Nodes that are RUNNING or RETRYING."""
+        self.unknown = 0
+        """Nodes that are UNKNOWN."""
+        self.unfinished = count
+        """Nodes that are not terminal."""
+        self.ending: End | None = None
+        """Set when the run's end is decided; nothing starts any more."""
+        self.started = False
+
+    # -- events ------------------------------------------------------------------------------
+
+    def start(self) -> list[Action]:
+        """The run begins: inputs that are gated have their values, the roots are ready."""
+        assert not self.started, "a run starts once"
+        self.started = True
+        self._record(RecordType.RUN_STARTED)
+        actions: list[Action] = []
+        for node in self.plan.roots:
+            if self.nodes[node].stage is None:
+                self._raw_value(node, actions)
+            else:
+                self._hand_out(node, actions)
+        return self._close(actions)
+
+    def completed(
+        self, node: int, token: int, control: tuple[str, Any] | None = None
+    ) -> list[Action] | None:
+        """An attempt ended with a value. None when it is a late write, which changes nothing.
+
+        `control` is what a ROUTE or GUARD decided: ("branch", name), ("allow", None),
+        ("block", None), ("redact", node).
+        """
+        if self.token[node] != token or self.status[node] is not RUNNING:
+            return self._late(node, token, "ok")
+        if self.writes:
+            self._outcome(node, "ok", control=control, accepted=True)
+        self.running -= 1
+        actions: list[Action] = []
+        if control is not None:
+            self._controlled(node, control, actions)
+        elif self.plain[node] and self.ending is None:
+            # The common case of `_finish` and `_propagate`, without the work list.
+            self.status[node] = OK
+            self.unfinished -= 1
+            waiting = self.waiting
+            for child in self.children[node]:
+                left = waiting[child] - 1
+                waiting[child] = left
+                if left == 0:
+                    if self.flawed[child]:
+                        self._decide(child, actions)
+                    else:
+                        self._hand_out(child, actions)
+            if self.running and not self.ended:
+                return actions
+        else:
+            self._raw_value(node, actions)
+        return self._close(actions)
+
+    def skipped(self, node: int, token: int, reason: str = "") -> list[Action] | None:
+        """An attempt ended by saying that there is no value. A guard that won't decide blocks."""
+        if self.token[node] != token or self.status[node] is not RUNNING:
+            return self._late(node, token, "skip")
+        self._outcome(node, "skip", reason=reason)
+        self.running -= 1
+        self._finish(node, SKIPPED, (Cause.OWN, node))
+        return self._close([])
+
+    def failed(
+        self,
+        node: int,
+        token: int,
+        reason: str,
+        *,
+        retryable: bool = False,
+        after_s: float | None = None,
+    ) -> list[Action] | None:
+        """An attempt raised, timed out, broke its contract or said that it failed."""
+        if self.token[node] != token or self.status[node] is not RUNNING:
+            return self._late(node, token, "failed")
+        retry = self.nodes[node].retry
+        actions: list[Action] = []
+        made = self.attempt[node] - self.abandoned_count.get(node, 0)
+        if retryable and retry is not None and made < retry.attempts and self.ending is None:
+            wait_s = retry.wait_s(
+                attempt=made, seed=self.seed, node=self.nodes[node].name, after_s=after_s
+            )
+            self._outcome(node, "failed", reason=reason, retries=True)
+            self._record(RecordType.RETRY_DUE, node, data={"wait_s": wait_s})
+            self.status[node] = RETRYING
+            actions.append(Wait(node, token, wait_s))
+            return actions
+        self._outcome(node, "failed", reason=reason)
+        self.running -= 1
+        self._fail(node, reason, actions)
+        return self._close(actions)
+
+    def cancelled(
+        self, node: int, token: int, *, by_stage: bool = False, reason: str = ""
+    ) -> list[Action] | None:
+        """An attempt was stopped, or (`by_stage`) asks for the whole run to end."""
+        if self.token[node] != token or self.status[node] is not RUNNING:
+            return self._late(node, token, "cancelled")
+        self._outcome(node, "cancelled", reason=reason, by_stage=by_stage)
+        self.running -= 1
+        actions: list[Action] = []
+        self._finish(node, CANCELLED, (Cause.OWN if by_stage else Cause.RUN_ENDED, node))
+        if by_stage:
+            self._stop("cancelled", reason, actions)
+        return self._close(actions)
+
+    def retry_due(self, node: int, token: int) -> list[Action]:
+        """The wait between two attempts is over. Ignored when the run ended meanwhile."""
+        actions: list[Action] = []
+        if self.status[node] is RETRYING and self.token[node] == token:
+            self.running -= 1
+            self._hand_out(node, actions)
+        return actions
+
+    def cancel(self, reason: str, *, status: str = "cancelled") -> list[Action]:
+        """Somebody asks the run to end. Ignored when it is ending already."""
+        actions: list[Action] = []
+        if self.ending is not None:
+            return actions
+        self._record(RecordType.CANCEL, data={"status": status, "reason": reason})
+        self._stop(status, reason, actions)
+        return self._close(actions)
+
+    def abandoned(self, node: int, token: int) -> list[Action]:
+        """The process that ran this attempt is dead. Without effects, or keyed: another attempt."""
+        assert self.token[node] == token and self.status[node] is RUNNING, "only a dead attempt"
+        self._record(RecordType.ABANDONED, node)
+        self.running -= 1
+        count = self.abandoned_count.get(node, 0) + 1
+        self.abandoned_count[node] = count
+        actions: list[Action] = []
+        placed = self.nodes[node]
+        if self.ending is not None:
+            self._finish(node, CANCELLED, (Cause.RUN_ENDED, node))
+        elif count >= ABANDONED_MAX:
+            self._fail(node, "crash_loop", actions)
+        elif placed.kind.has_effects and not (placed.stage is not None and placed.stage.keyed):
+            self.status[node] = UNKNOWN
+            self.unknown += 1
+        else:
+            self._hand_out(node, actions)
+        return self._close(actions)
+
+    def reopened(self, rerun: Collection[int] = ()) -> list[Action]:
+        """A run that ended without success goes on: what has a value keeps it, the rest waits.
+
+        `rerun` names UNKNOWN nodes that a person allows to run again; others stay unknown. Called
+        only between `End` and the driver's own end, with nothing running.
+        """
+        assert self.ending is not None and self.running == 0, "only an ended run is reopened"
+        self.ending = None
+        self.failures.clear()
+        kept = [self._is_kept(node, rerun) for node in range(len(self.nodes))]
+        held = [self._is_held_again(node) for node in range(len(self.nodes))]
+        for node, keep in enumerate(kept):
+            if held[node]:
+                # Its own value is done; only the guard that failed is asked again.
+                kept[node] = True
+                self.status[node] = HELD
+                self.unfinished += 1
+                del self.cause[node]
+            elif not keep:
+                if self.status[node] is UNKNOWN:
+                    self.unknown -= 1
+                elif self.status[node].is_terminal:
+                    self.unfinished += 1
+                self.status[node] = WAITING
+                self.cause.pop(node, None)
+                self.flawed[node] = self.shown[node] = 0
+        for node in range(len(self.nodes)):
+            self._recount(node)
+        actions: list[Action] = []
+        for node, keep in enumerate(kept):
+            if not keep and self.status[node] is WAITING:
+                if self.nodes[node].join is not None:
+                    self._settle_join(node, actions)
+                elif self.waiting[node] == 0:
+                    self._decide(node, actions)
+        return self._close(actions)
+
+    def _is_kept(self, node: int, rerun: Collection[int]) -> bool:
+        """True for what has been decided for good: values, own skips, untaken branches, blocks."""
+        status = self.status[node]
+        if status is SKIPPED:
+            return self.cause[node][0] in (Cause.OWN, Cause.BRANCH)
+        if status is BLOCKED:  # a guard that failed or never decided is asked again
+            return self.status[self.cause[node][1]] is OK
+        return status in (OK, HELD) or (status is UNKNOWN and node not in rerun)
+
+    def _is_held_again(self, node: int) -> bool:
+        return (
+            self.status[node] is BLOCKED
+            and bool(self.shown[node])
+            and self.status[self.cause[node][1]] is not OK
+        )
+
+    def _recount(self, node: int) -> None:
+        """Counters of one node from the states of its parents."""
+        left = 0
+        for parent, role in self.plan.parents[node]:
+            status = self.status[parent]
+            if not (status.is_terminal or (role & Role.RAW and status is HELD)):
+                left += 1
+            elif self._is_bad(node, parent, role):
+                self.flawed[node] = 1
+        self.waiting[node] = left
+        if self.nodes[node].join is not None:
+            self.arrived[node] = [p for p, _ in self.plan.parents[node] if self.status[p] is OK]
+        if self.status[node] is HELD:
+            self.gates_left[node] = sum(
+                1
+                for guard in self.plan.raw_children[node]
+                if not (
+                    self.status[guard] is OK
+                    or (self.status[guard] is SKIPPED and self.cause[guard][0] is Cause.BRANCH)
+                )
+            )
+
+    def restate_intent(self, node: int) -> None:
+        """Writes the intent of a handed-out attempt that the journal does not know yet."""
+        self._record(RecordType.INTENT, node)
+
+    def chosen(self, join: int) -> list[int]:
+        """The branches whose values a RUNNING join takes, in the order they were given."""
+        spec = self.nodes[join].join
+        assert spec is not None
+        have = self._join_values(join)
+        listed = [parent for parent, role in self.plan.parents[join] if role & Role.OPTIONAL]
+        if spec.waits_for_all:
+            return [parent for parent in listed if parent in have][: spec.need]
+        first = have[: spec.need]
+        return [parent for parent in listed if parent in first]
+
+    # -- transitions -------------------------------------------------------------------------
+
+    def _hand_out(self, node: int, actions: list[Action]) -> None:
+        """Gives the node's next attempt to the driver."""
+        self.status[node] = RUNNING
+        self.running += 1
+        self.attempt[node] += 1
+        self.tokens = token = self.tokens + 1
+        self.token[node] = token
+        if self.writes:
+            self._record(RecordType.INTENT, node)
+        actions.append(self.run_actions[node])
+
+    def _finish(self, node: int, status: NodeState, cause: tuple[Cause, int] | None = None) -> None:
+        """The node is terminal; what that means for others is worked off by `_propagate`."""
+        self.status[node] = status
+        if cause is not None:
+            self.cause[node] = cause
+        self.unfinished -= 1
+        self.ended.append(node)
+
+    def _raw_value(self, node: int, actions: list[Action]) -> None:
+        """The node has a value; with guards it is HELD until they have decided."""
+        guards = self.plan.raw_children[node]
+        if not guards:
+            self._finish(node, OK)
+            return
+        self.status[node] = HELD
+        self.shown[node] = 1
+        self.gates_left[node] = len(guards)
+        for guard in guards:
+            if self.status[guard].is_terminal:
+                self._undecided(guard, node)
+            else:
+                self._count_down(guard, actions)
+
+    def _count_down(self, child: int, actions: list[Action]) -> None:
+        left = self.waiting[child] - 1
+        self.waiting[child] = left
+        if left == 0 and self.ending is None:
+            if self.flawed[child]:
+                self._decide(child, actions)
+            else:
+                self._hand_out(child, actions)
+
+    def _propagate(self, actions: list[Action]) -> None:
+        """Works off what ended, in order. A work list, so that depth costs no stack."""
+        while self.ended:
+            node = self.ended.popleft()
+            for child in self.children[node]:
+                self._tell(child, node, actions)
+            if not self.shown[node]:
+                for guard in self.plan.raw_children[node]:
+                    self._tell(guard, node, actions)
+            if self.nodes[node].gates and self.status[node] is not OK:
+                for gated in self.nodes[node].gates:
+                    if self.status[gated] is HELD:
+                        self._undecided(node, gated)
+            if not self.ended:
+                self._stop_if_blocked(actions)
+
+    def _tell(self, child: int, parent: int, actions: list[Action]) -> None:
+        """`parent` has ended; `child` runs, skips, dies, or waits for others."""
+        self.waiting[child] -= 1
+        if self.ending is not None or self.status[child] is not WAITING:
+            return
+        if self.nodes[child].join is not None:
+            if self.status[parent] is OK:
+                self.arrived.setdefault(child, []).append(parent)
+            self._settle_join(child, actions)
+            return
+        role = self._role(child, parent)
+        if self._is_bad(child, parent, role):
+            self.flawed[child] = 1
+            # Death needs no other parent to be known. A skip waits for all of them, so that a
+            # death that comes later still counts and no verdict depends on the schedule.
+            if self._is_dead(parent):
+                self._finish(child, *self._verdict(parent))
+                return
+        if self.waiting[child] == 0:
+            self._decide(child, actions)
+
+    def _decide(self, node: int, actions: list[Action]) -> None:
+        """Every parent has ended: run, skip, or die."""
+        if self.status[node] is not WAITING:
+            return
+        bad = self._bad_parent(node) if self.flawed[node] else None
+        if bad is None:
+            self._hand_out(node, actions)
+        else:
+            self._finish(node, *bad)
+
+    def _settle_join(self, join: int, actions: list[Action]) -> None:
+        """Fires the join, or ends it, when that is decided."""
+        spec = self.nodes[join].join
+        assert spec is not None
+        have = self._join_values(join)
+        if self.waiting[join]:
+            early = not spec.waits_for_all and len(have) >= spec.need
+            if not early or not self._only_branches_wait(join):
+                return
+        bad = self._bad_parent(join)
+        if bad is None and len(have) < spec.need:
+            bad = self._too_few(join)
+        if bad is None:
+            self._hand_out(join, actions)
+        else:
+            self._finish(join, *bad)
+
+    def _too_few(self, join: int) -> tuple[NodeState, tuple[Cause, int]]:
+        worst: tuple[NodeState, tuple[Cause, int]] = (SKIPPED, (Cause.TOO_FEW, join))
+        for parent, role in self.plan.parents[join]:
+            if role & Role.OPTIONAL and self.status[parent] is not OK:
+                found = self._verdict(parent)
+                if found[0] > worst[0] or (
+                    found[1][0] is Cause.PARENT_FAILED and worst[1][0] is Cause.TOO_FEW
+                ):
+                    worst = found
+        return worst
+
+    def _only_branches_wait(self, join: int) -> bool:
+        """True when `after` and `when` parents have ended; they must have before a join fires."""
+        return all(
+            role == Role.OPTIONAL or self.status[parent].is_terminal
+            for parent, role in self.plan.parents[join]
+        )
+
+    def _join_values(self, join: int) -> list[int]:
+        roles = dict(self.plan.parents[join])
+        return [p for p in self.arrived.get(join, ()) if roles[p] & Role.OPTIONAL]
+
+    # -- what a parent's end means -----------------------------------------------------------
+
+    def _bad_parent(self, node: int) -> tuple[NodeState, tuple[Cause, int]] | None:
+        """The gravest of the parents' ends that keep this node from running; then the first."""
+        worst: tuple[NodeState, tuple[Cause, int]] | None = None
+        for parent, role in self.plan.parents[node]:
+            if self._is_bad(node, parent, role):
+                found = self._verdict(parent)
+                if worst is None or found[0] > worst[0]:
+                    worst = found
+        return worst
+
+    def _is_bad(self, node: int, parent: int, role: Role) -> bool:
+        """True when this parent's end keeps the node from running."""
+        status = self.status[parent]
+        if not status.is_terminal:
+            return False
+        if status is OK:
+            when = self.nodes[node].when
+            return bool(
+                role & Role.WHEN
+                and when is not None
+                and when[0] == parent
+                and self.branch.get(parent) != when[1]
+            )
+        if role & (Role.VALUE | Role.WHEN):
+            return True
+        if role & Role.RAW:
+            return not self.shown[parent]
+        if role & Role.OPTIONAL and self.nodes[node].join is not None:
+            return False
+        return status is not SKIPPED or self.cause[parent][0] is Cause.PARENT_FAILED
+
+    def _is_dead(self, parent: int) -> bool:
+        """True when the parent has no value because something failed or was blocked."""
+        status = self.status[parent]
+        return status in (BLOCKED, FAILED) or (
+            status is SKIPPED and self.cause[parent][0] is Cause.PARENT_FAILED
+        )
+
+    def _verdict(self, parent: int) -> tuple[NodeState, tuple[Cause, int]]:
+        """State and cause of a child that can't run because of this parent."""
+        status = self.status[parent]
+        cause, blame = self.cause.get(parent, (Cause.NONE, parent))
+        if status is OK:
+            return SKIPPED, (Cause.BRANCH, parent)
+        if status is BLOCKED:
+            return BLOCKED, (Cause.BLOCKED, blame)
+        if status is FAILED:
+            return SKIPPED, (Cause.PARENT_FAILED, parent)
+        if status is CANCELLED:
+            return CANCELLED, (Cause.RUN_ENDED, parent)
+        if cause is Cause.PARENT_FAILED:
+            return SKIPPED, (Cause.PARENT_FAILED, blame)
+        return SKIPPED, (Cause.PARENT_SKIPPED, parent)
+
+    def _role(self, child: int, parent: int) -> Role:
+        for other, role in self.plan.parents[child]:
+            if other == parent:
+                return role
+        raise AssertionError("an edge has two ends")
+
+    # -- routes and guards -------------------------------------------------------------------
+
+    def _controlled(self, node: int, control: tuple[str, Any], actions: list[Action]) -> None:
+        """A route or a guard has decided."""
+        kind, detail = control
+        if kind == "branch":
+            self.branch[node] = detail
+            self._raw_value(node, actions)
+            return
+        self._finish(node, OK)
+        if self.ending is not None:
+            return
+        for gated in self.nodes[node].gates:
+            if self.status[gated] is not HELD:
+                continue  # another guard has blocked it
+            redacts = kind == "redact" and detail == gated
+            if kind == "block" or (redacts and gated in self.redactor):
+                self._block(gated, node)
+            else:
+                if redacts:
+                    self.redactor[gated] = node
+                self._pass_gate(gated)
+
+    def _undecided(self, guard: int, gated: int) -> None:
+        """A guard ended without deciding. It passes when its branch was not taken, else it blocks:
+        what can't be judged must not pass."""
+        if self.status[guard] is SKIPPED and self.cause[guard][0] is Cause.BRANCH:
+            self._pass_gate(gated)
+        else:
+            self._block(gated, guard)
+
+    def _pass_gate(self, node: int) -> None:
+        self.gates_left[node] -= 1
+        if self.gates_left[node] == 0:
+            del self.gates_left[node]
+            self._finish(node, OK)
+
+    def _block(self, node: int, guard: int) -> None:
+        """The guarded value reaches nobody."""
+        self.gates_left.pop(node, None)
+        self.redactor.pop(node, None)
+        self._finish(node, BLOCKED, (Cause.BLOCKED, guard))
+
+    def _stop_if_blocked(self, actions: list[Action]) -> None:
+        """Ends the run as soon as an output can't be reached because of a block."""
+        if self.ending is not None or not self.blocks():
+            return
+        guard = self._blocking_guard()
+        if guard is not None:
+            self._stop("blocked", f"guard:{self.nodes[guard].name}", actions)
+
+    def blocks(self) -> bool:
+        """True when some guard has blocked something in this run."""
+        return any(state is BLOCKED for state in self.status) if self.plan.guarded else False
+
+    def _blocking_guard(self) -> int | None:
+        """The guard that keeps an ended output from being reached, looking through what is
+        missing behind it; None when no output is lost to a block."""
+        seen: set[int] = set()
+        stack = [
+            output
+            for output in self.plan.outputs
+            if self.status[output].is_terminal and self.status[output] is not OK
+        ]
+        while stack:
+            node = stack.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            if self.status[node] is BLOCKED:
+                return self.cause[node][1]
+            stack.extend(
+                parent
+                for parent, role in self.plan.parents[node]
+                if role & (Role.VALUE | Role.RAW | Role.WHEN | Role.OPTIONAL)
+                and self.status[parent].is_terminal
+                and self.status[parent] is not OK
+            )
+        return None
+
+    # -- ends --------------------------------------------------------------------------------
+
+    def _fail(self, node: int, reason: str, actions: list[Action]) -> None:
+        self.failures[node] = reason
+        self._finish(node, FAILED, (Cause.OWN, node))
+        if not self.nodes[node].gates and not self.nodes[node].isolates:
+            self._stop("failed", reason, actions)
+
+    def _stop(self, status: str, reason: str, actions: list[Action]) -> None:
+        """Decides the end: nothing starts any more, what runs is asked to stop.
+
+        HELD nodes stay HELD: their values are done and may be judged when the run is reopened.
+        """
+        if self.ending is not None:
+            return
+        self.ending = End(status, reason)
+        for node, state in enumerate(self.status):
+            if state is RUNNING:
+                # May have been handed out in this very step: the driver stops it unstarted.
+                actions.append(Stop(node, self.token[node]))
+            elif state is RETRYING:
+                self.running -= 1
+                self._finish(node, CANCELLED, (Cause.RUN_ENDED, node))
+            elif state is WAITING:
+                self._finish(node, CANCELLED, (Cause.RUN_ENDED, node))
+
+    def _close(self, actions: list[Action]) -> list[Action]:
+        """Last step of every event: works off what ended, and ends the run when it can't go on."""
+        if self.ended:
+            self._propagate(actions)
+        if self.running:
+            return actions
+        if self.ending is None:
+            if self.unfinished == 0:
+                self.ending = self._verdict_of_run()
+            elif self.unknown:
+                self.ending = End("suspended", "effect_unknown")
+            else:
+                raise AssertionError(self._story("nothing runs and nothing can start"))
+        self._record(
+            RecordType.RUN_ENDED,
+            data={"status": self.ending.status, "reason": self.ending.reason},
+        )
+        actions.append(self.ending)
+        return actions
+
+    def _verdict_of_run(self) -> End:
+        if self.blocks():
+            guard = self._blocking_guard()
+            if guard is not None:
+                return End("blocked", f"guard:{self.nodes[guard].name}")
+        failed = [node for node in self.failures if not self.nodes[node].gates]
+        if failed:
+            return End("partial", self.failures[failed[0]])
+        if any(self.status[node] is not OK for node in self.plan.outputs):
+            return End("partial", "output_skipped")
+        return End("ok", "")
+
+    # -- records -----------------------------------------------------------------------------
+
+    def _record(
+        self, type_: RecordType, node: int | None = None, data: dict[str, Any] | None = None
+    ) -> None:
+        self.seq += 1
+        if not self.writes:
+            return
+        if node is None:
+            self.records.append(Record(type_, self.seq, data=data or {}))
+        else:
+            self.records.append(
+                Record(
+                    type_,
+                    self.seq,
+                    node=self.nodes[node].name,
+                    revision=1,
+                    attempt=self.attempt[node],
+                    token=self.token[node],
+                    data=data or {},
+                )
+            )
+
+    def _outcome(
+        self,
+        node: int,
+        status: str,
+        *,
+        reason: str = "",
+        control: tuple[str, Any] | None = None,
+        accepted: bool = False,
+        by_stage: bool = False,
+        retries: bool = False,
+    ) -> None:
+        data: dict[str, Any] = {"status": status}
+        if retries:
+            data["retries"] = True
+        if by_stage:
+            data["by_stage"] = True
+        if reason:
+            data["reason"] = reason
+        if accepted:
+            data["accepted"] = True
+        if control is not None:
+            kind, detail = control
+            data["control"] = kind
+            if kind == "redact":
+                data["of"] = self.nodes[detail].name
+            elif kind == "branch":
+                data["branch"] = detail
+        self._record(RecordType.OUTCOME, node, data)
+
+    def _late(self, node: int, token: int, status: str) -> None:
+        """A zombie's write: refused, and told."""
+        self.seq += 1
+        if self.writes:
+            self.records.append(
+                Record(
+                    RecordType.LATE,
+                    self.seq,
+                    node=self.nodes[node].name,
+                    revision=1,
+                    token=token,
+                    data={"status": status},
+                )
+            )
+
+    # -- invariants --------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raises AssertionError with the story when an invariant is broken; for tests and sim."""
+        running = sum(1 for state in self.status if state in (RUNNING, RETRYING))
+        assert running == self.running, self._story("running is miscounted")
+        left = sum(1 for state in self.status if not state.is_terminal)
+        assert left == self.unfinished, self._story("unfinished is miscounted")
+        assert all(count >= 0 for count in self.waiting), self._story("waited for too much")
+        held = {node for node, state in enumerate(self.status) if state is HELD}
+        assert held == set(self.gates_left), self._story("held without guards")
+        assert not self.ended, self._story("an end was not worked off")
+        for node, state in enumerate(self.status):
+            if state in (RUNNING, OK) and self.nodes[node].stage is not None:
+                assert 1 <= self.token[node] <= self.tokens, self._story("ran without a token")
+                for parent, role in self.plan.parents[node]:
+                    self._check_parent(node, parent, role)
+        assert len({t for t in self.token if t}) == sum(1 for t in self.token if t), (
+            self._story("two attempts share a token")
+        )
+
+    def _check_parent(self, node: int, parent: int, role: Role) -> None:
+        status = self.status[parent]
+        if role & Role.RAW:
+            fine = bool(self.shown[parent])
+        elif role & (Role.VALUE | Role.WHEN):
+            fine = status is OK
+        elif self.nodes[node].join is not None:
+            fine = True
+        else:
+            fine = status.is_terminal
+        assert fine, self._story(f"{self.nodes[node].name} ran before {self.nodes[parent].name}")
+
+    def _story(self, what: str) -> str:
+        counts = {
+            state.name.lower(): self.status.count(state)
+            for state in NodeState
+            if self.status.count(state)
+        }
+        return f"{self.plan.name}: {what}; states {counts}, seq {self.seq}, ending {self.ending}"
