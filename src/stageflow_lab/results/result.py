@@ -74,7 +74,7 @@ class Result:
 
 
 def _plain(value: Any) -> Any:
-    """`value` as JSON has it: no NaN or infinity (null instead), string keys, reprs for the rest."""
+    """`value` as JSON has it: null for NaN and infinity, string keys, reprs for the rest."""
     if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

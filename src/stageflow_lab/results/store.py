@@ -35,9 +35,17 @@ class Standing:
     @property
     def verdict(self) -> Verdict:
         """The verdict to show. A row whose present scenario failed its audit is `invalid`."""
-        if self.result is None:
-            return Verdict.MISSING if self.audit is None or self.audit.valid else Verdict.INVALID
-        return judged_with_audit(self.result, self.audit).verdict
+        return self.shown("").verdict
+
+    def shown(self, row: str) -> Result:
+        """The last result as judged with the audit, or one that says why there is none."""
+        if self.result is not None:
+            return judged_with_audit(self.result, self.audit)
+        if self.audit is not None and not self.audit.valid and not self.audit.skipped:
+            reason = _invalid_because(self.audit)
+            return Result(row=row, verdict=Verdict.INVALID, size="quick", seed=1, reason=reason)
+        reason = "never run" if self.audit is not None else "no scenario, or never run"
+        return Result(row=row, verdict=Verdict.MISSING, size="quick", seed=1, reason=reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +105,15 @@ def judged_with_audit(result: Result, audit: AuditResult | None) -> Result:
         return result
     if audit.scenario_hash != result.scenario_hash or audit.valid:
         return result
-    why = f"survived its audit: {', '.join(audit.survivors)}" if audit.survivors else "audit failed"
-    return replace(result, verdict=Verdict.INVALID, reason=why)
+    return replace(result, verdict=Verdict.INVALID, reason=_invalid_because(audit))
+
+
+def _invalid_because(audit: AuditResult) -> str:
+    if audit.survivors:
+        return f"sabotages survived the audit: {', '.join(audit.survivors)}"
+    if audit.healthy_failures:
+        return f"the audit's healthy runs did not pass: {audit.healthy_failures[0]}"
+    return f"the audit could not be done: {audit.reason}"
 
 
 def _read(path: Path, parse: Callable[[Mapping[str, Any]], _T]) -> _T | None:

@@ -104,6 +104,8 @@ class Supervised:
 
     def _spawn(self) -> tuple[subprocess.Popen[bytes], int]:
         request = self.request
+        request.scratch.mkdir(mode=0o700, parents=True)
+        request.evidence.mkdir(parents=True, exist_ok=True)
         file = request.evidence / "request.json"
         request.write(file)
         ours, theirs = os.pipe()

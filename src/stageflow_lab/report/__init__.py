@@ -1,0 +1,1 @@
+"""Results shown to people: in the terminal and as one HTML page."""
