@@ -9,6 +9,7 @@ go on as before. Not seen: names imported out of their module earlier (`from tim
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import socket
@@ -27,6 +28,8 @@ _REFUSED: tuple[tuple[Any, str, str, str], ...] = (
     (socket.socket, "__init__", "sim.socket", "socket.socket()"),
     (socket, "socketpair", "sim.socket", "socket.socketpair()"),
     (socket, "getaddrinfo", "sim.socket", "socket.getaddrinfo()"),
+    (asyncio, "new_event_loop", "sim.socket", "asyncio.new_event_loop()"),
+    (asyncio.events, "new_event_loop", "sim.socket", "asyncio.new_event_loop()"),
     (subprocess.Popen, "__init__", "sim.process", "subprocess.Popen()"),
     (BaseProcess, "start", "sim.process", "multiprocessing.Process.start()"),
     (os, "fork", "sim.process", "os.fork()"),

@@ -112,6 +112,8 @@ class SimLoop(NoOutsideWorld):
         """Labels of tasks that this loop did not create itself."""
         self._generators: dict[int, weakref.ref[AsyncGenerator[Any, Any]]] = {}
         """Begun and still alive, by number of beginning; never by id, which is reused."""
+        self._closing: set[int] = set()
+        """Labels of tasks that close a lost generator: the loop's own, nobody's leftovers."""
         self._generators_begun = 0
         self._task_factory: Any = None
         self._exception_handler: Any = None
@@ -336,6 +338,10 @@ class SimLoop(NoOutsideWorld):
             self._strangers[task] = label
         return label
 
+    def is_own(self, task: asyncio.Task[Any]) -> bool:
+        """True for a task that the loop started itself, to close a lost async generator."""
+        return self.label_of(task) in self._closing
+
     def pending(self) -> list[asyncio.Task[Any]]:
         """Tasks of this loop that are not done, oldest first."""
         return sorted(asyncio.all_tasks(self), key=self.label_of)
@@ -353,7 +359,10 @@ class SimLoop(NoOutsideWorld):
     def _generator_lost(self, generator: AsyncGenerator[Any, Any]) -> None:
         # The weak reference is dead already: `forget` has run.
         if not self._closed:
-            self.create_task(generator.aclose(), name="close async generator")
+            task = self.create_task(generator.aclose(), name="close async generator")
+            label = self.label_of(task)
+            self._closing.add(label)
+            task.add_done_callback(lambda _: self._closing.discard(label))
 
     async def shutdown_asyncgens(self) -> None:
         """Close every async generator that is still open, in the order in which they began."""

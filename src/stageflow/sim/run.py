@@ -227,8 +227,8 @@ def _run(main: Callable[[Sim], Coroutine[Any, Any, T]], *, sim: Sim, trace: Trac
         if error is None:
             error = asyncio.CancelledError("main") if task.cancelled() else task.exception()
             returned = None if error is not None else task.result()
-        elif not task.cancelled():
-            task.exception()
+        elif task.done() and not task.cancelled():
+            task.exception()  # read, so that it is not reported as one nobody awaited
         del task, coro
         gc.collect()
         _settle(loop)
@@ -251,17 +251,23 @@ def _run(main: Callable[[Sim], Coroutine[Any, Any, T]], *, sim: Sim, trace: Trac
 
 
 def _cleared(loop: SimLoop, main: asyncio.Task[Any]) -> tuple[str, ...]:
-    """Cancel every task until all have ended, close async generators; who was left, in words."""
+    """Cancel every task until all have ended; who was left, in words."""
     if not main.done():
         # The schedule, or what it led to, ended the run: cleanup must not depend on it.
         loop.pick = Fifo().begin()
-    lines = {task: describe(task) for task in loop.pending() if task is not main}
-    for _ in range(_CANCEL_ROUNDS):
+    lines = {
+        task: describe(task)
+        for task in loop.pending()
+        if task is not main and not loop.is_own(task)
+    }
+    for turn in range(_CANCEL_ROUNDS):
         pending = loop.pending()
         if not pending:
             break
         for task in pending:
-            task.cancel()
+            # A closing generator's cleanup runs undisturbed, unless it does not end by itself.
+            if turn > 0 or not loop.is_own(task):
+                task.cancel()
         _grant(loop, lambda: not loop.pending())
     for task in loop.pending():
         lines[task] = lines.get(task, describe(task)) + ", and ignored cancellation"
