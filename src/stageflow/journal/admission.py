@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from stageflow.journal.store import RUNNING, SUSPENDED, Append, Owner, RunHeader, RunSummary
 from stageflow.model.errors import JournalError
@@ -13,13 +14,13 @@ Accepted = Callable[[str, int], bool]
 """Whether (node, revision) already has its accepted outcome in the store."""
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """Where a run stands: what decides whether the next append is taken."""
 
     epoch: int
-    owner: Owner | None
-    """None once the run ended or was suspended."""
+    owner_text: str | None
+    """The owner as JSON, because every append carries it on and few look at it; None once the run
+    ended or was suspended."""
     status: str
     reason: str
     records: int
@@ -27,26 +28,32 @@ class Head:
     updated_wall_s: float
 
     @property
+    def owner(self) -> Owner | None:
+        return None if self.owner_text is None else Owner(*json.loads(self.owner_text))
+
+    @property
     def is_finished(self) -> bool:
         return self.status not in (RUNNING, SUSPENDED)
 
     def after(self, records: tuple[Record, ...], *, now_wall_s: float) -> Head:
         """The head once `records` are written."""
-        head = replace(self, records=self.records + len(records), updated_wall_s=now_wall_s)
+        head = self._replace(records=self.records + len(records), updated_wall_s=now_wall_s)
         for record in records:
             if record.type is RecordType.RUN_ENDED:
                 status, reason = (_utf8(record.data.get(key)) for key in ("status", "reason"))
-                head = replace(head, status=status, reason=reason, owner=None)
+                head = head._replace(status=status, reason=reason, owner_text=None)
         return head
 
     def claimed(self, owner: Owner) -> Head:
         """The head under its next owner, before the CLAIMED record is counted."""
-        return replace(self, epoch=self.epoch + 1, owner=owner, status=RUNNING, reason="")
+        return self._replace(
+            epoch=self.epoch + 1, owner_text=_owner_text(owner), status=RUNNING, reason=""
+        )
 
 
 def first_head(owner: Owner, *, now_wall_s: float) -> Head:
     """A run that has an owner and no record yet."""
-    return Head(1, owner, RUNNING, "", records=0, updated_wall_s=now_wall_s)
+    return Head(1, _owner_text(owner), RUNNING, "", records=0, updated_wall_s=now_wall_s)
 
 
 def refusal(append: Append, head: Head, accepted: Accepted) -> JournalError | None:
@@ -101,15 +108,16 @@ def claim_refusal(
     run: str, head: Head, owner: Owner, *, unknown_is_dead: bool
 ) -> JournalError | None:
     """Why `owner` can't take `run` over; None when it can."""
-    if head.owner is None or head.owner == owner:
+    holder = head.owner
+    if holder is None or holder == owner:
         return None
-    live = head.owner.is_alive()
+    live = holder.is_alive()
     if live:
         return JournalError(
             "journal.run_is_live",
             f"run {run!r} is being worked on by a process that is alive",
             expected="a run whose owner has ended",
-            got=f"process {head.owner.pid} of this host",
+            got=f"process {holder.pid} of this host",
             fix="wait for it, or end that process first",
         )
     if live is None and not unknown_is_dead:
@@ -117,7 +125,7 @@ def claim_refusal(
             "journal.owner_unknown",
             f"run {run!r} belongs to a process that can't be looked at from here",
             expected="a run whose owner is known to have ended",
-            got=f"process {head.owner.pid} of host {head.owner.host!r}",
+            got=f"process {holder.pid} of host {holder.host!r}",
             fix="when that host or container is gone, open SQLiteStore(path, unknown_is_dead=True)",
         )
     return None
@@ -125,21 +133,23 @@ def claim_refusal(
 
 def claim_record(head: Head, *, wall_s: float) -> Record:
     """The line that tells of the takeover by `head.owner`."""
-    assert head.owner is not None, "a claimed run has its owner"
-    data = {"pid": head.owner.pid, "epoch": head.epoch}
+    owner = head.owner
+    assert owner is not None, "a claimed run has its owner"
+    data = {"pid": owner.pid, "epoch": head.epoch}
     return Record(RecordType.CLAIMED, head.records + 1, wall_s=wall_s, data=data)
 
 
 def summary(header: RunHeader, head: Head) -> RunSummary:
     """One line of a listing."""
-    live = False if head.owner is None else head.owner.is_alive()
+    owner = head.owner
+    live = False if owner is None else owner.is_alive()
     return RunSummary(
         header,
         head.status,
         head.reason,
         head.records,
         head.epoch,
-        head.owner,
+        owner,
         live,
         head.updated_wall_s,
     )
@@ -177,6 +187,10 @@ def damaged(run: str | None, seq: int | None, what: str) -> JournalError:
         expected="bytes that fit their checksum",
         fix="restore the file from a backup; the other runs can still be read by their id",
     )
+
+
+def _owner_text(owner: Owner) -> str:
+    return json.dumps([owner.host, owner.boot, owner.pid, owner.started])
 
 
 def _utf8(value: object) -> str:

@@ -25,6 +25,7 @@ PAYLOAD_BYTES_MAX = 900 * 1024 * 1024
 DATA_DEPTH_MAX = 32
 DATA_BYTES_MAX = 1024 * 1024
 
+_COMPACT = json.JSONEncoder(separators=(",", ":"))
 _NUMBERS = Struct(">qqqqqd8i")
 _NO_TEXT = -1
 
@@ -128,17 +129,7 @@ def head_columns(run: str, head: Head, last: bytes) -> tuple[Any, ...]:
 
     `last` is the checksum of the run's last line, so that a cut tail shows.
     """
-    owner = head.owner
-    columns = (
-        run,
-        head.epoch,
-        owner and json.dumps([owner.host, owner.boot, owner.pid, owner.started]),
-        head.status,
-        head.reason,
-        head.records,
-        head.updated_wall_s,
-        last,
-    )
+    columns = (run, *head, last)
     return (*columns, head_checksum(columns))
 
 
@@ -213,7 +204,7 @@ def _texts(labels: tuple[str, ...]) -> list[str]:
 def _plain_json(data: Mapping[str, Any]) -> str:
     plain = dict(data)
     _check_plain(plain, depth=0)
-    text = json.dumps(plain, separators=(",", ":"))
+    text = _COMPACT.encode(plain)
     if len(text) > DATA_BYTES_MAX:
         raise ValueError(f"data takes {len(text)} bytes, more than {DATA_BYTES_MAX}")
     return text

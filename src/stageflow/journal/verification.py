@@ -6,7 +6,6 @@ a driver.
 
 from __future__ import annotations
 
-import json
 from struct import error as StructError
 from typing import Any
 
@@ -21,7 +20,7 @@ from stageflow.journal.line import (
     header_of,
     record_of,
 )
-from stageflow.journal.store import LoadedRun, Owner, RunHeader, RunSummary
+from stageflow.journal.store import LoadedRun, RunHeader, RunSummary
 from stageflow.model.errors import JournalError
 from stageflow.model.record import Record
 
@@ -83,17 +82,15 @@ def verified_head(run: str, columns: tuple[Any, ...]) -> tuple[Head, bytes]:
     `columns` as `head_columns` gives them, with text as undecoded bytes.
     """
     try:
-        texts: tuple[Any, ...] = tuple(
-            column.decode() if type(column) is bytes and place in (0, 2, 3, 4) else column
-            for place, column in enumerate(columns)
-        )
+        at, epoch, owner, status, reason, *rest = columns
+        known = None if owner is None else owner.decode()
+        texts = (at.decode(), epoch, known, status.decode(), reason.decode(), *rest)
         if texts[0] != run or texts[-1] != head_checksum(texts[:-1]):
             raise ValueError("its checksum does not fit")
-        _, epoch, owner, status, reason, records, updated_wall_s, last, _ = texts
-        known = None if owner is None else Owner(*json.loads(owner))
+        _, *head, last, _ = texts
     except (TypeError, ValueError, AttributeError) as error:
         raise damaged(run, None, "its state can't be read") from error
-    return Head(epoch, known, status, reason, records, updated_wall_s), last
+    return Head(*head), last
 
 
 def verified_line(
