@@ -1,0 +1,120 @@
+"""Both stores keep every promise of Store, and the kit notices a store that breaks one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stageflow.journal.conformance import CHECKS, SHARED_CHECKS, check_store
+from stageflow.journal.memory import MemoryStore
+from stageflow.journal.sqlite import SQLiteStore
+from stageflow.journal.store import Append, LoadedRun, Owner, RunHeader, Store
+from stageflow.model.errors import JournalError
+from stageflow.model.record import Record
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_memory_store_keeps_its_promises(check: Callable[[Store], None]) -> None:
+    check(MemoryStore())
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_sqlite_store_keeps_its_promises(check: Callable[[Store], None], tmp_path: Path) -> None:
+    store = SQLiteStore(tmp_path / "runs.db")
+    check(store)
+    store.close()
+
+
+@pytest.mark.parametrize("check", SHARED_CHECKS, ids=lambda check: check.__name__)
+def test_sqlite_stores_share_a_file(check: Callable[[Any], None], tmp_path: Path) -> None:
+    check(lambda: SQLiteStore(tmp_path / "runs.db"))
+
+
+def test_the_kit_passes_over_a_file_that_holds_other_runs(tmp_path: Path) -> None:
+    for _ in range(2):
+        check_store(lambda: SQLiteStore(tmp_path / "runs.db"), is_shared=True)
+
+
+class Faulty(MemoryStore):
+    """A store to be broken in one place."""
+
+
+class IgnoresEpochs(Faulty):
+    def commit(self, batch: Sequence[Append]) -> list[JournalError | None]:
+        current = {run: kept.head.epoch for run, kept in self._runs.items()}
+        return super().commit([a._replace(epoch=current.get(a.run, a.epoch)) for a in batch])
+
+
+class AcceptsTwice(Faulty):
+    def commit(self, batch: Sequence[Append]) -> list[JournalError | None]:
+        answers = []
+        for append in batch:
+            for kept in self._runs.values():
+                kept.accepted.clear()
+            answers += super().commit([append])
+        return answers
+
+
+class WritesHalfOfWhatItRefuses(Faulty):
+    def commit(self, batch: Sequence[Append]) -> list[JournalError | None]:
+        answers = []
+        for append in batch:
+            parts = [append._replace(records=(record,)) for record in append.records] or [append]
+            found = [super(WritesHalfOfWhatItRefuses, self).commit([part])[0] for part in parts]
+            answers.append(next((answer for answer in found if answer), None))
+        return answers
+
+
+class StopsAtTheFirstRefusal(Faulty):
+    def commit(self, batch: Sequence[Append]) -> list[JournalError | None]:
+        answers: list[JournalError | None] = []
+        for append in batch:
+            failed = answers and answers[-1]
+            answers += [answers[-1]] if failed else super().commit([append])
+        return answers
+
+
+class AcknowledgesWithoutWriting(Faulty):
+    def commit(self, batch: Sequence[Append]) -> list[JournalError | None]:
+        return [None if len(a.records) > 1 else super(Faulty, self).commit([a])[0] for a in batch]
+
+
+class TakesLiveRuns(Faulty):
+    def claim(self, run: str, owner: Owner) -> LoadedRun:
+        if run in self._runs and not self._runs[run].head.is_finished:
+            head = self._runs[run].head
+            self._runs[run].head = head._replace(owner_text=None)
+        return super().claim(run, owner)
+
+
+class ForgetsTenants(Faulty):
+    def runs(self, *, tenant: str | None = None, limit: int = 50) -> Any:
+        return super().runs(limit=limit)
+
+
+class OverwritesRuns(Faulty):
+    def create(self, header: RunHeader, owner: Owner, records: tuple[Record, ...]) -> int:
+        self._runs.pop(header.run, None)
+        return super().create(header, owner, records)
+
+
+FAULTY = list(Faulty.__subclasses__())
+
+
+@pytest.mark.parametrize("kind", FAULTY)
+def test_the_kit_notices_a_store_that_breaks_a_promise(kind: type[MemoryStore]) -> None:
+    with pytest.raises(AssertionError, match="broken promise"):
+        check_store(kind)
+
+
+def test_importing_the_journal_loads_neither_msgspec_nor_sqlite() -> None:
+    program = (
+        "import sys, stageflow.journal, stageflow.journal.journal, stageflow.journal.memory;"
+        "sys.exit(bool({'msgspec', 'sqlite3'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
