@@ -19,7 +19,7 @@ _BAR_WIDTH: Final = 160
 _BAR_HEIGHT: Final = 18
 _WIDTH: Final = 640
 _HEIGHT: Final = 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 74, 16, 14, 46
+_LEFT, _RIGHT, _TOP, _BOTTOM = 80, 40, 14, 46
 _DASHES: Final = ("", "7 4", "2 3", "9 3 2 3", "1 4", "12 4")
 _POINTS_MAX: Final = 400
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 from ..metric import Number
 from ..verdict import MetricResult
 
 _BINARY: Final = ("KiB", "MiB", "GiB", "TiB")
+_SIGNS: Final[Mapping[str, str]] = MappingProxyType({"==": "=", "<=": "≤", ">=": "≥"})
 _TIMES: Final = "\N{MULTIPLICATION SIGN}"
 
 
@@ -33,9 +36,9 @@ def figure(value: Number | None, unit: str = "") -> str:
 
 
 def bound_of(metric: MetricResult) -> str:
-    """The threshold with its operator: "<= 1.5 s"."""
+    """The threshold with its operator: "≤ 1.5 s"."""
     loose = " (quick)" if metric.loosened else ""
-    return f"{metric.op} {figure(metric.threshold, metric.unit)}{loose}"
+    return f"{_SIGNS.get(metric.op, metric.op)} {figure(metric.threshold, metric.unit)}{loose}"
 
 
 def measured_of(metric: MetricResult) -> str:

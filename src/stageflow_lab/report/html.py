@@ -84,7 +84,7 @@ def page(standings: Mapping[str, Standing], *, evidence: str) -> str:
 <a class="skip" href="#rows">Skip to the rows</a>
 <header class="top">
 <h1>Stageflow lab report</h1>
-<p class="soft">{len(results)} rows of the roadmap and their last verdicts, as of {now}. \
+<p class="soft">{_extent(results)} and their last verdicts, as of {now}. \
 Only <em>pass</em> is a pass.</p>
 </header>
 <main>
@@ -96,6 +96,15 @@ where one is shown; a row whose sabotage survived its audit is invalid, whatever
 </body>
 </html>
 """
+
+
+def _extent(results: Mapping[str, Result]) -> str:
+    listed = sum(row in entries() for row in results)
+    own = len(results) - listed
+    text = f"{listed} of the roadmap's {len(entries())} rows"
+    if listed == len(entries()):
+        text = f"All {listed} rows of the roadmap"
+    return f"{text} and {own} of your own" if own else text
 
 
 def _summary(results: Mapping[str, Result]) -> str:
@@ -143,7 +152,7 @@ def _map(results: Mapping[str, Result]) -> str:
             f"{_GLYPHS[results[row].verdict]}</a>"
             for row in rows
         )
-        lines.append(f"<dt>{escape(section)}</dt><dd>{tiles}</dd>")
+        lines.append(f"<div><dt>{escape(section)}</dt><dd>{tiles}</dd></div>")
     return f'<h2>Every row</h2><div class="card"><dl class="map">{"".join(lines)}</dl></div>'
 
 

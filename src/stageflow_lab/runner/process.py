@@ -96,7 +96,8 @@ class Supervised:
             self._drain(descriptor)
         result = self._result(code)
         if leftover:
-            note = f"{leftover} processes outlived the load and were ended"
+            what = "process" if leftover == 1 else "processes"
+            note = f"{leftover} {what} outlived the load and were ended"
             result = replace(result, notes=(*result.notes, note))
         if not self.request.keep:
             shutil.rmtree(self.request.scratch, ignore_errors=True)
