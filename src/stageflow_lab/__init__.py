@@ -6,15 +6,16 @@ A scenario file imports everything it needs from here.
 from __future__ import annotations
 
 from .errors import LabError
-from .history import Event, History
+from .history import History, HistoryEvent
 from .metric import Measured, Metric, counted, share, zero_claim
+from .ratio import ratio, ratio_of, slope, timed_pairs
 from .sabotage import Sabotage, patched, sabotage
 from .scenario import Judgement, Picture, Scenario, Sizes
 from .world import World
 
 __all__ = [
-    "Event",
     "History",
+    "HistoryEvent",
     "Judgement",
     "LabError",
     "Measured",
@@ -26,7 +27,11 @@ __all__ = [
     "World",
     "counted",
     "patched",
+    "ratio",
+    "ratio_of",
     "sabotage",
     "share",
+    "slope",
+    "timed_pairs",
     "zero_claim",
 ]

@@ -19,8 +19,8 @@ from typing import Final
 from . import discovery
 from .discovery import Found
 from .errors import LabError
-from .results import AuditResult, Result, SabotageResult, Store
-from .runner.batch import Options, new_scratch
+from .results import AuditResult, Result, ResultStore, SabotageResult
+from .runner.batch import RunOptions, new_scratch
 from .runner.child import scenario_hash
 from .runner.request import Mode, Request
 from .runner.schedule import Watcher, run_all
@@ -54,8 +54,8 @@ def audit_rows(
     rows: Sequence[str],
     found: Mapping[str, Found],
     *,
-    options: Options,
-    store: Store,
+    options: RunOptions,
+    store: ResultStore,
     watcher: Watcher,
 ) -> tuple[list[AuditResult], bool]:
     """Audit `rows`, all of which have scenarios; stored results, and whether Ctrl-C came.
@@ -87,7 +87,7 @@ def audit_rows(
     return audits, interrupted
 
 
-def _plan(found: Found, options: Options, store: Store) -> _Plan:
+def _plan(found: Found, options: RunOptions, store: ResultStore) -> _Plan:
     scenario = discovery.load(found)
     evidence = store.new_evidence(found.row, label="audit")
     seeds = range(options.seed, options.seed + SEEDS)
@@ -117,7 +117,7 @@ def _plan(found: Found, options: Options, store: Store) -> _Plan:
     )
 
 
-def _audit(plan: _Plan, results: Mapping[Path, Result], options: Options) -> AuditResult:
+def _audit(plan: _Plan, results: Mapping[Path, Result], options: RunOptions) -> AuditResult:
     healthy = [results[request.evidence] for request in plan.healthy]
     blank = _unaudited(plan.found, options, None)
     mine = [results[request.evidence] for request in plan.requests()]
@@ -180,7 +180,7 @@ def _keep_only_escapes(plan: _Plan, results: Mapping[Path, Result]) -> None:
         plan.evidence.rmdir()
 
 
-def _unaudited(found: Found, options: Options, reason: str | None) -> AuditResult:
+def _unaudited(found: Found, options: RunOptions, reason: str | None) -> AuditResult:
     return AuditResult(
         row=found.row,
         scale=SCALE,

@@ -32,9 +32,10 @@ from .report.terminal import (
     write_results,
     write_summary,
 )
-from .results import SCHEMA_VERSION, AuditResult, Result, Standing, Store
-from .roadmap import PHASE_NAMES, Entry, entries
-from .runner.batch import Options, run_rows
+from .results import SCHEMA_VERSION, AuditResult, Result, ResultStore, Standing
+from .roadmap import PHASE_NAMES, RoadmapRow, entries
+from .roadmap.agreement import disagreements
+from .runner.batch import RunOptions, run_rows
 from .scenario import SIZE_NAMES
 from .selection import Filters, select
 from .verdict import Verdict, exit_code
@@ -198,6 +199,9 @@ def _explain_scenario(page: Page, found: Found, standing: Standing) -> None:
     for label, values in (("needs", scenario.components), ("faults", scenario.faults)):
         if values:
             _paragraph(page, label, ", ".join(values))
+    entry = entries().get(found.row)
+    for difference in disagreements(scenario, entry) if entry is not None else ():
+        _paragraph(page, "differs", difference)
     killed = f", sabotages killed {kill_rate(standing.audit)}" if standing.audit else ""
     page.line(f"last verdict: {page.verdict(standing.verdict)}{killed}")
 
@@ -289,9 +293,9 @@ def _audit_code(
     return exit_code(verdicts, allow_skipped=allow_skipped)
 
 
-def _places(arguments: argparse.Namespace) -> tuple[Mapping[str, Found], Store]:
+def _places(arguments: argparse.Namespace) -> tuple[Mapping[str, Found], ResultStore]:
     folders = [Path(folder) for folder in arguments.scenarios]
-    return discovery.find(folders), Store.at(arguments.out)
+    return discovery.find(folders), ResultStore.at(arguments.out)
 
 
 def _filters(arguments: argparse.Namespace) -> Filters:
@@ -304,8 +308,8 @@ def _filters(arguments: argparse.Namespace) -> Filters:
     )
 
 
-def _options(arguments: argparse.Namespace) -> Options:
-    return Options(
+def _options(arguments: argparse.Namespace) -> RunOptions:
+    return RunOptions(
         size=getattr(arguments, "size", "quick"),
         seed=arguments.seed,
         jobs=arguments.jobs,
@@ -324,7 +328,7 @@ def _run_json(results: Sequence[Result], *, code: int | None, interrupted: bool)
     }
 
 
-def _listed_json(row: str, entry: Entry | None, standing: Standing) -> dict[str, Any]:
+def _listed_json(row: str, entry: RoadmapRow | None, standing: Standing) -> dict[str, Any]:
     audit = standing.audit
     return {
         "row": row,

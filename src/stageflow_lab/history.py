@@ -11,7 +11,7 @@ EVENTS_SAVED_MAX: Final = 20_000
 BYTES_SAVED_MAX: Final = 16 * 1024 * 1024
 
 
-class Event(NamedTuple):
+class HistoryEvent(NamedTuple):
     """One thing that happened. `data` holds plain JSON values."""
 
     kind: str
@@ -29,18 +29,18 @@ class History:
 
     def __init__(self, sizes: Mapping[str, Any] | None = None) -> None:
         self.sizes: Mapping[str, Any] = dict(sizes or {})
-        self._events: list[Event] = []
+        self._events: list[HistoryEvent] = []
 
     def record(self, kind: str, /, **data: Any) -> None:
         """Append one event."""
-        self._events.append(Event(kind, data))
+        self._events.append(HistoryEvent(kind, data))
 
     @property
-    def events(self) -> tuple[Event, ...]:
+    def events(self) -> tuple[HistoryEvent, ...]:
         """Everything recorded so far."""
         return tuple(self._events)
 
-    def of(self, kind: str) -> Iterator[Event]:
+    def of(self, kind: str) -> Iterator[HistoryEvent]:
         """The events of one kind, in order."""
         return (event for event in self._events if event.kind == kind)
 
@@ -52,7 +52,7 @@ class History:
         """The sum of a numeric field over the events of `kind`."""
         return float(sum(event.data[field] for event in self.of(kind)))
 
-    def last(self, kind: str) -> Event | None:
+    def last(self, kind: str) -> HistoryEvent | None:
         """The latest event of `kind`, or None."""
         return next((event for event in reversed(self._events) if event.kind == kind), None)
 
@@ -87,11 +87,11 @@ class History:
             for line in file:
                 event = json.loads(line)
                 if "kind" in event:
-                    history._events.append(Event(event["kind"], event["data"]))
+                    history._events.append(HistoryEvent(event["kind"], event["data"]))
         return history
 
 
-def _within(events: Iterator[Event]) -> list[str]:
+def _within(events: Iterator[HistoryEvent]) -> list[str]:
     """Lines of the leading events that fit half of the bounds."""
     lines: list[str] = []
     size = 0

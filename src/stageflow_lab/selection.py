@@ -11,7 +11,7 @@ from stageflow.model.errors import nearest
 
 from .discovery import Found
 from .errors import LabError
-from .roadmap import Entry, entries, execution_order
+from .roadmap import RoadmapRow, entries, execution_order
 
 _GLOB_CHARS: Final = frozenset("*?[")
 
@@ -31,7 +31,7 @@ class Filters:
         """True when rows were given by name or glob and by nothing else."""
         return not (self.tiers or self.phases or self.priorities or self.sections)
 
-    def keep(self, entry: Entry) -> bool:
+    def keep(self, entry: RoadmapRow) -> bool:
         """Whether a roadmap row passes every filter."""
         return (
             (not self.tiers or entry.tier in self.tiers)
@@ -49,7 +49,7 @@ def select(filters: Filters, found: Mapping[str, Found], *, executing: bool) -> 
     `lab.unknown_section` for a section that the roadmap does not have.
     """
     _check_sections(filters.sections)
-    ordered: Iterable[Entry] = execution_order() if executing else entries().values()
+    ordered: Iterable[RoadmapRow] = execution_order() if executing else entries().values()
     kept = [entry.id for entry in ordered if filters.keep(entry)]
     own = [row for row in found if row not in entries()] if filters.only_names else []
     if not filters.patterns:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stageflow_lab.results import Store
+from stageflow_lab.results import ResultStore
 
 TALLY = '''
 from stageflow_lab import (
@@ -94,6 +94,6 @@ def case(cases: Path) -> WriteCase:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: Path) -> ResultStore:
     """An empty results folder."""
-    return Store(tmp_path / "results")
+    return ResultStore(tmp_path / "results")

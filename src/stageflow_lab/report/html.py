@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from ..errors import LabError
 from ..results import AuditResult, Result, Standing
-from ..roadmap import Entry, entries
+from ..roadmap import RoadmapRow, entries
 from ..scenario import Picture
 from ..verdict import MetricResult, Verdict
 from .chart import bar, line_chart
@@ -335,7 +335,7 @@ def _tiers(rows: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
         yield name, list(each)
 
 
-def _short(entry: Entry) -> str:
+def _short(entry: RoadmapRow) -> str:
     return entry.tier_title.partition(" (")[0]
 
 

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Final, TextIO
 
 from ..results import AuditResult, Result, Standing
-from ..roadmap import Entry
+from ..roadmap import RoadmapRow
 from ..verdict import Verdict
 from .figures import bound_of, duration, mark_of, measured_of
 
@@ -88,7 +88,7 @@ def write_summary(page: Page, results: Sequence[Result], *, root: Path) -> None:
             page.line(f"again:    {result.reproduce}")
 
 
-def write_list(page: Page, listed: Sequence[tuple[str, Entry | None, Standing]]) -> None:
+def write_list(page: Page, listed: Sequence[tuple[str, RoadmapRow | None, Standing]]) -> None:
     """Every row with its place in the roadmap and what is known about it."""
     row_width = max((len(row) for row, _, _ in listed), default=3)
     header = f"{'ROW'.ljust(row_width)}  TIER  PHASE  PRIO  {'RISK'.ljust(12)}  "

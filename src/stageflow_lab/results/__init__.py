@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from .audit import AuditResult, SabotageResult
 from .result import SCHEMA_VERSION, Result
-from .store import Standing, Store, judged_with_audit
+from .store import ResultStore, Standing, judged_with_audit
 
 __all__ = [
     "SCHEMA_VERSION",
     "AuditResult",
     "Result",
+    "ResultStore",
     "SabotageResult",
     "Standing",
-    "Store",
     "judged_with_audit",
 ]

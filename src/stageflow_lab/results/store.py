@@ -49,13 +49,13 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Store:
+class ResultStore:
     """Results below `root`. Each file is replaced whole, so readers never see half of one."""
 
     root: Path
 
     @classmethod
-    def at(cls, folder: str | None) -> Store:
+    def at(cls, folder: str | None) -> ResultStore:
         """The given folder, else STAGEFLOW_LAB_DIR, else `.stageflow/lab` here."""
         chosen = folder or os.environ.get("STAGEFLOW_LAB_DIR") or ".stageflow/lab"
         return cls(Path(chosen).absolute())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .entries import Entry, entries, execution_order, sabotages_of, section_of
+from .entries import RoadmapRow, entries, execution_order, sabotages_of, section_of
 from .phases import PHASE_NAMES
 
-__all__ = ["PHASE_NAMES", "Entry", "entries", "execution_order", "sabotages_of", "section_of"]
+__all__ = ["PHASE_NAMES", "RoadmapRow", "entries", "execution_order", "sabotages_of", "section_of"]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..scenario import Scenario
-from .entries import Entry
+from .entries import RoadmapRow
 
 # A number that continues no word or name: not the 95 of P95, the 1 of F1 or f+1, the 9 of kill -9.
 # \u2212 is the minus sign, \u00d7 the multiplication sign.
@@ -51,7 +51,7 @@ class PassNumber:
     is_bound: bool
 
 
-def disagreements(scenario: Scenario, entry: Entry) -> list[str]:
+def disagreements(scenario: Scenario, entry: RoadmapRow) -> list[str]:
     """What differs between a scenario and its row in the catalogue, as sentences; empty if none."""
     found = []
     if scenario.row != entry.id:

@@ -26,7 +26,7 @@ _NEEDED: Final = ("Claim", "Load", "Pass", "Sabotage")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class RoadmapRow:
     """One row. `section` is its folder name ("core", "llm_reason"); `section_title` as printed.
 
     `builds` is the catalogue's Builds line, or the Pipeline line of an industry row. `anchor` is
@@ -63,7 +63,7 @@ class _Story:
 
 
 @cache
-def entries() -> Mapping[str, Entry]:
+def entries() -> Mapping[str, RoadmapRow]:
     """Every row by id, in the roadmap's own order. Raises LabError `lab.roadmap` on bad data."""
     folder = resources.files(__package__) / "data"
     stories: dict[str, _Story] = {}
@@ -78,10 +78,10 @@ def entries() -> Mapping[str, Entry]:
     return MappingProxyType(found)
 
 
-def execution_order() -> tuple[Entry, ...]:
+def execution_order() -> tuple[RoadmapRow, ...]:
     """The rows in the order in which the roadmap wants them run."""
 
-    def rank(entry: Entry) -> tuple[int, int, int, int]:
+    def rank(entry: RoadmapRow) -> tuple[int, int, int, int]:
         inside = rank_in_phase(entry.id, phase=entry.phase, priority=entry.priority)
         return entry.phase, *inside, entry.position
 
@@ -105,7 +105,7 @@ def sabotages_of(text: str) -> tuple[str, ...]:
     return tuple(part.strip().removesuffix(".") for part in parts if part.strip(" ."))
 
 
-def _joined(table: str, stories: Mapping[str, _Story]) -> Iterator[Entry]:
+def _joined(table: str, stories: Mapping[str, _Story]) -> Iterator[RoadmapRow]:
     tier, tier_title, section_title, position = 0, "", "", 0
     for line in table.splitlines():
         if found := _TIER.match(line):
@@ -119,7 +119,7 @@ def _joined(table: str, stories: Mapping[str, _Story]) -> Iterator[Entry]:
                 raise _bad(row, "has no entry in the catalogue")
             if (story.priority, story.risk) != (priority, risk):
                 raise _bad(row, "differs in priority or risk between ROADMAP.md and the catalogue")
-            yield Entry(
+            yield RoadmapRow(
                 id=row,
                 target=target,
                 priority=priority,

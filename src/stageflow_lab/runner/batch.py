@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..discovery import Found
-from ..results import Result, Store, judged_with_audit
+from ..results import Result, ResultStore, judged_with_audit
 from ..verdict import Verdict
 from .request import Request
 from .schedule import Watcher, run_all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class RunOptions:
     """How rows are run. `jobs` run at a time; `keep` leaves scratch folders in place."""
 
     size: str = "quick"
@@ -31,8 +31,8 @@ def run_rows(
     rows: Sequence[str],
     found: Mapping[str, Found],
     *,
-    options: Options,
-    store: Store,
+    options: RunOptions,
+    store: ResultStore,
     watcher: Watcher,
 ) -> tuple[list[Result], bool]:
     """Run `rows`; results in their order, stored, and whether the user interrupted.
@@ -65,7 +65,7 @@ def new_scratch() -> Path:
     return Path(tempfile.gettempdir()) / f"stageflow-lab-{uuid.uuid4().hex[:12]}"
 
 
-def _kept(result: Result, request: Request, store: Store, *, interrupted: bool) -> Result:
+def _kept(result: Result, request: Request, store: ResultStore, *, interrupted: bool) -> Result:
     with contextlib.suppress(OSError):
         request.evidence.rmdir()  # it is empty when the row never started
     evidence = store.evidence_in(request.evidence)
@@ -77,7 +77,7 @@ def _kept(result: Result, request: Request, store: Store, *, interrupted: bool) 
     return result
 
 
-def _missing(row: str, options: Options) -> Result:
+def _missing(row: str, options: RunOptions) -> Result:
     return Result(
         row=row,
         verdict=Verdict.MISSING,

@@ -37,7 +37,7 @@ OUTCOME: Final = "outcome.json"
 _PROGRESS_EVERY_S: Final = 0.1
 
 
-class Line:
+class ParentPipe:
     """The pipe to the parent. A parent that has gone is not this child's failure."""
 
     def __init__(self, descriptor: int) -> None:
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
     """Run the request; 0 whenever an outcome was written, whatever its verdict."""
     set_process_limits()
     request = Request.read(Path(arguments[0]))
-    line = Line(int(arguments[1]))
+    line = ParentPipe(int(arguments[1]))
     started = datetime.now(UTC).isoformat(timespec="seconds")
     before = time.monotonic()
     result = replace(
@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _outcome(request: Request, line: Line) -> Result:
+def _outcome(request: Request, line: ParentPipe) -> Result:
     blank = Result(
         row=request.found.row,
         verdict=Verdict.ERROR,

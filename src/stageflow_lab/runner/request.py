@@ -33,7 +33,7 @@ class Request:
     folders: tuple[str, ...] = ()
 
     def write(self, path: Path) -> None:
-        """Store it for the child."""
+        """ResultStore it for the child."""
         data = asdict(self)
         path.write_text(json.dumps(data, default=str), "utf-8")
 
