@@ -43,13 +43,13 @@ class Freezer:
     Safe for concurrent use. `depth_max` counts nested containers and objects.
     """
 
-    __slots__ = ("_depth_max", "_given", "_kinds")
+    __slots__ = ("_adapters", "_depth_max", "_given", "_kinds")
 
     def __init__(self, adapters: Iterable[Adapter[Any]] = (), *, depth_max: int = 200) -> None:
         self._depth_max = depth_max
         self._kinds: dict[type, Handler] = dict(BUILTIN)
-        for adapter in adapters:
-            self._kinds[adapter.type] = _adapted(adapter)
+        self._adapters = {adapter.type: adapter for adapter in adapters}
+        self._kinds |= {cls: _adapted(adapter) for cls, adapter in self._adapters.items()}
         self._given = frozenset(self._kinds)
 
     def freeze(self, value: Any, /) -> Any:
@@ -73,6 +73,10 @@ class Freezer:
         elif kind is Frozen:
             return value
         return self._walk(value)
+
+    def adapter(self, cls: type) -> Adapter[Any]:
+        """The adapter of an exact type. Raises KeyError when none was given."""
+        return self._adapters[cls]
 
     def _walk(self, value: Any) -> Any:
         walk = Walk(self._kinds, self._learn, self._depth_max)

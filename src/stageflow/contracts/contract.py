@@ -1,0 +1,142 @@
+"""A contract: one declared type, compiled once, checked where a value enters."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import types
+import typing
+from typing import Any
+
+from stageflow.contracts.annotations import ANYTHING, describe, structure
+from stageflow.contracts.codec import Codec
+from stageflow.contracts.places import undecodable
+from stageflow.contracts.validation import Validator
+from stageflow.contracts.violation import ContractViolated, problems_of, redacted
+from stageflow.model.errors import ContractError
+from stageflow.model.refusal import type_label
+from stageflow.model.values import Freezer
+
+_EXACT: frozenset[Any] = frozenset({int, str, float, bool, bytes, type(None), dict, list})
+"""Types whose exact instances pydantic accepts and returns as they are."""
+
+
+def contract_of(annotation: Any) -> Contract:
+    """The contract of a type. Raises BuildError `contract.unsupported` when it cannot be checked.
+
+    A missing annotation (`inspect.Parameter.empty`) is Any.
+    """
+    return Contract(annotation)
+
+
+class Contract:
+    """One declared type: it admits values, and encodes and decodes them for the journal.
+
+    Immutable. `hash` is 32 hexadecimal digits over the structure of the type (names, fields, which
+    are required, constraints), equal in every process.
+    """
+
+    __slots__ = ("_codec", "_exact", "_validator", "annotation", "hash")
+
+    annotation: Any
+    hash: str
+    _codec: Codec
+    _exact: frozenset[Any] | None
+    _validator: Validator | None
+
+    def __init__(self, annotation: Any) -> None:
+        if annotation is inspect.Parameter.empty:
+            annotation = Any
+        exact = _exact(annotation)
+        # Compiled at once, so that a type that cannot be checked is a build error. For scalars and
+        # Any that cannot happen; they wait, and a pipeline of nothing else never loads pydantic.
+        validator = Validator(annotation) if exact is None else None
+        told = repr(structure(annotation)).encode("utf-8", "backslashreplace")
+        digest = hashlib.blake2b(told, digest_size=16)
+        fill = object.__setattr__
+        fill(self, "annotation", annotation)
+        fill(self, "hash", digest.hexdigest())
+        fill(self, "_exact", exact)
+        fill(self, "_validator", validator)
+        fill(self, "_codec", Codec(annotation, digest.digest(), describe(annotation)))
+
+    def __setattr__(self, name: str, value: Any) -> typing.NoReturn:
+        raise AttributeError(f"a contract cannot be changed: {name}")
+
+    def __repr__(self) -> str:
+        return f"<contract {self.describe()}>"
+
+    def describe(self) -> str:
+        """The type's short name, as errors show it: `list[str]`."""
+        return describe(self.annotation)
+
+    def admit(self, value: Any, freezer: Freezer) -> Any:
+        """The canonical form of the validated value.
+
+        The same values pass that pydantic would let pass with `revalidate_instances="always"`, in
+        the mode that the type's own config says. Raises ContractViolated (`contract.violated`,
+        `contract.validator`) and ValueRefused (`value.*`).
+        """
+        exact = self._exact
+        if exact is not None and (not exact or type(value) in exact):
+            return freezer.freeze(value)
+        return freezer.freeze(self._validated(value))
+
+    def _validated(self, value: Any) -> Any:
+        from pydantic import ValidationError  # loaded by the validator already, or needed now
+
+        validator = self._validator
+        if validator is None:
+            validator = Validator(self.annotation)
+            object.__setattr__(self, "_validator", validator)
+        try:
+            return validator(value)
+        except ValidationError as error:
+            problems = problems_of(error, value)
+            raise ContractViolated(self.describe(), problems, redacted(value)) from None
+        except Exception as error:
+            # A user's validator raised something that is no verdict. Its text may quote the value,
+            # so only its type is told; letting it pass through would hide where it came from.
+            raise ContractError(
+                "contract.validator",
+                f"a validator of {self.describe()} raised {type_label(type(error))}",
+                expected="validators that return the value or raise ValueError",
+                got=type_label(type(error)),
+                fix="raise ValueError in the validator when the value is not acceptable",
+            ) from None
+
+    def undecodable(self) -> str | None:
+        """Path and reason why values could not be read by a new process; None when they could."""
+        return undecodable(self._codec.place)
+
+    def encode(self, frozen: Any) -> bytes:
+        """The canonical form as bytes for the journal.
+
+        Raises ValueRefused `codec.undecodable` for what could not come back: a class that the type
+        does not name at that place (a subclass, a model where Any is declared), a local class.
+        """
+        return self._codec.encode(frozen)
+
+    def decode(self, data: bytes, freezer: Freezer | None = None) -> Any:
+        """The canonical form again, its content hash equal. `freezer` brings the adapters needed.
+
+        Raises ContractError: `codec.damaged` for any byte lost or changed, `codec.mismatch` for a
+        value of another contract.
+        """
+        return self._codec.decode(data, freezer or Freezer())
+
+
+def _exact(annotation: Any) -> frozenset[Any] | None:
+    """Exact types that need no validator; empty when nothing does, None when everything does."""
+    if any(annotation is known for known in ANYTHING):
+        return frozenset()
+    if annotation is None:
+        return frozenset({type(None)})
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        members = [_exact(arg) for arg in typing.get_args(annotation)]
+        if any(member is None or not member for member in members):
+            return None
+        return frozenset().union(*(member for member in members if member))
+    return (
+        frozenset({annotation}) if isinstance(annotation, type) and annotation in _EXACT else None
+    )
