@@ -18,10 +18,10 @@ from typing import Any, Generic, TypeVar, cast
 
 from stageflow.model.errors import SimulationError
 from stageflow.sim.disk import DiskFaults, SimDisk
+from stageflow.sim.ending import abandon, cancelled, settled
 from stageflow.sim.fence import fence
 from stageflow.sim.loop import SimLoop
-from stageflow.sim.pending import describe
-from stageflow.sim.schedule import Fifo, RandomWalk, Replay, Schedule
+from stageflow.sim.schedule import RandomWalk, Replay, Schedule
 from stageflow.sim.trace import Trace
 
 T = TypeVar("T")
@@ -32,9 +32,6 @@ VIRTUAL_S_MAX = 90 * 86_400.0
 """90 days: doubles of seconds are exact to the nanosecond up to 104 days."""
 RECORDED_MAX = 1_000_000
 """Choices kept for `SimResult.replay()`."""
-_CLEANUP_STEPS = 100_000
-_CLEANUP_S = 3_600.0
-_CANCEL_ROUNDS = 8
 
 _ONE_AT_A_TIME = threading.Lock()
 """Keeps what the fence saves and restores paired: two fences must not interleave."""
@@ -103,7 +100,7 @@ class SimResult(Generic[T]):
     trace_hash: str
     """32 hexadecimal digits over every decision, virtual time and note."""
     steps: int
-    """Callbacks and task steps run, cleanup included."""
+    """Callbacks and task steps run until `main` ended."""
     choices: int
     """Decisions among more than one ready source."""
     virtual_s: float
@@ -203,9 +200,6 @@ def trial(
 
 def _run(main: Callable[[Sim], Coroutine[Any, Any, T]], *, sim: Sim, trace: Trace) -> SimResult[T]:
     loop = sim.loop
-    returned: T | None = None
-    error: BaseException | None = None
-    leftover: tuple[str, ...] = ()
     try:
         coro = main(sim)
         if not asyncio.iscoroutine(coro):
@@ -217,84 +211,44 @@ def _run(main: Callable[[Sim], Coroutine[Any, Any, T]], *, sim: Sim, trace: Trac
                 fix="write `async def main(sim): ...`",
             )
         task = loop.create_task(coro, name="main")
+        del coro
+        ended: SimulationError | None = None
         try:
             loop.run_until(task.done)
-        except SimulationError as met:
-            error = met
-        virtual_s = loop.time()
-        leftover = _cleared(loop, task)
+        except SimulationError as stopped:
+            ended = stopped
+        except (KeyboardInterrupt, SystemExit):
+            _error_of(task)
+            raise
+        steps, virtual_s = loop.steps, loop.time()
+        leftover = cancelled(loop, task)
         # A run that was ended from outside keeps that error: main only saw the cancellation.
-        if error is None:
-            error = asyncio.CancelledError("main") if task.cancelled() else task.exception()
-            returned = None if error is not None else task.result()
-        elif task.done() and not task.cancelled():
-            task.exception()  # read, so that it is not reported as one nobody awaited
-        del task, coro
-        gc.collect()
-        _settle(loop)
+        met = _error_of(task)
+        error = met if ended is None else ended
+        returned = task.result() if error is None else None
+        del task
+        leftover = settled(loop, leftover)
     finally:
-        for abandoned in loop.pending():
-            abandoned._log_destroy_pending = False  # type: ignore[attr-defined]
-        loop.close()
+        abandon(loop)
     return SimResult(
         seed=sim.seed,
         returned=returned,
         error=error,
         trace_hash=trace.hexdigest(),
-        steps=loop.steps,
+        steps=steps,
         choices=trace.choices,
         virtual_s=virtual_s,
-        leftover=leftover,
+        leftover=tuple(leftover.values()),
         unhandled=tuple(loop.unhandled),
         recorded=tuple(trace.recorded),
     )
 
 
-def _cleared(loop: SimLoop, main: asyncio.Task[Any]) -> tuple[str, ...]:
-    """Cancel every task until all have ended; who was left, in words."""
-    if not main.done():
-        # The schedule, or what it led to, ended the run: cleanup must not depend on it.
-        loop.pick = Fifo().begin()
-    lines = {
-        task: describe(task)
-        for task in loop.pending()
-        if task is not main and not loop.is_own(task)
-    }
-    for turn in range(_CANCEL_ROUNDS):
-        pending = loop.pending()
-        if not pending:
-            break
-        for task in pending:
-            # A closing generator's cleanup runs undisturbed, unless it does not end by itself.
-            if turn > 0 or not loop.is_own(task):
-                task.cancel()
-        _grant(loop, lambda: not loop.pending())
-    for task in loop.pending():
-        lines[task] = lines.get(task, describe(task)) + ", and ignored cancellation"
-        task._log_destroy_pending = False  # type: ignore[attr-defined]
-        try:
-            cast(Coroutine[Any, Any, Any], task.get_coro()).close()
-        except Exception as error:
-            # The last resort against a coroutine that refuses to end; it may raise anything.
-            loop.unhandled.append(f"{task.get_name()!r} refused to close: {type(error).__name__}")
-    return tuple(lines.values())
-
-
-def _settle(loop: SimLoop) -> None:
-    """Close async generators, and run callbacks that are ready."""
-    closing = loop.create_task(loop.shutdown_asyncgens(), name="close async generators")
-    _grant(loop, lambda: closing.done() and loop.is_idle())
-    gc.collect()
-
-
-def _grant(loop: SimLoop, done: Callable[[], bool]) -> None:
-    """Run until `done`, within the bounds of cleanup; what does not end is looked at by callers."""
-    loop.steps_max = loop.steps + _CLEANUP_STEPS
-    loop.ns_max = loop.now_ns + int(_CLEANUP_S * 1e9)
-    try:
-        loop.run_until(done)
-    except SimulationError:
-        loop.pick = Fifo().begin()
+def _error_of(task: asyncio.Task[Any]) -> BaseException | None:
+    """What `task` ended with, read so that it is not reported as an error nobody awaited."""
+    if not task.done():
+        return None
+    return asyncio.CancelledError(task.get_name()) if task.cancelled() else task.exception()
 
 
 @contextmanager
