@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import platform
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
 from stageflow.journal.line import encoded, header_of, header_text
 from stageflow.journal.memory import MemoryStore
-from stageflow.journal.store import Append, LoadedRun, Owner, RunHeader, RunSummary
+from stageflow.journal.store import RUNNING, Append, LoadedRun, Owner, RunHeader, RunSummary
 from stageflow.model.errors import JournalError
 from stageflow.model.record import Record, RecordType
 from stageflow.sim.disk import SimDisk
@@ -128,7 +129,7 @@ class SimJournal:
 
     async def runs(self, *, tenant: str | None = None, limit: int = 50) -> list[RunSummary]:
         await asyncio.sleep(0)
-        return self._log.read().runs(tenant=tenant, limit=limit)
+        return self._log.listed(tenant=tenant, limit=limit)
 
     async def close(self) -> None:
         """Wait until everything that was asked is durable or refused."""
@@ -146,12 +147,13 @@ class _Log:
         self._owners: dict[str, SimOwner] = {}
         """The last process of each name."""
         self._dead: set[tuple[int, int]] = set()
-        self._alive_then: frozenset[tuple[int, int]] | None = None
-        """While a claim is applied: who was alive when it was asked; None otherwise."""
+        self._holders: dict[str, SimOwner] = {}
+        """Who last created or claimed each run."""
         self._queue: list[_Request] = []
         """At most one request for each task that awaits one: callers are its bound."""
         self._flushing: list[_Request] = []
         self._flushes = 0
+        self._until_idle: list[asyncio.Future[None]] = []
         self._damaged_at: int | None = None
         """Where recovery met damage: nothing is written after it. None for a log that is whole."""
         self._recover()
@@ -180,11 +182,8 @@ class _Log:
         return SimOwner("sim", name, pid, started, self._is_alive)
 
     def _is_alive(self, owner: SimOwner) -> bool:
-        key = (owner.pid, owner.started)
-        if self._alive_then is not None:
-            return key in self._alive_then
         latest = self._owners.get(owner.boot)
-        return latest == owner and key not in self._dead
+        return latest == owner and (owner.pid, owner.started) not in self._dead
 
     # Reading
 
@@ -220,15 +219,16 @@ class _Log:
         return await request.answer
 
     async def idle(self) -> None:
-        while self._flushing or self._queue:
-            last = (self._queue or self._flushing)[-1]
-            await asyncio.wait((last.answer,))
+        if self._flushing:
+            self._until_idle.append(asyncio.get_running_loop().create_future())
+            await self._until_idle[-1]
 
     def _flush(self) -> None:
         # A request whose caller was cancelled before the flush is not written.
         self._flushing = [request for request in self._queue if not request.answer.done()]
         self._queue = []
         if not self._flushing:
+            self._tell_idle()
             return
         self._flushes += 1
         flush = self._flushes
@@ -264,19 +264,45 @@ class _Log:
         what, records = _request(body)
         self._wall_s = what["wall_s"]
         store = self._store
-        if what["do"] == "create":
-            owner = self._owner(*what["owner"])
-            return store.create(header_of(what["header"]), owner, records)
         if what["do"] == "append":
             (refused,) = store.commit([Append(what["run"], what["epoch"], records)])
             if refused is not None:
                 raise refused
             return None
-        self._alive_then = frozenset((pid, started) for pid, started in what["alive"])
-        try:
-            return store.claim(what["run"], self._owner(*what["owner"]))
-        finally:
-            self._alive_then = None
+        owner = self._owner(*what["owner"])
+        if what["do"] == "create":
+            header = header_of(what["header"])
+            epoch = store.create(header, _dead_twin(owner), records)
+            self._holders[header.run] = owner
+            return epoch
+        run = what["run"]
+        holder = self._holders.get(run)
+        alive = [tuple(each) for each in what["alive"]]
+        if (
+            holder not in (None, owner)
+            and store.load(run).status == RUNNING
+            and (holder.pid, holder.started) in alive
+        ):
+            raise _run_is_live(run, holder)
+        loaded = store.claim(run, _dead_twin(owner))
+        self._holders[run] = owner
+        return loaded
+
+    def _tell_idle(self) -> None:
+        waiting, self._until_idle = self._until_idle, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    def listed(self, *, tenant: str | None, limit: int) -> list[RunSummary]:
+        """The store's listing, with the simulation's processes in it."""
+        return [
+            summary
+            if summary.owner is None
+            else replace(summary, owner=holder, live=holder.is_alive())
+            for summary in self.read().runs(tenant=tenant, limit=limit)
+            for holder in (self._holders[summary.header.run],)
+        ]
 
     # Crashing
 
@@ -287,12 +313,14 @@ class _Log:
         self._flushes += 1
         for request in lost:
             _answer(request, OSError("the machine lost power"), None)
+        self._tell_idle()
         self._recover()
 
     def _recover(self) -> None:
         """Apply every readable frame from the start, and cut off what follows the last."""
         self._wall_s = self._sim.wall()
         self._store = MemoryStore(wall_s=lambda: self._wall_s)
+        self._holders.clear()
         data = self.disk.read(self._file)
         self._applied_bytes, self._last = _scanned(data)
         for body in _bodies(data, self._applied_bytes):
@@ -336,6 +364,22 @@ def _answer(
         request.answer.set_result(result)
     else:
         request.answer.set_exception(error)
+
+
+def _dead_twin(owner: SimOwner) -> Owner:
+    """`owner` for the store, which asks the real machine who lives: of an earlier boot of this
+    host, so that the store lets everybody claim and the simulation alone says who may."""
+    return Owner(platform.node(), f"simulated {owner.boot}", owner.pid, owner.started)
+
+
+def _run_is_live(run: str, holder: SimOwner) -> JournalError:
+    return JournalError(
+        "journal.run_is_live",
+        f"run {run!r} is being worked on by a process that is alive",
+        expected="a run whose owner has ended",
+        got=f"simulated process {holder.boot!r}",
+        fix="end that process first, with kill(name) or crash()",
+    )
 
 
 def _admitted(append: Append) -> tuple[Record, ...]:
