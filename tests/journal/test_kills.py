@@ -23,9 +23,10 @@ APPENDS = 100
 
 WRITER = """
 import asyncio, os, sys
+from dataclasses import replace
 from stageflow.journal.journal import GroupCommit
 from stageflow.journal.sqlite import SQLiteStore
-from stageflow.journal.store import RunHeader
+from stageflow.journal.store import Owner, RunHeader
 from stageflow.model.record import Record, RecordType
 
 path, run, appends, first = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
@@ -38,7 +39,10 @@ def pair(seq):
     )
 
 async def main():
-    journal = GroupCommit(SQLiteStore(path, busy_s=60))
+    owner = Owner.this_process()
+    if sys.argv[5] == "looks dead":
+        owner = replace(owner, boot="an earlier one")
+    journal = GroupCommit(SQLiteStore(path, busy_s=60), owner=owner)
     if first == 1:
         header = RunHeader(run, "default", "desk", None, None, None, None, 0.0, {}, 0)
         epoch = await journal.create(header, (Record(RecordType.RUN_STARTED, 1),))
@@ -60,18 +64,16 @@ asyncio.run(main())
 
 @contextmanager
 def writer(
-    path: Path, run: str, *, appends: int = 1_000_000, is_new: bool = True
+    path: Path,
+    run: str,
+    *,
+    appends: int = 1_000_000,
+    is_new: bool = True,
+    looks_dead: bool = False,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process that appends, and writes to stdout each seq that was acknowledged."""
-    arguments: list[str | Path] = [
-        sys.executable,
-        "-c",
-        WRITER,
-        path,
-        run,
-        str(appends),
-        "1" if is_new else "0",
-    ]
+    arguments: list[str | Path] = [sys.executable, "-c", WRITER, path, run, str(appends)]
+    arguments += ["1" if is_new else "0", "looks dead" if looks_dead else "looks alive"]
     with subprocess.Popen(
         arguments,
         bufsize=0,  # what is buffered here would be invisible to select
@@ -160,30 +162,18 @@ def test_processes_that_append_at_once_lose_nothing(tmp_path: Path) -> None:
 
 def test_of_two_owners_the_stale_one_is_refused(tmp_path: Path) -> None:
     """
-    1. A process that looks dead to us, as after a wrong verdict, still appends.
+    1. A process that looks dead to us, as after a wrong verdict, goes on appending.
     2. We claim its run.
     3. Whatever it appends from then on is refused, and it is told so.
     """
     path = tmp_path / "runs.db"
-    with writer(path, "run") as process, closing(SQLiteStore(path)) as store:
-        next_seq(process)
-        with closing(SQLiteStore(path, unknown_is_dead=True)) as gone:
-            _set_owner(path, "run")
-            before = gone.claim("run", Owner.this_process())
+    with writer(path, "run", looks_dead=True) as process, closing(SQLiteStore(path)) as store:
+        for _ in range(5):
+            next_seq(process)
+        before = store.claim("run", Owner.this_process())
+        assert before.epoch == 2
         _, stderr = process.communicate(b"", timeout=30)
         assert process.returncode != 0 and b"journal.stale_owner" in stderr
         assert store.load("run") == before, "nothing of it came after the claim"
-        assert store.commit(
-            [Append("run", 2, (Record(RecordType.STEP, len(before.records) + 1),))]
-        ) == [None]
-
-
-def _set_owner(path: Path, run: str) -> None:
-    """Suspends the run from outside its owner, which frees it without telling the owner."""
-    with closing(SQLiteStore(path)) as store:
-        while True:
-            seq = len(store.load(run).records) + 1
-            data = {"status": "suspended", "reason": ""}
-            end = Record(RecordType.RUN_ENDED, seq, data=data)
-            if store.commit([Append(run, 1, (end,))]) == [None]:
-                return
+        ours = Record(RecordType.STEP, len(before.records) + 1)
+        assert store.commit([Append("run", 2, (ours,))]) == [None]
