@@ -21,7 +21,6 @@ from .discovery import Found
 from .errors import LabError
 from .results import AuditResult, Result, ResultStore, SabotageResult
 from .runner.batch import RunOptions, new_scratch
-from .runner.child import scenario_hash
 from .runner.request import Mode, Request
 from .runner.schedule import Watcher, run_all
 from .sabotage import Sabotage
@@ -189,6 +188,6 @@ def _unaudited(found: Found, options: RunOptions, reason: str | None) -> AuditRe
         healthy_failures=(),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         duration_s=0.0,
-        scenario_hash=scenario_hash(found.path),
+        scenario_hash=found.text_hash(),
         reason=reason,
     )

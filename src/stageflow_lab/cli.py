@@ -202,7 +202,9 @@ def _explain_scenario(page: Page, found: Found, standing: Standing) -> None:
     entry = entries().get(found.row)
     for difference in disagreements(scenario, entry) if entry is not None else ():
         _paragraph(page, "differs", difference)
-    killed = f", sabotages killed {kill_rate(standing.audit)}" if standing.audit else ""
+    killed = (
+        f", sabotages killed {kill_rate(standing.current_audit)}" if standing.current_audit else ""
+    )
     page.line(f"last verdict: {page.verdict(standing.verdict)}{killed}")
 
 
@@ -329,7 +331,7 @@ def _run_json(results: Sequence[Result], *, code: int | None, interrupted: bool)
 
 
 def _listed_json(row: str, entry: RoadmapRow | None, standing: Standing) -> dict[str, Any]:
-    audit = standing.audit
+    audit = standing.current_audit
     return {
         "row": row,
         "target": entry.target if entry is not None else None,

@@ -6,6 +6,7 @@ row. A file is imported when its row is explained, run or audited.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import re
@@ -36,6 +37,10 @@ class Found:
     def origin(self) -> str:
         """The module, or the file's name where there is none."""
         return self.module if self.module is not None else self.path.name
+
+    def text_hash(self) -> str:
+        """The identity of the file's text; an audit holds only for the text it audited."""
+        return hashlib.blake2b(self.path.read_bytes(), digest_size=16).hexdigest()
 
 
 def find(folders: Sequence[Path] = ()) -> Mapping[str, Found]:

@@ -184,7 +184,7 @@ def _article(row: str, result: Result, standing: Standing, evidence: str) -> str
         _metric_table(row, result.metrics),
         *(f"<p>{escape(note)}</p>" for note in result.notes),
         *(_figure(picture) for picture in result.pictures),
-        _audit(standing.audit, row),
+        _audit(standing.current_audit, row),
         _facts(result, evidence) if standing.result is not None else "",
         "</article>",
     ]

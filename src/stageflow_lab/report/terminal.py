@@ -103,7 +103,9 @@ def write_list(page: Page, listed: Sequence[tuple[str, RoadmapRow | None, Standi
         if entry is not None:
             place = f"{entry.tier:>4}  {entry.phase:>5}  {entry.priority:<4}  {entry.risk:<12}"
         verdict = page.verdict(standing.verdict, width=8)
-        text = f"{row.ljust(row_width)}  {place}  {verdict}  {kill_rate(standing.audit):<6}  "
+        text = (
+            f"{row.ljust(row_width)}  {place}  {verdict}  {kill_rate(standing.current_audit):<6}  "
+        )
         room = max(20, page.width - row_width - 56)
         target = entry.target if entry is not None else ""
         page.line(text + textwrap.shorten(target, room, placeholder="…"))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final
 
 from ..scenario import Picture
 from ..verdict import MetricResult, Verdict
+from .audit import AuditResult
 
 SCHEMA_VERSION: Final = 1
 
@@ -19,6 +20,7 @@ class Result:
     """What one run of a row gave. Durations in seconds, memory in bytes, `started` in UTC.
 
     `reason` says why the verdict is not pass; `evidence` are paths relative to the results folder;
+    `audit` is the row's audit at that time, of the same scenario text; None when there was none.
     `params` are the size parameters as used, after scaling; `scale` is 1.0 outside audits.
     """
 
@@ -41,6 +43,7 @@ class Result:
     evidence: tuple[str, ...] = ()
     scenario_hash: str | None = None
     folders: tuple[str, ...] = ()
+    audit: AuditResult | None = None
 
     @property
     def reproduce(self) -> str:
@@ -55,7 +58,8 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, as docs/result-schema.md says."""
-        values: dict[str, Any] = _plain(asdict(self))
+        values: dict[str, Any] = _plain(asdict(replace(self, audit=None)))
+        values["audit"] = None if self.audit is None else self.audit.to_json()
         return {"schema_version": SCHEMA_VERSION, **values, "reproduce": self.reproduce}
 
     @classmethod
@@ -68,6 +72,8 @@ class Result:
         values["verdict"] = Verdict(values["verdict"])
         values["metrics"] = tuple(MetricResult(**each) for each in values["metrics"])
         values["pictures"] = tuple(Picture(**each) for each in values["pictures"])
+        if values["audit"] is not None:
+            values["audit"] = AuditResult.from_json(values["audit"])
         for name in ("notes", "evidence", "folders"):
             values[name] = tuple(values[name])
         return cls(**values)

@@ -37,6 +37,13 @@ class Standing:
         """The verdict to show. A row whose present scenario failed its audit is `invalid`."""
         return self.shown("").verdict
 
+    @property
+    def current_audit(self) -> AuditResult | None:
+        """The audit, unless the scenario was changed between it and the last run."""
+        if self.result is None or self.audit is None:
+            return self.audit
+        return self.audit if self.audit.scenario_hash == self.result.scenario_hash else None
+
     def shown(self, row: str) -> Result:
         """The last result as judged with the audit, or one that says why there is none."""
         if self.result is not None:
@@ -100,12 +107,12 @@ class ResultStore:
 
 
 def judged_with_audit(result: Result, audit: AuditResult | None) -> Result:
-    """`result`, or the same as `invalid` when the audit of this very scenario found a survivor."""
-    if audit is None or result.verdict is not Verdict.PASS or audit.skipped:
+    """`result` with the audit of the same scenario text; a pass is `invalid` if that failed."""
+    current = Standing(result, audit).current_audit
+    result = replace(result, audit=current)
+    if current is None or result.verdict is not Verdict.PASS or current.skipped or current.valid:
         return result
-    if audit.scenario_hash != result.scenario_hash or audit.valid:
-        return result
-    return replace(result, verdict=Verdict.INVALID, reason=_invalid_because(audit))
+    return replace(result, verdict=Verdict.INVALID, reason=_invalid_because(current))
 
 
 def _invalid_because(audit: AuditResult) -> str:

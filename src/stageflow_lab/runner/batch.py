@@ -72,9 +72,9 @@ def _kept(result: Result, request: Request, store: ResultStore, *, interrupted: 
     result = replace(result, evidence=evidence)
     if interrupted and (result.reason or "").startswith("interrupted"):
         return result
-    result = judged_with_audit(result, store.standing(result.row).audit)
+    # Stored as run: a later audit may clear a row that is invalid today, or the reverse.
     store.save_result(result)
-    return result
+    return judged_with_audit(result, store.standing(result.row).audit)
 
 
 def _missing(row: str, options: RunOptions) -> Result:

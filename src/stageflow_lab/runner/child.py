@@ -6,7 +6,6 @@ progress as JSON lines on the inherited file descriptor FD.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import resource
@@ -91,7 +90,7 @@ def _outcome(request: Request, line: ParentPipe) -> Result:
         scale=request.scale,
         sabotage=request.sabotage,
         folders=request.folders,
-        scenario_hash=scenario_hash(request.found.path),
+        scenario_hash=request.found.text_hash(),
     )
     try:
         scenario = discovery.load(request.found)
@@ -171,11 +170,6 @@ def _witness(evidence: Path, stage: str, caught: list[str]) -> Iterator[None]:
         (evidence / f"traceback-{stage}.txt").write_text(text, "utf-8")
         first = next(iter(str(error).splitlines()), "")
         caught.append(f"{type(error).__name__}: {first}"[:300])
-
-
-def scenario_hash(path: Path) -> str:
-    """The identity of a scenario file's text; an audit holds only for the text it audited."""
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
 
 if __name__ == "__main__":

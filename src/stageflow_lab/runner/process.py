@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -20,6 +21,7 @@ from ..results import Result
 from ..verdict import Verdict
 from .request import Request
 from .stragglers import MARK, end_stragglers
+from .versions import versions
 
 IMPORT_LIMIT_S: Final = 60.0
 WRAP_UP_S: Final = 30.0
@@ -35,6 +37,7 @@ class Supervised:
 
     def __init__(self, request: Request) -> None:
         self.request = request
+        self._began = datetime.now(UTC)
         self.started = time.monotonic()
         self.done, self.total, self.note = 0, 0, "starting"
         self._limit_s = IMPORT_LIMIT_S
@@ -194,7 +197,10 @@ class Supervised:
             seed=request.seed,
             scale=request.scale,
             sabotage=request.sabotage,
+            started=self._began.isoformat(timespec="seconds"),
             duration_s=round(self.elapsed_s, 3),
+            versions=versions(),
+            scenario_hash=request.found.text_hash(),
             folders=request.folders,
         )
 
