@@ -578,7 +578,9 @@ class _Build:
             contract = self.contract(kept, name)
             kind, timeout_s, retry, isolates, join = Kind.TRANSFORM, 0.0, None, False, None
         else:
-            contract = self.contract(stage.returns, name)
+            # What routes and guards return is checked by the runtime itself, not by a contract.
+            decides = stage.kind in (Kind.GUARD, Kind.ROUTE)
+            contract = self.contract(Any if decides else stage.returns, name)
             kind, timeout_s, retry = stage.kind, stage.timeout_s, stage.retry
             isolates, join = stage.on_failure == "isolate", stage.join
         gates = self.gates.get(number, {})

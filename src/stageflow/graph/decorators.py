@@ -115,8 +115,6 @@ class RouteDecorator(Protocol):
 class ValueMaker:
     """A decorator for stages that return a value; used plain, with options, or on an object."""
 
-    __slots__ = ("__doc__", "_kind")
-
     def __init__(self, kind: Kind, doc: str) -> None:
         self._kind = kind
         self.__doc__ = doc
@@ -152,9 +150,7 @@ class ValueMaker:
 
 
 class GuardMaker:
-    """The `guard` decorator: the body returns Allow, Block, Redact or Revise."""
-
-    __slots__ = ("__doc__",)
+    """The `guard` decorator: the body returns Allow, Block or Redact."""
 
     def __init__(self, doc: str) -> None:
         self.__doc__ = doc
@@ -183,8 +179,6 @@ class GuardMaker:
 
 class RouteMaker:
     """The `route` decorator: the body returns a Branch."""
-
-    __slots__ = ("__doc__",)
 
     def __init__(self, doc: str) -> None:
         self.__doc__ = doc

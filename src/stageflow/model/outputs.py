@@ -63,7 +63,7 @@ class StageOutput:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a guard returns: Allow, Block, Redact or Revise."""
+    """What a guard returns: Allow, Block or Redact."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,21 +87,6 @@ class Redact(Decision):
 
     value: Any
     of: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Revise(Decision):
-    """The guarded node is asked for a new revision; `feedback` reaches it as `Feedback`."""
-
-    feedback: str
-
-
-@dataclass(frozen=True, slots=True)
-class Feedback:
-    """What the guards said about the revision before; None on the first one."""
-
-    text: str
-    revision: int
 
 
 @dataclass(frozen=True, slots=True)

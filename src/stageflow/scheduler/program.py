@@ -7,9 +7,9 @@ from stageflow.scheduler.actions import Run
 
 
 class Program:
-    """Immutable; shared by all runs of a pipeline."""
+    """Shared by all runs of a pipeline; nothing in it changes from run to run."""
 
-    __slots__ = ("plain", "plan", "run_actions")
+    __slots__ = ("branches", "plain", "plan", "run_actions")
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -21,3 +21,9 @@ class Program:
             for node in plan.nodes
         )
         """1 for nodes whose release needs no look at guards, joins or branches."""
+        branches: dict[int, list[str]] = {}
+        for node in plan.nodes:
+            if node.when is not None:
+                branches.setdefault(node.when[0], []).append(node.when[1])
+        self.branches = {route: tuple(names) for route, names in branches.items()}
+        """Route number to the branches that some stage handles."""

@@ -1,0 +1,99 @@
+"""Stageflow: pipelines of typed stages for AI agents."""
+
+from stageflow.graph import (
+    BranchRef,
+    Stage,
+    agent,
+    any_of,
+    enrich,
+    first_of,
+    guard,
+    n_of,
+    route,
+    transform,
+    work,
+)
+from stageflow.model.errors import (
+    BuildError,
+    BuildErrors,
+    ContractError,
+    InputError,
+    JournalError,
+    RunError,
+    SimulationError,
+    StageflowError,
+    ValueRefused,
+)
+from stageflow.model.identity import Identity
+from stageflow.model.kinds import Kind
+from stageflow.model.outputs import (
+    Allow,
+    Block,
+    Branch,
+    Decision,
+    Redact,
+    StageOutput,
+    Stream,
+)
+from stageflow.model.policy import Retry
+from stageflow.model.snapshot import ContextSnapshot
+from stageflow.model.values import Adapter
+from stageflow.runtime.context import Context
+from stageflow.runtime.deps import Dep
+from stageflow.runtime.events import Event, EventType, Subscription
+from stageflow.runtime.failure import Failure, StageFailed
+from stageflow.runtime.limits import Limits
+from stageflow.runtime.outcome import NodeOutcome, Run
+from stageflow.runtime.pipeline import Handle, Pipeline, RunStream
+from stageflow.runtime.runtime import Runtime
+from stageflow.runtime.stream import Emitted
+
+__all__ = [
+    "Adapter",
+    "Allow",
+    "Block",
+    "Branch",
+    "BranchRef",
+    "BuildError",
+    "BuildErrors",
+    "Context",
+    "ContextSnapshot",
+    "ContractError",
+    "Decision",
+    "Dep",
+    "Emitted",
+    "Event",
+    "EventType",
+    "Failure",
+    "Handle",
+    "Identity",
+    "InputError",
+    "JournalError",
+    "Kind",
+    "Limits",
+    "NodeOutcome",
+    "Pipeline",
+    "Redact",
+    "Retry",
+    "Run",
+    "RunError",
+    "RunStream",
+    "Runtime",
+    "SimulationError",
+    "Stage",
+    "StageFailed",
+    "StageOutput",
+    "StageflowError",
+    "Stream",
+    "Subscription",
+    "ValueRefused",
+    "agent",
+    "any_of",
+    "enrich",
+    "first_of",
+    "guard",
+    "n_of",
+    "route",
+    "transform",
+    "work",
+]

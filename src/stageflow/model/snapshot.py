@@ -1,0 +1,80 @@
+"""The state of a run at a version: immutable, content-hashed, sharing all that did not change."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from stageflow.model.bag import OutputBag
+from stageflow.model.identity import Identity
+from stageflow.model.values import content_hash, thaw
+
+
+class ContextSnapshot:
+    """A view of the first `version` accepted outputs of a run, with its identity and inputs.
+
+    Making one costs nothing but the object: the versions of a run share one append-only list.
+    Values come out as private copies; changing one changes nobody else's.
+    """
+
+    __slots__ = ("_bag", "_inputs", "_names", "identity", "version")
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        inputs: Mapping[str, Any],
+        names: Mapping[str, int],
+        bag: OutputBag,
+        version: int,
+    ) -> None:
+        """`inputs` holds canonical values; `names` maps node names to numbers."""
+        self.identity = identity
+        self.version = version
+        self._inputs = inputs
+        self._names = names
+        self._bag = bag
+
+    def __contains__(self, node: str) -> bool:
+        number = self._names.get(node)
+        position = None if number is None else self._bag.position.get(number)
+        return position is not None and position < self.version
+
+    def __getitem__(self, node: str) -> Any:
+        """A private view of the node's value. KeyError when it has none at this version."""
+        if node not in self:
+            raise KeyError(node)
+        return thaw(self._bag.accepted[self._bag.position[self._names[node]]].value)
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of the nodes that have values, in order of acceptance."""
+        by_number = {number: name for name, number in self._names.items()}
+        for entry in self._bag.accepted[: self.version]:
+            yield by_number[entry.node]
+
+    def __len__(self) -> int:
+        return self.version
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """Private views of the run's inputs."""
+        return {name: thaw(value) for name, value in self._inputs.items()}
+
+    @property
+    def content_hash(self) -> str:
+        """blake2b over inputs and outputs of this version, in order of node name.
+
+        Equal for equal contents, whatever the order in which the outputs were accepted.
+        """
+        digest = hashlib.blake2b(digest_size=32)
+        for name in sorted(self._inputs):
+            digest.update(f"input {name} {content_hash(self._inputs[name])}\n".encode())
+        by_number = {number: name for name, number in self._names.items()}
+        accepted = self._bag.accepted[: self.version]
+        for entry in sorted(accepted, key=lambda e: by_number[e.node]):
+            digest.update(f"node {by_number[entry.node]} {content_hash(entry.value)}\n".encode())
+        return digest.hexdigest()
+
+    def __repr__(self) -> str:
+        return f"<snapshot {self.version} of run {self.identity.run}>"

@@ -1,0 +1,85 @@
+"""How a stage's function is begun: in place, in a thread, in a process, or as a generator."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import AsyncGenerator, Coroutine, Iterator
+from contextvars import Context
+from typing import TYPE_CHECKING, Any
+
+from stageflow.graph import Node
+from stageflow.model.values import thaw
+from stageflow.runtime.processes import address_of
+
+if TYPE_CHECKING:
+    from stageflow.runtime.driver import Driver
+
+
+def begin(
+    driver: Driver, node: Node, context: Context, started_s: float
+) -> tuple[Coroutine[Any, Any, Any] | None, Any]:
+    """(coroutine to be stepped, None), or (None, the value) for a stage that is done at once."""
+    stage = node.stage
+    assert stage is not None, "inputs are never handed out"
+    if node.join is not None:
+        return None, _joined(driver, node)
+    function = stage.function
+    assert function is not None
+    arguments = driver.arguments(node, started_s)
+    if stage.mode == "async":
+        return function(**arguments), None
+    if stage.mode == "async_generator":
+        return _collect(driver, node, function(**arguments)), None
+    if stage.place == "loop":
+        if stage.mode == "generator":
+            return _collect_inline(driver, node, context.run(function, **arguments)), None
+        return None, context.run(function, **arguments)
+    if stage.place == "process":
+        return driver.runtime.processes.call(address_of(stage), arguments), None
+    # The thread gets a context of its own: one context can't be entered twice at a time.
+    own = context.copy()
+    if stage.mode == "generator":
+        call = functools.partial(own.run, _collect_in_thread, driver, node, function, arguments)
+    else:
+        call = functools.partial(own.run, functools.partial(function, **arguments))
+    return driver.runtime.threads.call(call), None
+
+
+def _joined(driver: Driver, node: Node) -> Any:
+    chosen = driver.scheduler.chosen(node.index)
+    values = [thaw(driver.bag.values[parent]) for parent in chosen]
+    assert node.join is not None
+    return values if node.join.collects else values[0]
+
+
+async def _collect(driver: Driver, node: Node, generator: AsyncGenerator[Any, Any]) -> list[Any]:
+    """Emits each item as it comes; the node's value is the list of all."""
+    items = []
+    async with contextlib.aclosing(generator):
+        async for item in generator:
+            items.append(item)
+            await driver.emit(node.index, item)
+    return items
+
+
+async def _collect_inline(driver: Driver, node: Node, generator: Iterator[Any]) -> list[Any]:
+    items = []
+    for item in generator:
+        items.append(item)
+        await driver.emit(node.index, item)
+        await asyncio.sleep(0)
+    return items
+
+
+def _collect_in_thread(
+    driver: Driver, node: Node, function: Any, arguments: dict[str, Any]
+) -> list[Any]:
+    items = []
+    for item in function(**arguments):
+        if driver.end is not None:
+            break
+        items.append(item)
+        driver.emit_from_thread(node.index, item)
+    return items

@@ -1,0 +1,69 @@
+"""What a stage may ask of its run: the `ctx` parameter."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from stageflow.model.identity import Identity
+from stageflow.model.snapshot import ContextSnapshot
+
+if TYPE_CHECKING:  # both refer to each other's instances; neither needs the other's class
+    from stageflow.runtime.driver import Driver
+    from stageflow.runtime.pipeline import Pipeline
+
+O = TypeVar("O")  # noqa: E741
+
+
+class Context:
+    """One attempt's view of its run. Ask for it with a parameter named `ctx` or annotated so."""
+
+    __slots__ = ("_driver", "_node", "attempt", "deadline_s", "identity", "node", "snapshot")
+
+    def __init__(self, driver: Driver, node: int, *, attempt: int, deadline_s: float) -> None:
+        self._driver = driver
+        self._node = node
+        self.node: str = driver.plan.nodes[node].name
+        self.attempt = attempt
+        """1, 2, ... over all attempts of this node, those before a crash included."""
+        self.deadline_s = deadline_s
+        """On the event loop's clock: when this attempt will be stopped."""
+        self.identity: Identity = driver.identity
+        self.snapshot: ContextSnapshot = driver.snapshot()
+        """The run as it was when this attempt began."""
+
+    @property
+    def cancelled(self) -> bool:
+        """True once the run is ending: a sync stage in a long loop should look and return."""
+        return self._driver.scheduler.ending is not None
+
+    @property
+    def effect_key(self) -> str:
+        """Key under which this node's effect is known outside: the same for every attempt.
+
+        Derives from tenant, run and node only, so a sink that honours it applies an effect once.
+        """
+        identity = self.identity
+        text = f"{identity.tenant}\0{identity.run}\0{self.node}"
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    async def emit(self, item: Any) -> None:
+        """Sends an item to the run's stream; waits while the reader is behind.
+
+        An item of a guarded node is held until its guards allow the node's value. Without a
+        reader it goes nowhere. From a sync stage use `emit_from_thread`.
+        """
+        await self._driver.emit(self._node, item)
+
+    def emit_from_thread(self, item: Any) -> None:
+        """`emit` for sync stages; blocks the thread while the reader is behind."""
+        self._driver.emit_from_thread(self._node, item)
+
+    async def run(self, pipeline: Pipeline[O], /, *, key: str, **inputs: Any) -> O:
+        """Runs another pipeline as a child of this run and returns its output.
+
+        The child has its own snapshot and bag, this run's tenant, session and correlation, and
+        at most this attempt's time; it is cancelled, and has ended, before this stage is. `key`
+        tells children of one stage apart. Raises StageFailed when it does not end ok.
+        """
+        return await self._driver.run_child(self._node, pipeline, key, inputs, self.deadline_s)

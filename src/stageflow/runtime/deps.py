@@ -1,0 +1,111 @@
+"""Clients, models and settings that stages take by name: opened once a scope, closed in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from stageflow.model.errors import BuildError, InputError, nearest
+
+Scope: TypeAlias = Literal["runtime", "tenant", "run"]
+
+
+@dataclass(frozen=True, slots=True)
+class Dep:
+    """How a dep is made. `factory` is called without arguments; it returns the dep, an awaitable
+    of it, or a context manager (async or not) that is entered and, in the end, left.
+
+    `scope` says how long one lives: as long as the Runtime, the same for one tenant, or one run.
+    """
+
+    factory: Any
+    scope: Scope = "runtime"
+
+
+class DepScopes:
+    """The open deps of one Runtime. Never journalled; opened anew after a restart."""
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        """Values that are neither a Dep nor a function or class are deps themselves."""
+        self._given = {name: _as_dep(name, value) for name, value in given.items()}
+        self._open: dict[tuple[str, str], Any] = {}
+        self._stacks: dict[tuple[str, str], AsyncExitStack] = {}
+        self._locks: dict[tuple[str, str], asyncio.Lock] = {}
+
+    def missing(self, names: Mapping[str, Any], pipeline: str) -> InputError | None:
+        """What to raise when the runtime lacks a dep that the pipeline declares."""
+        for name in names:
+            if name not in self._given:
+                close = nearest(name, self._given)
+                return InputError(
+                    "run.missing_dep",
+                    f"the pipeline declares dep {name!r}, and the runtime has none",
+                    pipeline=pipeline,
+                    field=name,
+                    expected=f"Runtime(deps={{{name!r}: factory}})",
+                    fix=f"did you mean {close!r}?" if close else None,
+                )
+        return None
+
+    async def open(self, names: Mapping[str, Any], *, tenant: str, run: str) -> dict[str, Any]:
+        """The deps of one run, opened where they are not yet open, in the declared order."""
+        return {name: await self._opened(name, tenant, run) for name in names}
+
+    async def close_run(self, run: str, close_s: float) -> None:
+        """Closes what lived for this run only."""
+        await self._close([key for key in self._stacks if key == ("run", run)], close_s)
+
+    async def close(self, close_s: float) -> None:
+        """Closes everything, latest first."""
+        await self._close(list(reversed(self._stacks)), close_s)
+
+    async def _opened(self, name: str, tenant: str, run: str) -> Any:
+        dep = self._given[name]
+        place = {"runtime": "", "tenant": tenant, "run": run}[dep.scope]
+        scope, key = (dep.scope, place), (f"{dep.scope}:{place}", name)
+        # One opening at a time per dep: two runs must not open a shared client twice.
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            if key not in self._open:
+                stack = self._stacks.setdefault(scope, AsyncExitStack())
+                self._open[key] = await _enter(dep.factory, stack)
+            return self._open[key]
+
+    async def _close(self, scopes: list[tuple[str, str]], close_s: float) -> None:
+        for scope in scopes:
+            stack = self._stacks.pop(scope)
+            for key in [k for k in self._open if k[0] == f"{scope[0]}:{scope[1]}"]:
+                del self._open[key]
+                self._locks.pop(key, None)
+            async with asyncio.timeout(close_s):
+                await stack.aclose()
+
+
+async def _enter(factory: Any, stack: AsyncExitStack) -> Any:
+    made = factory()
+    if inspect.isawaitable(made):
+        made = await made
+    if hasattr(made, "__aenter__"):
+        return await stack.enter_async_context(made)
+    if hasattr(made, "__enter__"):
+        return stack.enter_context(made)
+    return made
+
+
+def _as_dep(name: str, value: Any) -> Dep:
+    if isinstance(value, Dep):
+        if value.scope not in ("runtime", "tenant", "run"):
+            raise BuildError(
+                "runtime.dep_scope",
+                f"dep {name!r} has no such scope",
+                field=name,
+                expected="runtime, tenant or run",
+                got=str(value.scope)[:80],
+            )
+        return value
+    if inspect.isroutine(value) or inspect.isclass(value):
+        return Dep(value)
+    return Dep(lambda: value)

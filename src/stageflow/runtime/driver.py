@@ -1,0 +1,715 @@
+"""Drives one run on an asyncio loop: carries out the scheduler's actions, feeds back what happens.
+
+Workers. A ready chain runs in one task: a worker takes a ready node, steps its coroutine in place,
+and goes on with what became ready. When a stage really waits, its worker waits with it, and a new
+worker takes over whatever else is ready. So a run has one task per waiting stage, none per stage,
+and each stage's `asyncio.current_task()` stays the same from its first line to its last, which
+timeouts, task groups and anyio scopes inside stages rely on.
+
+Durable order. Every event writes records; the actions that an event caused are carried out only
+when its records are on disk. Records of one run are appended in order, one append at a time;
+whatever is written meanwhile goes into the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from stageflow.graph import Node, Source
+from stageflow.model.bag import MISSING, OutputBag
+from stageflow.model.errors import StageflowError
+from stageflow.model.identity import Identity
+from stageflow.model.kinds import Kind
+from stageflow.model.outputs import OutcomeKind, StageOutput
+from stageflow.model.snapshot import ContextSnapshot
+from stageflow.model.values import Frozen, thaw
+from stageflow.runtime.attempt import Attempt, Killed
+from stageflow.runtime.body import begin
+from stageflow.runtime.context import Context
+from stageflow.runtime.control import control_of
+from stageflow.runtime.events import Event, EventType, Subscription
+from stageflow.runtime.failure import Failure, StageFailed, failure_of
+from stageflow.runtime.history import History
+from stageflow.runtime.lingering import RUN, end_lingering
+from stageflow.runtime.outcome import NodeReport, Run, make_run
+from stageflow.runtime.retry_after import retry_after_s
+from stageflow.runtime.stream import Emitted, StreamQueue
+from stageflow.scheduler import Action, End, NodeState, Program, Scheduler, Stop, Wait
+from stageflow.scheduler import Run as RunAction
+
+if TYPE_CHECKING:
+    from stageflow.runtime.pipeline import Pipeline
+    from stageflow.runtime.runtime import Runtime
+
+RUNNING, OK, HELD, BLOCKED = NodeState.RUNNING, NodeState.OK, NodeState.HELD, NodeState.BLOCKED
+
+
+class Driver:
+    """One run in this process. Made by `Runtime`, used once."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        program: Program,
+        *,
+        identity: Identity,
+        inputs: Mapping[str, Any],
+        seed: int,
+        epoch: int = 1,
+        history: History | None = None,
+        depth: int = 0,
+        deadline_s: float | None = None,
+        deadline_in_s: float | None = None,
+        events: Sequence[Subscription] = (),
+        stream: StreamQueue | None = None,
+        scheduler: Scheduler | None = None,
+    ) -> None:
+        """`inputs` are canonical. `deadline_s` is on the loop's clock, `deadline_in_s` counts from
+        the start. `scheduler` is given when the run was recovered."""
+        self.runtime = runtime
+        self.limits = runtime.limits
+        self.program = program
+        self.plan = program.plan
+        self.nodes = program.plan.nodes
+        self.identity = identity
+        self.inputs = inputs
+        self.seed = seed
+        self.depth = depth
+        self.deadline_s = deadline_s
+        self.deadline_in_s = deadline_in_s
+        self.history = history
+        self.events = (*runtime.events, *events)
+        self.stream = stream
+        self.recovered = scheduler is not None
+        self.scheduler = (
+            Scheduler(program, seed=seed, writes=history is not None)
+            if scheduler is None
+            else scheduler
+        )
+        self.bag = OutputBag(len(self.nodes), epoch=epoch)
+        self.deps: Mapping[str, Any] = {}
+        self.ready: deque[int] = deque()
+        """Nodes that may start now, in order of readiness."""
+        self.attempts: dict[int, Attempt] = {}
+        """Waiting stages by node."""
+        self.workers: set[asyncio.Task[Any]] = set()
+        self.starting = 0
+        """Workers that were made and have not run yet; they will look at `ready`."""
+        self.held: set[int] = set()
+        """Nodes whose value waits for guards."""
+        self.held_items: dict[int, list[Any]] = {}
+        self.redactions: dict[int, Any] = {}
+        """Gated node to the value a guard put in its place, until release."""
+        self.reasons: dict[int, str] = {}
+        """What a node said about its skip, block or cancellation."""
+        self.reports: dict[int, NodeReport] = {}
+        self.failures: dict[int, Failure] = {}
+        self.original: BaseException | None = None
+        """Exception of the failure that ended the run, without its frames."""
+        self.retries: dict[int, asyncio.TimerHandle] = {}
+        self.quarantined: list[str] = []
+        self.disturbed = False
+        """True when some attempt was stopped: only then can stages have left tasks behind."""
+        self.end: End | None = None
+        self.bug: BaseException | None = None
+        self.waiter: asyncio.Future[None] | None = None
+        self.context: contextvars.Context
+        self.loop: asyncio.AbstractEventLoop
+        self.time: Callable[[], float]
+        self.started_s = 0.0
+        self.spreads = False
+        self.timer: asyncio.TimerHandle | None = None
+        """Of the run's deadline."""
+
+    # -- life of a run -----------------------------------------------------------------------
+
+    async def execute(self, first: list[Action] | None = None) -> Run[Any]:
+        """Runs to the end. `first` are the actions of a recovered run.
+
+        When the awaiting task is cancelled, the run is cancelled, cleaned up and journalled, and
+        then CancelledError is raised again.
+        """
+        self.loop = asyncio.get_running_loop()
+        self.time = self.loop.time
+        self.started_s = self.time()
+        # A simulated loop explores orders of starting; on a real one, order is readiness.
+        self.spreads = hasattr(self.loop, "pick")
+        self.context = contextvars.copy_context()
+        self.context.run(RUN.set, self)
+        cancelled = False
+        try:
+            await self._open(first)
+            while self.end is None and self.bug is None:
+                self.waiter = self.loop.create_future()
+                try:
+                    await self.waiter
+                except asyncio.CancelledError:
+                    cancelled = True
+                    self.cancel("caller_cancelled")
+        finally:
+            await self._clean_up()
+        if self.bug is not None:
+            raise self.bug
+        if cancelled:
+            raise asyncio.CancelledError
+        assert self.end is not None
+        self.publish(
+            EventType.RUN_ENDED,
+            duration_s=self.time() - self.started_s,
+            status=self.end.status,
+            reason=self.end.reason,
+        )
+        return make_run(self)
+
+    async def _open(self, first: list[Action] | None) -> None:
+        self.publish(EventType.RUN_STARTED)
+        if self.plan.deps:
+            self.deps = await self.runtime.open_deps(self)
+        if self.deadline_in_s is not None:
+            self.deadline_s = self.started_s + self.deadline_in_s
+        if self.deadline_s is not None:
+            self.timer = self.loop.call_at(self.deadline_s, self._deadline)
+        if not self.recovered:
+            for spec in self.plan.inputs.values():
+                if spec.node is not None and spec.name in self.inputs:
+                    self.bag.put(spec.node, self.inputs[spec.name], 0, 0, held=True)
+                    self.held.add(spec.node)
+            first = self.scheduler.start()
+            if self.history is not None:
+                await self.history.create(self)
+        elif self.history is not None:
+            await self.history.commit(self)
+        assert first is not None
+        self._apply(first)
+        self._wake_worker()
+
+    async def _clean_up(self) -> None:
+        """Nothing of this run is left behind, whatever ended it."""
+        for timer in self.retries.values():
+            timer.cancel()
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.disturbed or self.bug is not None:
+            left = await end_lingering(self, workers=self.workers, grace_s=self.limits.grace_s)
+            for name in left:
+                self._quarantine(name)
+        if self.stream is not None:
+            self.stream.close()
+        if self.plan.deps:
+            await self.runtime.close_deps(self)
+
+    def cancel(self, reason: str, *, status: str = "cancelled") -> None:
+        """Ends the run; returns at once. Does nothing when the run is over."""
+        if self.end is None:
+            self._step_aside(self.scheduler.cancel(reason, status=status))
+
+    def _deadline(self) -> None:
+        self.cancel("timeout", status="failed")
+
+    def snapshot(self) -> ContextSnapshot:
+        """The run's state now."""
+        return ContextSnapshot(
+            identity=self.identity,
+            inputs=self.inputs,
+            names=self.plan.index,
+            bag=self.bag,
+            version=len(self.bag.accepted),
+        )
+
+    # -- workers -----------------------------------------------------------------------------
+
+    def _wake_worker(self) -> None:
+        """Makes sure that somebody will look at `ready`."""
+        if self.ready and not self.starting:
+            self._hire()
+
+    def _hire(self) -> None:
+        self.starting += 1
+        task = self.loop.create_task(self._work())
+        self.workers.add(task)
+        task.add_done_callback(self.workers.discard)
+
+    async def _work(self) -> None:
+        """Takes ready nodes, one after another, until there are none."""
+        self.starting -= 1
+        try:
+            await self._work_off()
+        except BaseException as bug:  # not a stage's failure: those are data by now
+            self._crash(bug)
+
+    async def _work_off(self) -> None:
+        ready, scheduler, nodes, time = self.ready, self.scheduler, self.nodes, self.time
+        copy = self.context.copy
+        slice_end_s = time() + self.limits.slice_s
+        while ready:
+            if self.spreads and len(ready) > 1:
+                while self.starting < len(ready):
+                    self._hire()
+                await asyncio.sleep(0)
+                if not ready:
+                    return
+            number = ready.popleft()
+            token = scheduler.token[number]
+            if scheduler.ending is not None:
+                await self._done(scheduler.cancelled(number, token))
+                continue
+            node = nodes[number]
+            started_s = time()
+            if self.events:
+                self.publish(EventType.STAGE_STARTED, number)
+            error: BaseException | None = None
+            raw: Any = None
+            try:
+                context = copy()
+                coroutine, raw = begin(self, node, context, started_s)
+                if coroutine is not None:
+                    try:
+                        yielded = context.run(coroutine.send, None)
+                    except StopIteration as stop:
+                        raw = stop.value
+                    else:
+                        if ready:
+                            self._wake_worker()
+                        raw = await self._waited(
+                            node, token, coroutine, context, yielded, started_s
+                        )
+                        slice_end_s = time() + self.limits.slice_s
+            except BaseException as raised:  # the stage boundary: it becomes the outcome
+                error = raised
+            ended_s = time()
+            if error is None and ended_s - started_s <= node.timeout_s:
+                actions = self._returned(node, token, raw, ended_s - started_s)
+            else:
+                actions = self._raised(node, token, error, ended_s - started_s)
+            if self.history is None:
+                if actions:
+                    self._apply(actions)
+            else:
+                await self._done(actions)
+            if ended_s > slice_end_s and ready:
+                await asyncio.sleep(0)
+                slice_end_s = time() + self.limits.slice_s
+
+    async def _waited(
+        self,
+        node: Node,
+        token: int,
+        coroutine: Any,
+        context: contextvars.Context,
+        yielded: Any,
+        started_s: float,
+    ) -> Any:
+        """Drives a stage that really waits; raises what it raises, or why it was stopped."""
+        attempt = Attempt(
+            node=node.index, token=token, coroutine=coroutine, context=context, loop=self.loop
+        )
+        self.attempts[node.index] = attempt
+        attempt.arm(started_s + node.timeout_s, self.limits.grace_s)
+        try:
+            raw = await attempt.wait(yielded)
+        except Killed:
+            self._quarantine(node.name)
+        except asyncio.CancelledError:
+            if attempt.why is None:
+                if attempt.task is not None and attempt.task.cancelling():
+                    # Not ours: the loop is being torn down. End the run as cancelled.
+                    attempt.why = "stop"
+                    self.disturbed = True
+                    self.cancel("loop_closed")
+                    raise Stopped("stop") from None
+                raise
+        except BaseException:
+            if attempt.why is None:
+                raise
+        finally:
+            attempt.disarm()
+            attempt.forgive()
+            del self.attempts[node.index]
+        if attempt.why is not None:
+            self.disturbed = True
+            raise Stopped(attempt.why)
+        return raw
+
+    def _crash(self, bug: BaseException) -> None:
+        """The engine itself is wrong, or the journal refused: the run ends here, loudly."""
+        if self.bug is None:
+            self.bug = bug
+        for attempt in list(self.attempts.values()):
+            attempt.stop("stop", self.limits.grace_s)
+        self.scheduler.ending = self.scheduler.ending or End("failed", "engine")
+        self._wake()
+
+    def _wake(self) -> None:
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+    # -- outcomes ----------------------------------------------------------------------------
+
+    def _returned(
+        self, node: Node, token: int, raw: Any, duration_s: float
+    ) -> list[Action] | None:
+        """The stage returned: admit the value, tell the scheduler, put it in the bag."""
+        number = node.index
+        control: tuple[str, Any] | None = None
+        if type(raw) is StageOutput:
+            if raw.kind is not OutcomeKind.OK:
+                return self._said(node, token, raw, duration_s)
+            raw = raw.value
+        try:
+            if node.kind is Kind.GUARD or node.kind is Kind.ROUTE:
+                control, raw = control_of(self, node, raw)
+            frozen = node.contract.admit(raw, self.runtime.freezer)
+            payload = None if self.history is None else self.history.encode(self, node, frozen)
+        except StageflowError as error:
+            return self._raised(node, token, error, duration_s)
+        scheduler = self.scheduler
+        attempt = scheduler.attempt[number]
+        actions = scheduler.completed(number, token, control)
+        if actions is None:
+            return self._was_late(node)
+        if self.history is not None:
+            self.history.attach(scheduler, token, payload, node.contract.hash)
+        if node.guards:
+            self.bag.put(number, frozen, attempt, token, held=True)
+            self.held.add(number)
+        else:
+            self.bag.put(number, frozen, attempt, token)
+        if self.held:
+            self.sort_held()
+        self.reports[number] = (attempt, duration_s, "ok")
+        if self.events:
+            self.publish(
+                EventType.STAGE_ENDED, number, duration_s=duration_s, status="ok", attempt=attempt
+            )
+        return actions
+
+    def _said(
+        self, node: Node, token: int, output: StageOutput, duration_s: float
+    ) -> list[Action] | None:
+        """The stage returned an explicit skip, cancel, failure or wish for another attempt."""
+        number, scheduler = node.index, self.scheduler
+        attempt = scheduler.attempt[number]
+        match output.kind:
+            case OutcomeKind.SKIP:
+                status, actions = "skip", scheduler.skipped(number, token)
+            case OutcomeKind.CANCEL:
+                status = "cancelled"
+                actions = scheduler.cancelled(number, token, by_stage=True, reason="by_stage")
+            case OutcomeKind.RETRY:
+                status = "failed"
+                actions = self._failed(
+                    node,
+                    token,
+                    Failure((node.name,), "retry", "", output.reason),
+                    retryable=True,
+                    after_s=output.after_s,
+                )
+            case _:
+                status = "failed"
+                actions = self._failed(
+                    node, token, Failure((node.name,), "failed", "", output.reason, "", output.data)
+                )
+        if actions is None:
+            return self._was_late(node)
+        self.reasons[number] = output.reason
+        return self._ended(node, attempt, duration_s, status, actions)
+
+    def _raised(
+        self, node: Node, token: int, error: BaseException | None, duration_s: float
+    ) -> list[Action] | None:
+        """The stage raised, was stopped, or (`error` None) returned after its time."""
+        number, scheduler = node.index, self.scheduler
+        attempt = scheduler.attempt[number]
+        if isinstance(error, Stopped) and error.why == "stop":
+            actions = scheduler.cancelled(number, token)
+            status = "cancelled"
+        else:
+            status = "failed"
+            if error is None or isinstance(error, Stopped):
+                text = f"took longer than {node.timeout_s:g} s"
+                actions = self._failed(
+                    node, token, Failure((node.name,), "timeout", "", text), retryable=True
+                )
+            else:
+                if isinstance(error, asyncio.CancelledError):
+                    failure = Failure(
+                        (node.name,), "stage.cancelled_itself", "CancelledError", str(error)
+                    )
+                else:
+                    failure = failure_of(error, node.name)
+                actions = self._failed(
+                    node,
+                    token,
+                    failure,
+                    retryable=_is_retryable(node, error),
+                    after_s=retry_after_s(error, self.runtime.clock.wall_s),
+                    error=error,
+                )
+        if actions is None:
+            return self._was_late(node)
+        return self._ended(node, attempt, duration_s, status, actions)
+
+    def _failed(
+        self,
+        node: Node,
+        token: int,
+        failure: Failure,
+        *,
+        retryable: bool = False,
+        after_s: float | None = None,
+        error: BaseException | None = None,
+    ) -> list[Action] | None:
+        number, scheduler = node.index, self.scheduler
+        actions = scheduler.failed(
+            number, token, failure.reason, retryable=retryable, after_s=after_s
+        )
+        if actions is None:
+            return None
+        self.failures[number] = failure
+        if self.history is not None:
+            self.history.attach(scheduler, token, self.history.encode_failure(failure), "")
+        if error is not None and scheduler.status[number] is NodeState.FAILED:
+            inner = error.original if isinstance(error, StageFailed) else error
+            self.original = None if inner is None else inner.with_traceback(None)
+        return actions
+
+    def _ended(
+        self, node: Node, attempt: int, duration_s: float, status: str, actions: list[Action]
+    ) -> list[Action]:
+        self.reports[node.index] = (attempt, duration_s, status)
+        if self.held:
+            self.sort_held()
+        if self.events:
+            failure = self.failures.get(node.index) if status == "failed" else None
+            self.publish(
+                EventType.STAGE_ENDED,
+                node.index,
+                duration_s=duration_s,
+                status=status,
+                reason="" if failure is None else failure.reason,
+                attempt=attempt,
+            )
+        return actions
+
+    def _was_late(self, node: Node) -> None:
+        self.publish(EventType.LATE_WRITE, node.index)
+
+    def sort_held(self) -> None:
+        """Releases or withdraws the values whose guards have decided."""
+        for number in sorted(self.held):
+            status = self.scheduler.status[number]
+            if status is OK:
+                self.held.discard(number)
+                redacted = self.redactions.pop(number, MISSING)
+                self.bag.release(number, redacted)
+                items = self.held_items.pop(number, ())
+                if self.stream is not None and redacted is MISSING:
+                    for item in items:
+                        self.stream.put_released(Emitted(self.nodes[number].name, thaw(item)))
+            elif status is BLOCKED:
+                self.held.discard(number)
+                self.redactions.pop(number, None)
+                self.held_items.pop(number, None)
+                self.bag.withdraw(number)
+
+    def _quarantine(self, name: str) -> None:
+        self.quarantined.append(name)
+        self.runtime.quarantined.append((self.identity.run, name))
+        self.publish(EventType.QUARANTINED, reason=name)
+
+    # -- actions -----------------------------------------------------------------------------
+
+    async def _done(self, actions: list[Action] | None) -> None:
+        """Makes the records durable, then carries out the actions. Stops need no record."""
+        if actions:
+            self._stop_attempts(actions)
+        if self.history is not None:
+            if self.ready:
+                self._wake_worker()
+            await self.history.commit(self)
+        if actions:
+            self._apply(actions)
+
+    def _step_aside(self, actions: list[Action]) -> None:
+        """As `_done`, from a callback that can't wait."""
+        if self.history is None:
+            self._apply(actions)
+            self._wake_worker()
+            return
+        task = self.loop.create_task(self._done_aside(actions))
+        self.workers.add(task)
+        task.add_done_callback(self.workers.discard)
+
+    async def _done_aside(self, actions: list[Action]) -> None:
+        try:
+            await self._done(actions)
+            self._wake_worker()
+        except BaseException as bug:  # the journal refused; the run must not hang
+            self._crash(bug)
+
+    def _apply(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            if type(action) is RunAction:
+                self.ready.append(action.node)
+            elif type(action) is Wait:
+                self.retries[action.node] = self.loop.call_later(
+                    action.wait_s, self._retry_due, action.node, action.token
+                )
+            elif type(action) is End:
+                self.end = action
+                self._wake()
+        if self.scheduler.ending is not None:
+            self._stop_attempts(actions)
+
+    def _stop_attempts(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            if type(action) is Stop:
+                attempt = self.attempts.get(action.node)
+                if attempt is not None and attempt.token == action.token:
+                    attempt.stop("stop", self.limits.grace_s)
+
+    def _retry_due(self, number: int, token: int) -> None:
+        del self.retries[number]
+        self._step_aside(self.scheduler.retry_due(number, token))
+
+    # -- what stages ask for -----------------------------------------------------------------
+
+    def arguments(self, node: Node, started_s: float) -> dict[str, Any]:
+        """Private views of what the node takes, by parameter name."""
+        given: dict[str, Any] = {}
+        values = self.bag.values
+        for argument in node.arguments:
+            source = argument.source
+            if source is Source.NODE:
+                value = values[argument.ref]
+                if value is MISSING:
+                    continue  # the parameter has a default, which applies
+                given[argument.parameter] = thaw(value) if type(value) is Frozen else value
+            elif source is Source.INPUT:
+                value = self.inputs.get(argument.ref, MISSING)
+                if value is not MISSING:
+                    given[argument.parameter] = thaw(value)
+            elif source is Source.DEP:
+                given[argument.parameter] = self.deps[argument.ref]
+            else:
+                given[argument.parameter] = self.context_of(node, started_s)
+        return given
+
+    def context_of(self, node: Node, started_s: float) -> Context:
+        deadline_s = started_s + node.timeout_s
+        if self.deadline_s is not None:
+            deadline_s = min(deadline_s, self.deadline_s)
+        return Context(
+            self, node.index, attempt=self.scheduler.attempt[node.index], deadline_s=deadline_s
+        )
+
+    async def emit(self, number: int, item: Any) -> None:
+        """An item for the stream; held while guards have yet to allow the node's value."""
+        if self.stream is None:
+            return
+        node = self.nodes[number]
+        frozen = self.runtime.freezer.freeze(item)
+        if node.guards:
+            items = self.held_items.setdefault(number, [])
+            if len(items) >= self.limits.held_items:
+                raise StageflowError(
+                    "stream.held_full",
+                    f"node {node.name!r} is guarded and emitted more than its guards may hold back",
+                    node=node.name,
+                    expected=f"at most {self.limits.held_items} items before its guards decide",
+                    fix="emit fewer, larger items, or raise Limits(held_items=...)",
+                )
+            items.append(frozen)
+            return
+        await self.stream.put(Emitted(node.name, thaw(frozen)))
+
+    def emit_from_thread(self, number: int, item: Any) -> None:
+        if self.stream is not None:
+            asyncio.run_coroutine_threadsafe(self.emit(number, item), self.loop).result()
+
+    async def run_child(
+        self,
+        number: int,
+        pipeline: Pipeline[Any],
+        key: str,
+        inputs: Mapping[str, Any],
+        deadline_s: float,
+    ) -> Any:
+        """Runs a child in tasks of its own, so that depth costs no stack."""
+        if self.depth + 1 >= self.limits.depth:
+            raise StageflowError(
+                "run.too_deep",
+                f"pipelines are nested deeper than {self.limits.depth}",
+                pipeline=pipeline.name,
+                node=self.nodes[number].name,
+                expected=f"at most {self.limits.depth} levels",
+                fix="end the recursion, or raise Limits(depth=...)",
+            )
+        child = self.runtime.child(
+            self, pipeline, node=self.nodes[number].name, key=key, inputs=inputs,
+            deadline_s=deadline_s,
+        )
+        task = self.loop.create_task(child.execute())
+        self.workers.add(task)
+        task.add_done_callback(self.workers.discard)
+        try:
+            run = await asyncio.shield(task)
+        except asyncio.CancelledError:
+            child.cancel("parent_cancelled")
+            await asyncio.wait([task])
+            raise
+        return run.value_or_raise()
+
+    # -- events ------------------------------------------------------------------------------
+
+    def publish(
+        self,
+        type_: EventType,
+        number: int | None = None,
+        *,
+        duration_s: float = 0.0,
+        status: str = "",
+        reason: str = "",
+        attempt: int | None = None,
+    ) -> None:
+        if not self.events:
+            return
+        event = tuple.__new__(
+            Event,
+            (
+                type_,
+                self.identity.run,
+                None if number is None else self.nodes[number].name,
+                (0 if number is None else self.scheduler.attempt[number])
+                if attempt is None
+                else attempt,
+                self.time(),
+                duration_s,
+                status,
+                reason,
+                self.identity.tenant,
+            ),
+        )
+        for subscription in self.events:
+            subscription.push(event)
+
+
+class Stopped(BaseException):
+    """The engine stopped this attempt; `why` is "timeout" or "stop"."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(why)
+
+
+def _is_retryable(node: Node, error: BaseException) -> bool:
+    """Whether another attempt could help: never for broken contracts or refused calls."""
+    retry = node.retry
+    if retry is None or not isinstance(error, Exception) or isinstance(error, StageflowError):
+        return False
+    return retry.on is None or isinstance(error, retry.on)
+

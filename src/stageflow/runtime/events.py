@@ -1,0 +1,92 @@
+"""What happens in a run, told to subscribers that may be slow but never slow a run down."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections import deque
+from typing import NamedTuple
+
+
+class EventType(enum.Enum):
+    """For each attempt there is one STAGE_STARTED and exactly one STAGE_ENDED."""
+
+    RUN_STARTED = "run_started"
+    STAGE_STARTED = "stage_started"
+    STAGE_ENDED = "stage_ended"
+    LATE_WRITE = "late_write"
+    """A value that came after its attempt was closed; refused."""
+    QUARANTINED = "quarantined"
+    """A stage ignored its cancellation past the grace period."""
+    RUN_ENDED = "run_ended"
+
+
+class Event(NamedTuple):
+    """Immutable. Times are seconds of the event loop's monotonic clock."""
+
+    type: EventType
+    run: str
+    node: str | None
+    attempt: int
+    at_s: float
+    duration_s: float = 0.0
+    """Of the attempt or the run that ended; never negative."""
+    status: str = ""
+    """STAGE_ENDED: ok, skip, failed, cancelled or abandoned. RUN_ENDED: the run's status."""
+    reason: str = ""
+    tenant: str = "default"
+
+
+class Subscription:
+    """A bounded queue of events. When it is full, new events are dropped and counted.
+
+    `async for event in subscription` waits for more until `close`. May be read from one task.
+    """
+
+    __slots__ = ("_closed", "_queue", "_waiter", "dropped", "queue_max")
+
+    def __init__(self, *, queue_max: int = 10_000) -> None:
+        self.queue_max = queue_max
+        self.dropped = 0
+        """Events that found the queue full."""
+        self._queue: deque[Event] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._closed = False
+
+    def push(self, event: Event) -> None:
+        """Adds an event, or counts it as dropped. Never waits."""
+        if len(self._queue) >= self.queue_max:
+            self.dropped += 1
+            return
+        self._queue.append(event)
+        if self._waiter is not None:
+            self._wake()
+
+    def drain(self) -> list[Event]:
+        """All queued events, which leave the queue."""
+        events = list(self._queue)
+        self._queue.clear()
+        return events
+
+    def close(self) -> None:
+        """Ends iteration after what is queued."""
+        self._closed = True
+        self._wake()
+
+    def __aiter__(self) -> Subscription:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._queue:
+            if self._closed:
+                raise StopAsyncIteration
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return self._queue.popleft()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

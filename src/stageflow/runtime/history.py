@@ -1,0 +1,204 @@
+"""A run's side of its journal: records out in order, values encoded through their contracts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from stageflow.contracts import contract_of
+from stageflow.graph import Node, Plan
+from stageflow.journal.journal import Journal
+from stageflow.journal.store import RunHeader
+from stageflow.model.bag import MISSING
+from stageflow.model.kinds import Kind
+from stageflow.model.outputs import Allow, Block, Branch, Decision, Redact
+from stageflow.model.record import Record, RecordType
+from stageflow.model.values import Freezer, thaw
+from stageflow.runtime.failure import Failure
+from stageflow.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from stageflow.runtime.driver import Driver
+
+PLAIN = dict[str, Any]
+
+
+class History:
+    """Appends what one run's scheduler writes. One append is under way at a time; records that
+    come meanwhile go into the next, in order."""
+
+    def __init__(self, journal: Journal, header: RunHeader, *, epoch: int = 1) -> None:
+        self.journal = journal
+        self.header = header
+        self.epoch = epoch
+        self.durable_seq = 0
+        """The last sequence number known to be on disk."""
+        self._plain = contract_of(PLAIN)
+        self._freezer = Freezer()
+        self._flushing = False
+        self._waiters: deque[asyncio.Future[None]] = deque()
+
+    async def create(self, driver: Driver) -> None:
+        """Writes the run's first records: that it started, with its inputs, and the intents."""
+        records = self._taken(driver)
+        inputs = {
+            name: driver.plan.inputs[name].contract.encode(value)
+            for name, value in driver.inputs.items()
+        }
+        first = records[0]._replace(payload=self.plain(inputs))
+        self._flushing = True
+        try:
+            self.epoch = await self.journal.create(self.header, (first, *records[1:]))
+        finally:
+            self._flushed()
+        driver.bag.epoch = self.epoch
+        self.durable_seq = records[-1].seq
+
+    async def commit(self, driver: Driver) -> None:
+        """Returns when everything written so far is durable; JournalError when it can't be."""
+        target = driver.scheduler.seq
+        while self.durable_seq < target:
+            if self._flushing:
+                waiter: asyncio.Future[None] = driver.loop.create_future()
+                self._waiters.append(waiter)
+                await waiter
+                if driver.bug is not None:
+                    raise driver.bug
+                continue
+            records = self._taken(driver)
+            if not records:
+                return
+            self._flushing = True
+            try:
+                await self.journal.append(self.header.run, self.epoch, records)
+                self.durable_seq = records[-1].seq
+            finally:
+                self._flushed()
+
+    def _flushed(self) -> None:
+        self._flushing = False
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _taken(self, driver: Driver) -> tuple[Record, ...]:
+        scheduler = driver.scheduler
+        records, scheduler.records = scheduler.records, []
+        now_s = driver.runtime.clock.wall_s()
+        return tuple(_stamped(record, now_s) for record in records)
+
+    # -- payloads ----------------------------------------------------------------------------
+
+    def plain(self, value: dict[str, Any]) -> bytes:
+        """Bytes of a dict of plain values."""
+        return self._plain.encode(self._freezer.freeze(value))
+
+    def encode(self, driver: Driver, node: Node, frozen: Any) -> bytes | None:
+        """Bytes of a node's value, through its contract."""
+        if node.kind is Kind.ROUTE:
+            branch: Branch = thaw(frozen)
+            return self.plain(
+                {"name": branch.name, "confidence": branch.confidence, "reason": branch.reason}
+            )
+        if node.kind is Kind.GUARD:
+            return self._encode_decision(driver, node, thaw(frozen))
+        return node.contract.encode(frozen)
+
+    def _encode_decision(self, driver: Driver, node: Node, decision: Decision) -> bytes | None:
+        if isinstance(decision, Block):
+            return self.plain({"reason": decision.reason})
+        if isinstance(decision, Redact):
+            target = node.gates[0] if decision.of is None else node.gate_of[decision.of]
+            contract = driver.nodes[target].contract
+            return contract.encode(contract.admit(decision.value, driver.runtime.freezer))
+        return None
+
+    def encode_failure(self, failure: Failure) -> bytes:
+        """Bytes of a failure; data that can't be encoded is replaced by its type's name."""
+        kept: dict[str, Any] = {
+            "path": list(failure.path),
+            "reason": failure.reason,
+            "type": failure.type,
+            "message": failure.message,
+            "traceback": failure.traceback,
+            "data": failure.data,
+        }
+        try:
+            return self.plain(kept)
+        except Exception:  # the stage's own data may be anything; the failure must be kept
+            return self.plain({**kept, "data": f"<{type(failure.data).__name__}>"})
+
+    def attach(
+        self, scheduler: Scheduler, token: int, payload: bytes | None, contract: str
+    ) -> None:
+        """Gives the outcome just written its payload."""
+        records = scheduler.records
+        for place in range(len(records) - 1, -1, -1):
+            record = records[place]
+            if record.type is RecordType.OUTCOME and record.token == token:
+                records[place] = record._replace(payload=payload, contract=contract)
+                return
+
+
+def decode_inputs(plan: Plan, record: Record) -> dict[str, Any]:
+    """Canonical inputs of a run, from its first record."""
+    assert record.payload is not None
+    encoded: dict[str, bytes] = thaw(contract_of(PLAIN).decode(record.payload))
+    return {
+        name: plan.inputs[name].contract.decode(data)
+        for name, data in encoded.items()
+        if name in plan.inputs
+    }
+
+
+def decode_value(plan: Plan, node: Node, record: Record, freezer: Freezer) -> tuple[Any, Any]:
+    """(canonical value of an accepted outcome, replaced value of the gated node or MISSING)."""
+    payload = record.payload
+    if node.kind is Kind.ROUTE:
+        assert payload is not None
+        kept = thaw(contract_of(PLAIN).decode(payload))
+        branch = Branch(kept["name"], confidence=kept["confidence"], reason=kept["reason"])
+        return freezer.freeze(branch), MISSING
+    if node.kind is Kind.GUARD:
+        return _decode_decision(plan, record, freezer)
+    assert payload is not None
+    return node.contract.decode(payload), MISSING
+
+
+def _decode_decision(plan: Plan, record: Record, freezer: Freezer) -> tuple[Any, Any]:
+    control = record.data["control"]
+    if control == "block":
+        assert record.payload is not None
+        return freezer.freeze(Block(thaw(contract_of(PLAIN).decode(record.payload))["reason"])), (
+            MISSING
+        )
+    if control == "redact":
+        assert record.payload is not None
+        target = plan.nodes[plan.index[record.data["of"]]]
+        value = target.contract.decode(record.payload)
+        return freezer.freeze(Redact(thaw(value), of=target.name)), value
+    return freezer.freeze(Allow()), MISSING
+
+
+def decode_failure(record: Record) -> Failure | None:
+    """The failure of a failed outcome; None when the record has none."""
+    if record.payload is None:
+        return None
+    kept = thaw(contract_of(PLAIN).decode(record.payload))
+    return Failure(
+        tuple(kept["path"]),
+        kept["reason"],
+        kept["type"],
+        kept["message"],
+        kept["traceback"],
+        kept["data"],
+    )
+
+
+def _stamped(record: Record, now_s: float) -> Record:
+    if record.type is RecordType.RETRY_DUE:
+        data = {"wait_s": record.data["wait_s"], "due_wall_s": now_s + record.data["wait_s"]}
+        return record._replace(wall_s=now_s, data=data)
+    return record._replace(wall_s=now_s)

@@ -1,0 +1,32 @@
+"""The bounds of a runtime. Every one has a default; none can be switched off by accident."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+
+def _threads() -> int:
+    return min(32, (os.cpu_count() or 1) + 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one Runtime."""
+
+    grace_s: float = 5.0
+    """How long a cancelled stage may clean up before it is killed or quarantined."""
+    threads: int = field(default_factory=_threads)
+    """Sync stages that run at once."""
+    processes: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Stages with place="process" that run at once."""
+    depth: int = 256
+    """How deep pipelines may be nested by ctx.run."""
+    stream_items: int = 64
+    """Items a stream holds before its producer waits."""
+    held_items: int = 10_000
+    """Items of a guarded node that wait for its guards; past it the stage fails."""
+    slice_s: float = 0.005
+    """Longest a run keeps the event loop when its stages never wait."""
+    close_s: float = 10.0
+    """How long closing one dep may take."""

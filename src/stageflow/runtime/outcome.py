@@ -1,0 +1,265 @@
+"""A finished run: what came out, what did not and why, the same for every ending."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, overload
+
+from stageflow.graph import Stage
+from stageflow.model.bag import MISSING, OutputBag
+from stageflow.model.errors import RunError
+from stageflow.model.identity import Identity
+from stageflow.model.snapshot import ContextSnapshot
+from stageflow.model.values import thaw
+from stageflow.runtime.failure import Failure, StageFailed
+from stageflow.scheduler import Cause, NodeState, Program
+
+if TYPE_CHECKING:
+    from stageflow.runtime.driver import Driver
+
+O = TypeVar("O")  # noqa: E741
+T = TypeVar("T")
+
+NodeReport: TypeAlias = tuple[int, float, str]
+"""(attempts, seconds of the last one, how it ended) of a node that ran in this process."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOutcome:
+    """How one node ended."""
+
+    name: str
+    state: str
+    """ok, skipped, failed, blocked, cancelled, unknown, or held (its guards never decided)."""
+    cause: str
+    """Why it has no value: own, branch_not_taken, parent_skipped, parent_failed, blocked,
+    too_few_values, run_ended; "none" when it has one."""
+    blame: str | None
+    """The node to which the cause points."""
+    reason: str
+    """What the stage said itself."""
+    attempts: int
+    duration_s: float
+    """Of the last attempt; 0 for nodes that did not run in this process."""
+
+
+class Run(Generic[O]):
+    """The account of a run. `run[stage]` and `run.output` are private copies, typed."""
+
+    __slots__ = (
+        "_bag",
+        "_causes",
+        "_inputs",
+        "_original",
+        "_program",
+        "_reasons",
+        "_reports",
+        "_states",
+        "_tried",
+        "failures",
+        "identity",
+        "quarantined",
+        "reason",
+        "status",
+    )
+
+    status: str
+    """ok, partial, blocked, failed, cancelled or suspended."""
+    reason: str
+    """Code: timeout, guard:NAME, error:TYPE, output_skipped, ...; "" when ok."""
+    identity: Identity
+    failures: Mapping[str, Failure]
+    """The last failure of every node that had one, by node name, in order of failure; a node that
+    later succeeded is in it too."""
+    quarantined: tuple[str, ...]
+    """Stages that ignored their cancellation past the grace period."""
+
+    def __init__(
+        self,
+        *,
+        program: Program,
+        identity: Identity,
+        status: str,
+        reason: str,
+        inputs: Mapping[str, Any],
+        bag: OutputBag,
+        states: list[NodeState],
+        causes: Mapping[int, tuple[Cause, int]],
+        tried: list[int],
+        reports: Mapping[int, NodeReport],
+        reasons: Mapping[int, str],
+        failures: Mapping[str, Failure],
+        original: BaseException | None,
+        quarantined: tuple[str, ...],
+    ) -> None:
+        self._program = program
+        self.identity = identity
+        self.status = status
+        self.reason = reason
+        self._inputs = inputs
+        self._bag = bag
+        self._states = states
+        self._causes = causes
+        self._tried = tried
+        self._reports = reports
+        self._reasons = reasons
+        self.failures = failures
+        self._original = original
+        self.quarantined = quarantined
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return self.identity.run
+
+    @property
+    def is_ok(self) -> bool:
+        """True when every declared output is there and nothing was lost."""
+        return self.status == "ok"
+
+    @property
+    def failure(self) -> Failure | None:
+        """The failure that ended the run; None when none did."""
+        failed = [
+            name
+            for name in self.failures
+            if self._states[self._program.plan.index[name]] is NodeState.FAILED
+        ]
+        return self.failures[failed[0]] if failed else None
+
+    @property
+    def snapshot(self) -> ContextSnapshot:
+        """The run's last state."""
+        return ContextSnapshot(
+            identity=self.identity,
+            inputs=self._inputs,
+            names=self._program.plan.index,
+            bag=self._bag,
+            version=len(self._bag.accepted),
+        )
+
+    @property
+    def nodes(self) -> dict[str, NodeOutcome]:
+        """How every node ended, by name, in the order in which they may run."""
+        plan = self._program.plan
+        return {plan.nodes[n].name: self._node(n) for n in plan.order if plan.nodes[n].stage}
+
+    @property
+    def output(self) -> O:
+        """The declared output, or a dict by node name when several or none were declared.
+
+        A single output that is missing raises StageFailed or RunError with its cause; a dict
+        holds those that are there.
+        """
+        plan = self._program.plan
+        if plan.single_output:
+            return self._value(plan.outputs[0])  # type: ignore[no-any-return]
+        found: Any = {
+            plan.nodes[number].name: self._value(number)
+            for number in plan.outputs
+            if self._released(number)
+        }
+        return found  # type: ignore[no-any-return]
+
+    @overload
+    def __getitem__(self, key: Stage[..., T]) -> T: ...
+    @overload
+    def __getitem__(self, key: str) -> Any: ...
+    def __getitem__(self, key: Any) -> Any:
+        """A private copy of the value of a stage, given as the stage or by node name.
+
+        Raises StageFailed or RunError with the cause when it has none, RunError when the pipeline
+        has no such node or the stage stands in it more than once.
+        """
+        return self._value(self._program.plan.find(key))
+
+    def __contains__(self, key: Stage[..., Any] | str) -> bool:
+        """True when the node has a value."""
+        return self._released(self._program.plan.find(key))
+
+    def value_or_raise(self) -> O:
+        """`output` when the run is ok; StageFailed or RunError otherwise."""
+        if self.status == "ok":
+            return self.output
+        raise self._error(None)
+
+    def __repr__(self) -> str:
+        reason = f" ({self.reason})" if self.reason else ""
+        return f"<run {self.id} of {self._program.plan.name!r}: {self.status}{reason}>"
+
+    def _released(self, number: int) -> bool:
+        return self._states[number] is NodeState.OK and (
+            self._bag.values[number] is not MISSING
+        )
+
+    def _value(self, number: int) -> Any:
+        if not self._released(number):
+            raise self._error(number)
+        return thaw(self._bag.values[number])
+
+    def _node(self, number: int) -> NodeOutcome:
+        plan = self._program.plan
+        cause, blame = self._causes.get(number, (Cause.NONE, -1))
+        _, duration_s, _ = self._reports.get(number, (0, 0.0, ""))
+        return NodeOutcome(
+            name=plan.nodes[number].name,
+            state=self._states[number].name.lower(),
+            cause=cause.value,
+            blame=None if blame < 0 else plan.nodes[blame].name,
+            reason=self._reasons.get(number, ""),
+            attempts=self._tried[number],
+            duration_s=duration_s,
+        )
+
+    def _error(self, number: int | None) -> RunError | StageFailed:
+        plan = self._program.plan
+        failure = self.failure
+        if failure is not None:
+            return StageFailed(
+                failure, status=self.status, pipeline=plan.name, original=self._original
+            )
+        if number is None:
+            missing = [n for n in plan.outputs if not self._released(n)]
+            number = missing[0] if missing else None
+        if number is None:
+            return RunError(
+                "run.not_ok",
+                f"the run ended as {self.status}: {self.reason}",
+                pipeline=plan.name,
+            )
+        node = self._node(number)
+        said = self._reasons.get(plan.index[node.blame] if node.blame else number, "")
+        return RunError(
+            "run.no_value",
+            f"node {node.name!r} has no value: {node.state}, {node.cause}"
+            + (f" by {node.blame!r}" if node.blame not in (None, node.name) else "")
+            + (f" ({said})" if said else ""),
+            pipeline=plan.name,
+            node=node.name,
+            expected="a released value",
+            got=f"a run that ended as {self.status}" + (f": {self.reason}" if self.reason else ""),
+            fix="look at run.status before reading outputs, or use first_of(...) for alternatives",
+        )
+
+
+def make_run(driver: Driver) -> Run[Any]:
+    """The account of a driver that has ended."""
+    assert driver.end is not None
+    scheduler = driver.scheduler
+    return Run(
+        program=driver.program,
+        identity=driver.identity,
+        status=driver.end.status,
+        reason=driver.end.reason,
+        inputs=driver.inputs,
+        bag=driver.bag,
+        states=scheduler.status,
+        causes=scheduler.cause,
+        tried=scheduler.attempt,
+        reports=driver.reports,
+        reasons=driver.reasons,
+        failures={driver.nodes[n].name: failure for n, failure in driver.failures.items()},
+        original=driver.original,
+        quarantined=tuple(driver.quarantined),
+    )

@@ -1,0 +1,348 @@
+"""The pipeline as a user holds it: built once, checked at once, run as often as one likes."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import sys
+from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar, overload
+
+from stageflow.graph import Plan, Stage, compile_plan
+from stageflow.graph.draw import mermaid, text_diagram
+from stageflow.model.errors import BuildError, InputError, StageflowError, nearest
+from stageflow.model.values import Freezer
+from stageflow.runtime.context import Context
+from stageflow.runtime.driver import Driver
+from stageflow.runtime.events import Subscription
+from stageflow.runtime.outcome import Run
+from stageflow.runtime.processes import check_portable
+from stageflow.runtime.runtime import Runtime
+from stageflow.runtime.stream import Emitted, StreamQueue
+from stageflow.scheduler import Program
+
+O = TypeVar("O")  # noqa: E741
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How runs are started; set through `Pipeline.using`."""
+
+    runtime: Runtime | None = None
+    tenant: str = "default"
+    session: str | None = None
+    correlation: str | None = None
+    deadline: float | None = None
+    """Seconds the whole run may take."""
+    seed: int = 0
+    """Of jitter and of simulation; the same seed gives the same waits."""
+    run_id: str | None = None
+    events: tuple[Subscription, ...] = ()
+    target: str | None = None
+
+
+class Pipeline(Generic[O]):
+    """A checked graph of stages. `O` is the type of `run.output`.
+
+    `stages` have no order. `inputs` maps names to types, `NotRequired[T]` for optional ones; `deps`
+    maps names to types. `outputs` are what a run needs to be ok: one stage, several (then
+    `run.output` is a dict by node name), or, when not given, every stage that nobody takes.
+    Raises BuildError, or BuildErrors with all mistakes at once.
+    """
+
+    __slots__ = ("_module", "options", "plan", "program", "runtime")
+
+    plan: Plan
+    program: Program
+    options: Options
+
+    @overload
+    def __init__(
+        self,
+        name: str,
+        stages: Iterable[Stage[..., Any]],
+        *,
+        inputs: Mapping[str, Any] | None = ...,
+        outputs: Stage[..., O],
+        deps: Mapping[str, Any] | None = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Pipeline[dict[str, Any]],
+        name: str,
+        stages: Iterable[Stage[..., Any]],
+        *,
+        inputs: Mapping[str, Any] | None = ...,
+        outputs: Sequence[Stage[..., Any] | str] | None = ...,
+        deps: Mapping[str, Any] | None = ...,
+    ) -> None: ...
+    def __init__(
+        self,
+        name: str,
+        stages: Iterable[Stage[..., Any]],
+        *,
+        inputs: Mapping[str, Any] | None = None,
+        outputs: Any = None,
+        deps: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.plan = compile_plan(
+            name,
+            tuple(stages),
+            inputs={} if inputs is None else inputs,
+            outputs=outputs,
+            deps={} if deps is None else deps,
+            is_context=lambda annotation: annotation is Context,
+        )
+        for node in self.plan.nodes:
+            if node.stage is not None and node.stage.place == "process":
+                check_portable(node.stage, name)
+        self.program = Program(self.plan)
+        self.options = Options()
+        self.runtime = Runtime()
+        self._module = sys._getframe(1).f_globals.get("__name__")
+
+    @property
+    def name(self) -> str:
+        """The pipeline's name."""
+        return self.plan.name
+
+    def __repr__(self) -> str:
+        return f"<pipeline {self.name!r} of {len(self.plan.nodes)} nodes>"
+
+    # -- options -----------------------------------------------------------------------------
+
+    def using(
+        self,
+        *,
+        runtime: Runtime | None = None,
+        tenant: str | None = None,
+        session: str | None = None,
+        correlation: str | None = None,
+        deadline: float | None = None,
+        seed: int | None = None,
+        run_id: str | None = None,
+        events: Subscription | Iterable[Subscription] | None = None,
+        target: str | None = None,
+    ) -> Pipeline[O]:
+        """The same pipeline, run under other options; what is not given stays as it was.
+
+        `deadline` is in seconds from the start of each run. `events` are told what happens.
+        `target` is the `module:attr` under which a later process finds this pipeline.
+        """
+        if deadline is not None and not deadline > 0:
+            raise BuildError(
+                "policy.timeout",
+                "a deadline must lie in the future",
+                pipeline=self.name,
+                field="deadline",
+                expected="seconds > 0",
+                got=repr(deadline)[:80],
+            )
+        given = {
+            "runtime": runtime,
+            "tenant": tenant,
+            "session": session,
+            "correlation": correlation,
+            "deadline": deadline,
+            "seed": seed,
+            "run_id": run_id,
+            "events": (events,)
+            if isinstance(events, Subscription)
+            else None
+            if events is None
+            else tuple(events),
+            "target": target,
+        }
+        other = copy.copy(self)
+        other.options = replace(
+            self.options, **{name: value for name, value in given.items() if value is not None}
+        )
+        return other
+
+    # -- running -----------------------------------------------------------------------------
+
+    async def run(self, **inputs: Any) -> Run[O]:
+        """Runs to the end and returns its account, whatever the ending.
+
+        Raises InputError for inputs that do not fit, before anything starts. Cancelling the
+        awaiting task cancels the run, waits for its cleanup and raises CancelledError.
+        """
+        return await self._begin(inputs).execute()
+
+    def start(self, **inputs: Any) -> Handle[O]:
+        """Starts a run in the background; the handle waits for it or cancels it."""
+        return Handle(self._begin(inputs))
+
+    def stream(self, **inputs: Any) -> RunStream[O]:
+        """Starts a run and iterates over what its stages emit, as it comes.
+
+        The run waits when the reader is slow, and is cancelled when the reader stops early
+        (leave the `async with`, or call `aclose`).
+        """
+        queue = StreamQueue(self._runtime.limits.stream_items)
+        return RunStream(Handle(self._begin(inputs, queue)), queue)
+
+    async def map(
+        self, items: Iterable[Mapping[str, Any]], *, at_once: int = 64
+    ) -> AsyncIterator[Run[O]]:
+        """One run per item (a dict of inputs), at most `at_once` side by side; in order of items."""
+        if at_once < 1:
+            raise BuildError(
+                "run.map", "map needs at least one run at a time", field="at_once", expected=">= 1"
+            )
+        running: list[Handle[O]] = []
+        try:
+            for item in items:
+                running.append(self.start(**item))
+                if len(running) >= at_once:
+                    yield await running.pop(0)
+            while running:
+                yield await running.pop(0)
+        finally:
+            for handle in running:
+                handle.cancel()
+            for handle in running:
+                await handle
+
+    def draw(self, form: str = "text") -> str:
+        """The graph as "text" or "mermaid"."""
+        if form == "text":
+            return text_diagram(self.plan)
+        if form == "mermaid":
+            return mermaid(self.plan)
+        raise BuildError(
+            "draw.form", f"no such form {form!r}", field="form", expected="'text' or 'mermaid'"
+        )
+
+    @property
+    def _runtime(self) -> Runtime:
+        return self.runtime if self.options.runtime is None else self.options.runtime
+
+    def _begin(self, inputs: Mapping[str, Any], stream: StreamQueue | None = None) -> Driver:
+        return self._runtime.begin(self, inputs, stream=stream)
+
+    # -- checks ------------------------------------------------------------------------------
+
+    def admit_inputs(self, inputs: Mapping[str, Any], freezer: Freezer) -> dict[str, Any]:
+        """Canonical inputs. InputError for unknown or missing ones, ContractError for bad values."""
+        specs = self.plan.inputs
+        for name in inputs:
+            if name not in specs:
+                close = nearest(name, specs)
+                raise InputError(
+                    "run.unknown_input",
+                    f"the pipeline has no input {name!r}",
+                    pipeline=self.name,
+                    field=name,
+                    expected="one of " + ", ".join(specs) if specs else "no inputs at all",
+                    fix=f"did you mean {close!r}?" if close else None,
+                )
+        admitted = {}
+        for name, spec in specs.items():
+            if name in inputs:
+                try:
+                    admitted[name] = spec.contract.admit(inputs[name], freezer)
+                except StageflowError as error:
+                    raise error.at(pipeline=self.name, node="inputs", field=name) from None
+            elif spec.required:
+                raise InputError(
+                    "run.missing_input",
+                    f"input {name!r} is required",
+                    pipeline=self.name,
+                    field=name,
+                    expected=spec.contract.describe(),
+                    fix=f"run({name}=...), or declare it NotRequired[...]",
+                )
+        return admitted
+
+    def check_durable(self) -> None:
+        """Refuses contracts whose values a later process could not decode."""
+        for node in self.plan.nodes:
+            why = node.contract.undecodable()
+            if why is not None:
+                raise BuildError(
+                    "codec.undecodable",
+                    f"values of {node.name!r} could not be decoded in another process",
+                    pipeline=self.name,
+                    node=node.name,
+                    expected="types defined at the top of a module",
+                    got=why,
+                    fix="move the class to module level, or run without a journal",
+                )
+
+    def target(self) -> str | None:
+        """`module:attr` under which another process finds this pipeline, or None."""
+        if self.options.target is not None:
+            return self.options.target
+        module = sys.modules.get(self._module or "")
+        if module is None or self._module == "__main__":
+            return None
+        for name, value in vars(module).items():
+            if isinstance(value, Pipeline) and value.program is self.program:
+                return f"{self._module}:{name}"
+        return None
+
+
+class Handle(Generic[O]):
+    """A run that was started. Awaiting it gives its Run."""
+
+    __slots__ = ("_driver", "_task")
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._task = asyncio.get_running_loop().create_task(driver.execute())
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self._driver.identity.run
+
+    @property
+    def done(self) -> bool:
+        """True when the run is over and cleaned up."""
+        return self._task.done()
+
+    def cancel(self, reason: str = "by_handle") -> None:
+        """Ends the run as `cancelled`; await the handle to see it cleaned up."""
+        self._driver.cancel(reason)
+
+    def __await__(self) -> Generator[Any, Any, Run[O]]:
+        return asyncio.shield(self._task).__await__()
+
+
+class RunStream(Generic[O]):
+    """Items of one run, in order of emission. `result` gives the run afterwards."""
+
+    __slots__ = ("_handle", "_queue")
+
+    def __init__(self, handle: Handle[O], queue: StreamQueue) -> None:
+        self._handle = handle
+        self._queue = queue
+
+    def __aiter__(self) -> RunStream[O]:
+        return self
+
+    async def __anext__(self) -> Emitted:
+        item = await self._queue.get()
+        if item is None:
+            raise StopAsyncIteration
+        return item
+
+    async def __aenter__(self) -> RunStream[O]:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    async def result(self) -> Run[O]:
+        """The finished run; waits for it. Unread items are dropped."""
+        self._queue.close()
+        return await self._handle
+
+    async def aclose(self) -> None:
+        """Stops reading; cancels the run when it has not ended."""
+        self._queue.close()
+        if not self._handle.done:
+            self._handle.cancel("stream_closed")
+        await self._handle

@@ -1,0 +1,182 @@
+"""Taking a run over from the journal: state from its records, values through its contracts."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+from stageflow.graph import Plan
+from stageflow.journal.store import LoadedRun, RunHeader
+from stageflow.model.bag import MISSING
+from stageflow.model.errors import JournalError
+from stageflow.model.identity import Identity
+from stageflow.model.record import RecordType
+from stageflow.runtime.driver import Driver
+from stageflow.runtime.events import EventType, Subscription
+from stageflow.runtime.history import History, decode_failure, decode_inputs, decode_value
+from stageflow.scheduler import Action, Scheduler, replay, take_over
+
+if TYPE_CHECKING:
+    from stageflow.runtime.pipeline import Pipeline
+    from stageflow.runtime.runtime import Runtime
+
+
+async def recovered(
+    runtime: Runtime,
+    run: str,
+    *,
+    pipeline: Pipeline[Any] | None,
+    rerun: Collection[str],
+    events: Sequence[Subscription],
+) -> tuple[Driver, list[Action]]:
+    """A driver that stands where the run stood, and the actions with which it goes on."""
+    journal = runtime.journal
+    if journal is None:
+        runtime._needs_journal()
+        raise AssertionError
+    seen = await journal.load(run)
+    if pipeline is None:
+        pipeline = locate(seen.header)
+    plan = pipeline.plan
+    check_unchanged(plan, seen)
+    for name in rerun:
+        plan.find(name)
+    loaded = seen
+    if seen.status != "ok":
+        loaded = await journal.claim(run, reopen=True, data={"rerun": sorted(rerun)})
+    scheduler = Scheduler(pipeline.program, seed=loaded.header.seed)
+    replay(scheduler, loaded.records)
+    driver = _driver(runtime, pipeline, loaded, scheduler, events)
+    _restore(driver, loaded)
+    if scheduler.ending is not None:
+        return driver, [scheduler.ending]
+    actions = take_over(scheduler, loaded.records)
+    for record in scheduler.records:
+        if record.type is RecordType.ABANDONED:
+            driver.publish(
+                EventType.STAGE_ENDED,
+                plan.index[record.node or ""],
+                status="abandoned",
+                attempt=record.attempt,
+            )
+    return driver, actions
+
+
+def locate(header: RunHeader) -> Pipeline[Any]:
+    """The pipeline that the run stored as `module:attr`."""
+    if header.target is None:
+        raise JournalError(
+            "journal.no_target",
+            f"run {header.run} does not know where its pipeline is defined",
+            pipeline=header.pipeline,
+            fix="resume(run, pipeline=...), or define the pipeline at the top of a module",
+        )
+    return load_target(header.target)
+
+
+def load_target(target: str) -> Pipeline[Any]:
+    """The pipeline at `module:attr`. JournalError `journal.bad_target` when there is none."""
+    from stageflow.runtime.pipeline import Pipeline  # it needs the runtime, which needs this
+
+    module, _, attribute = target.partition(":")
+    problem = ""
+    found: Any = None
+    try:
+        found = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        problem = f": {error}"
+    if not isinstance(found, Pipeline):
+        raise JournalError(
+            "journal.bad_target",
+            f"{target!r} is no pipeline{problem}",
+            expected="module:attr of a Pipeline that can be imported here",
+            fix="run from the project's root, or check the spelling",
+        )
+    return found
+
+
+def check_unchanged(plan: Plan, loaded: LoadedRun) -> None:
+    """Refuses a pipeline in which a finished node has changed: its value may not fit any more."""
+    finished = {record.node for record in loaded.records if record.is_accepted}
+    changed = []
+    for name in sorted(node for node in finished if node is not None):
+        number = plan.index.get(name)
+        before = loaded.header.fingerprints.get(name)
+        if number is None:
+            changed.append(f"{name}: is gone")
+        elif plan.nodes[number].fingerprint != before:
+            changed.append(f"{name}: was {before}, is {plan.nodes[number].fingerprint}")
+    if changed:
+        shown = "; ".join(changed[:8]) + (f"; {len(changed) - 8} more" if len(changed) > 8 else "")
+        raise JournalError(
+            "journal.changed_node",
+            f"{len(changed)} finished nodes of run {loaded.header.run} have changed since",
+            pipeline=plan.name,
+            node=changed[0].partition(":")[0],
+            expected="finished nodes with the kind, wiring, contract and version they ran with",
+            got=shown,
+            fix="resume with the pipeline that wrote the run, or start a new run",
+        )
+
+
+def _driver(
+    runtime: Runtime,
+    pipeline: Pipeline[Any],
+    loaded: LoadedRun,
+    scheduler: Scheduler,
+    events: Sequence[Subscription],
+) -> Driver:
+    header = loaded.header
+    assert runtime.journal is not None
+    history = History(runtime.journal, header, epoch=loaded.epoch)
+    history.durable_seq = loaded.records[-1].seq
+    return Driver(
+        runtime,
+        pipeline.program,
+        identity=Identity(
+            run=header.run,
+            tenant=header.tenant,
+            session=header.session,
+            parent=header.parent,
+            correlation=header.correlation,
+        ),
+        inputs=decode_inputs(pipeline.plan, loaded.records[0]),
+        seed=header.seed,
+        epoch=loaded.epoch,
+        history=history,
+        events=events,
+        scheduler=scheduler,
+    )
+
+
+def _restore(driver: Driver, loaded: LoadedRun) -> None:
+    """Fills bag, redactions and failures from the records' payloads."""
+    plan = driver.plan
+    for spec in plan.inputs.values():
+        if spec.node is not None and spec.name in driver.inputs:
+            driver.bag.put(spec.node, driver.inputs[spec.name], 0, 0, held=True)
+            driver.held.add(spec.node)
+    for record in loaded.records:
+        number = plan.index.get(record.node) if record.node is not None else None
+        if number is None or record.type is not RecordType.OUTCOME:
+            continue
+        node = plan.nodes[number]
+        if record.is_accepted:
+            value, replaced = decode_value(plan, node, record, driver.runtime.freezer)
+            driver.bag.put(
+                number, value, record.attempt, record.token, held=bool(node.guards)
+            )
+            if node.guards:
+                driver.held.add(number)
+            if replaced is not MISSING:
+                driver.redactions[plan.index[record.data["of"]]] = replaced
+            driver.reports[number] = (record.attempt, 0.0, "ok")
+        elif record.data.get("status") == "failed":
+            failure = decode_failure(record)
+            if failure is not None:
+                driver.failures[number] = failure
+    driver.sort_held()
+

@@ -1,0 +1,255 @@
+"""What outlives one run: the journal, deps, limits, thread and process pools, subscribers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from stageflow.journal.journal import Journal
+from stageflow.journal.store import LoadedRun, RunHeader, RunSummary
+from stageflow.model.errors import BuildError
+from stageflow.model.identity import Identity
+from stageflow.model.ids import run_id
+from stageflow.model.values import Adapter, Freezer
+from stageflow.runtime.clock import Clock, SystemClock
+from stageflow.runtime.deps import DepScopes
+from stageflow.runtime.driver import Driver
+from stageflow.runtime.events import Subscription
+from stageflow.runtime.history import History
+from stageflow.runtime.limits import Limits
+from stageflow.runtime.outcome import Run
+from stageflow.runtime.processes import ProcessPool
+from stageflow.runtime.recovery import recovered
+from stageflow.runtime.stream import StreamQueue
+from stageflow.runtime.threads import ThreadPool
+
+if TYPE_CHECKING:
+    from stageflow.runtime.pipeline import Pipeline
+
+LOCAL_ROOT = ".stageflow"
+
+
+class Runtime:
+    """Shared by any number of runs and pipelines, and by event loops one after another.
+
+    `journal` is a Journal, or the path of a SQLite file; None keeps runs in memory only. `deps`
+    maps names to factories, `Dep`s, or values. Close it (`async with`, or `aclose`) when it holds
+    a journal or deps.
+    """
+
+    def __init__(
+        self,
+        *,
+        journal: Journal | str | Path | None = None,
+        deps: Mapping[str, Any] | None = None,
+        limits: Limits | None = None,
+        events: Iterable[Subscription] = (),
+        adapters: Iterable[Adapter[Any]] = (),
+        clock: Clock | None = None,
+    ) -> None:
+        self.limits = Limits() if limits is None else limits
+        self.events = tuple(events)
+        self.freezer = Freezer(adapters)
+        self.clock: Clock = SystemClock() if clock is None else clock
+        self.journal = _journal(journal) if isinstance(journal, (str, Path)) else journal
+        self.threads = ThreadPool(self.limits.threads)
+        self.processes = ProcessPool(self.limits.processes)
+        self.quarantined: list[tuple[str, str]] = []
+        """(run, stage) of every stage that ignored its cancellation."""
+        self._deps = DepScopes({} if deps is None else deps)
+
+    @classmethod
+    def local(cls, root: str | Path = LOCAL_ROOT, **options: Any) -> Runtime:
+        """A runtime with a SQLite journal in `root`, by default `.stageflow/` here."""
+        return cls(journal=Path(root) / "journal.db", **options)
+
+    async def __aenter__(self) -> Runtime:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Closes deps, processes and the journal. Runs must have ended."""
+        await self._deps.close(self.limits.close_s)
+        await self.processes.close()
+        if self.journal is not None:
+            await self.journal.close()
+
+    # -- the journal's runs ------------------------------------------------------------------
+
+    async def runs(self, *, tenant: str | None = None, limit: int = 50) -> list[RunSummary]:
+        """The latest runs in the journal, newest first."""
+        return await self._needs_journal().runs(tenant=tenant, limit=limit)
+
+    async def load(self, run: str) -> LoadedRun:
+        """A run's whole history. JournalError `journal.unknown_run`."""
+        return await self._needs_journal().load(run)
+
+    async def resume(
+        self,
+        run: str,
+        *,
+        pipeline: Pipeline[Any] | None = None,
+        rerun: Collection[str] = (),
+        events: Sequence[Subscription] = (),
+    ) -> Run[Any]:
+        """Takes an interrupted or unsuccessful run over and runs it to its end.
+
+        Nodes with a value never run again; attempts that a crash cut off are closed as abandoned
+        and, without effects, run again. A WORK stage cut off in its effect suspends the run,
+        unless `rerun` names it. A run that ended ok is returned as it is. `pipeline` is needed
+        when the run does not know where its pipeline is defined. JournalError: `unknown_run`,
+        `run_is_live`, `changed_node`, `no_target`.
+        """
+        driver, actions = await recovered(self, run, pipeline=pipeline, rerun=rerun, events=events)
+        return await driver.execute(actions)
+
+    def _needs_journal(self) -> Journal:
+        if self.journal is None:
+            raise BuildError(
+                "runtime.no_journal",
+                "this runtime keeps runs in memory only",
+                expected="a runtime with a journal",
+                fix="Runtime.local(), or Runtime(journal='runs.db')",
+            )
+        return self.journal
+
+    # -- making drivers ----------------------------------------------------------------------
+
+    def begin(
+        self,
+        pipeline: Pipeline[Any],
+        inputs: Mapping[str, Any],
+        *,
+        stream: StreamQueue | None = None,
+    ) -> Driver:
+        """A driver for a new run of `pipeline` under its options. InputError for bad inputs."""
+        options = pipeline.options
+        run = options.run_id if options.run_id is not None else run_id()
+        identity = Identity(
+            run=run,
+            tenant=options.tenant,
+            session=options.session,
+            parent=None,
+            correlation=options.correlation if options.correlation is not None else run,
+        )
+        return self._driver(
+            pipeline,
+            identity,
+            inputs,
+            seed=options.seed,
+            events=options.events,
+            stream=stream,
+            deadline_in_s=options.deadline,
+        )
+
+    def child(
+        self,
+        parent: Driver,
+        pipeline: Pipeline[Any],
+        *,
+        node: str,
+        key: str,
+        inputs: Mapping[str, Any],
+        deadline_s: float,
+    ) -> Driver:
+        """A driver for a run started by a stage of `parent`."""
+        identity = Identity(
+            run=run_id(),
+            tenant=parent.identity.tenant,
+            session=parent.identity.session,
+            parent=parent.identity.run,
+            correlation=parent.identity.correlation,
+        )
+        return self._driver(
+            pipeline,
+            identity,
+            inputs,
+            seed=parent.seed,
+            events=parent.events[len(self.events) :],
+            depth=parent.depth + 1,
+            deadline_s=deadline_s,
+        )
+
+    def _driver(
+        self,
+        pipeline: Pipeline[Any],
+        identity: Identity,
+        inputs: Mapping[str, Any],
+        *,
+        seed: int,
+        events: Sequence[Subscription],
+        depth: int = 0,
+        stream: StreamQueue | None = None,
+        deadline_in_s: float | None = None,
+        deadline_s: float | None = None,
+    ) -> Driver:
+        plan = pipeline.plan
+        missing = self._deps.missing(plan.deps, plan.name) if plan.deps else None
+        if missing is not None:
+            raise missing
+        admitted = pipeline.admit_inputs(inputs, self.freezer)
+        history = None
+        if self.journal is not None:
+            pipeline.check_durable()
+            history = History(
+                self.journal,
+                RunHeader(
+                    run=identity.run,
+                    tenant=identity.tenant,
+                    pipeline=plan.name,
+                    target=pipeline.target(),
+                    session=identity.session,
+                    parent=identity.parent,
+                    correlation=identity.correlation,
+                    created_wall_s=self.clock.wall_s(),
+                    fingerprints={node.name: node.fingerprint for node in plan.nodes},
+                    seed=seed,
+                ),
+            )
+        return Driver(
+            self,
+            pipeline.program,
+            identity=identity,
+            inputs=admitted,
+            seed=seed,
+            history=history,
+            depth=depth,
+            events=events,
+            stream=stream,
+            deadline_s=deadline_s,
+            deadline_in_s=deadline_in_s,
+        )
+
+    async def open_deps(self, driver: Driver) -> Mapping[str, Any]:
+        """The deps that the driver's pipeline declares."""
+        identity = driver.identity
+        return await self._deps.open(driver.plan.deps, tenant=identity.tenant, run=identity.run)
+
+    async def close_deps(self, driver: Driver) -> None:
+        """Closes the deps that lived for this run only."""
+        await self._deps.close_run(driver.identity.run, self.limits.close_s)
+
+
+def _journal(path: str | Path) -> Journal:
+    # SQLite is loaded when a journal is asked for, not at `import stageflow`.
+    from stageflow.journal.journal import GroupCommit
+    from stageflow.journal.sqlite import SQLiteStore
+
+    if isinstance(path, str) and "://" in path:
+        raise BuildError(
+            "runtime.journal",
+            "this journal address is not known",
+            field="journal",
+            expected="the path of a SQLite file, or a Journal",
+            fix="Runtime(journal='runs.db')",
+        )
+    return GroupCommit(SQLiteStore(Path(path)))
