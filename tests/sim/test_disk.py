@@ -87,6 +87,19 @@ def test_what_was_written_after_an_fsync_began_is_not_covered() -> None:
         simulate(main, seed=seed)
 
 
+def test_what_was_written_after_a_truncation_is_not_covered_either() -> None:
+    async def main(sim: Sim) -> None:
+        disk = sim.disk()
+        disk.write("log", b"a" * 10)
+        syncing = disk.start_fsync("log")
+        disk.truncate("log", 4)
+        disk.write("log", b"b" * 10)
+        await syncing
+        assert disk.promised("log") == 4
+
+    simulate(main, seed=1)
+
+
 def test_fsync_takes_its_drawn_time_and_outlives_its_caller() -> None:
     async def main(sim: Sim) -> float:
         disk = sim.disk(faults=DiskFaults(fsync_s=(1.0, 2.0)))

@@ -54,6 +54,8 @@ class _File:
     """Length of the prefix that some fsync reported durable; a crash does not change it."""
     holes: list[tuple[int, int]] = field(default_factory=list)
     """Ranges in `data` that a failed fsync left off the platter; gone at the next crash."""
+    syncing: dict[asyncio.Future[None], int] = field(default_factory=dict)
+    """Length that each fsync in flight covers; a truncation shortens it."""
 
 
 class SimDisk:
@@ -108,18 +110,17 @@ class SimDisk:
         """As `fsync`, without a task: the device works on when whoever asked is cancelled."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        end = len(self._file(file).data)
+        kept = self._file(file)
+        kept.syncing[done] = len(kept.data)
         least, most = self.faults.fsync_s
-        loop.call_later(
-            least + (most - least) * self._rng.random(),
-            self._finish_fsync, file, end, self.crashes, done,
-        )  # fmt: skip
+        latency_s = least + (most - least) * self._rng.random()
+        loop.call_later(latency_s, self._finish_fsync, file, self.crashes, done)
         return done
 
-    def _finish_fsync(self, file: str, end: int, crashes: int, done: asyncio.Future[None]) -> None:
+    def _finish_fsync(self, file: str, crashes: int, done: asyncio.Future[None]) -> None:
         kept = self._file(file)
+        end = kept.syncing.pop(done)
         failing = errno.EIO if crashes != self.crashes else self._failing("fsync")
-        end = min(end, len(kept.data))
         if failing is None:
             kept.durable = max(kept.durable, end)
             kept.promised = max(kept.promised, end)
@@ -137,6 +138,7 @@ class SimDisk:
         del kept.data[size:]
         kept.durable = min(kept.durable, size)
         kept.promised = min(kept.promised, size)
+        kept.syncing = {done: min(end, size) for done, end in kept.syncing.items()}
         kept.holes = [(start, min(end, size)) for start, end in kept.holes if start < size]
 
     def fail(self, operation: Operation, *, errno: int = errno.EIO, times: int = 1) -> None:
