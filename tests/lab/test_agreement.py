@@ -65,7 +65,10 @@ def test_a_reported_metric_does_not_cover_a_bound() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("lost 0, P95 ≤1.5× floor", [("0", True), ("1.5\N{MULTIPLICATION SIGN}", True)]),
+        (
+            "lost 0, P95 ≤1.5\N{MULTIPLICATION SIGN} floor",
+            [("0", True), ("1.5\N{MULTIPLICATION SIGN}", True)],
+        ),
         ("extra ≤1.25 + 64 MiB", [("1.25", True), ("64MiB", False)]),
         ("refused 500/500; F1 ≥0.9", [("500/500", True), ("0.9", True)]),
         ("equal 100% at depth 200", [("100%", True), ("200", False)]),

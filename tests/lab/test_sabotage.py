@@ -51,10 +51,13 @@ def test_an_inherited_attribute_is_inherited_again() -> None:
 def test_modules_instances_and_dicts_can_be_patched() -> None:
     module, instance, table = types.ModuleType("m"), Base(), {"key": 1}
     module.value = 1  # type: ignore[attr-defined]
-    with patched(module, "value", 2), patched(instance, "greet", lambda: "bad"):
-        with patched(table, "key", 2) as original:
-            assert (module.value, instance.greet(), table["key"]) == (2, "bad", 2)  # type: ignore[attr-defined]
-            assert original == 1
+    with (
+        patched(module, "value", 2),
+        patched(instance, "greet", lambda: "bad"),
+        patched(table, "key", 2) as original,
+    ):
+        assert (module.value, instance.greet(), table["key"]) == (2, "bad", 2)  # type: ignore[attr-defined]
+        assert original == 1
     assert (module.value, instance.greet(), table) == (1, "base", {"key": 1})  # type: ignore[attr-defined]
     assert vars(instance) == {}
 

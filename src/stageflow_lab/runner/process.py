@@ -24,7 +24,6 @@ from .stragglers import MARK, end_stragglers
 from .versions import versions
 
 IMPORT_LIMIT_S: Final = 60.0
-WRAP_UP_S: Final = 30.0
 OUTPUT_KEPT_BYTES: Final = 4 * 1024 * 1024
 _CHUNK: Final = 65_536
 
@@ -40,7 +39,7 @@ class Supervised:
         self._began = datetime.now(UTC)
         self.started = time.monotonic()
         self.done, self.total, self.note = 0, 0, "starting"
-        self._limit_s = IMPORT_LIMIT_S
+        self._limit_s = self._allowed_s = IMPORT_LIMIT_S
         self._limit_name = "import limit"
         self._stopped: tuple[Verdict, str] | None = None
         self._partial = b""
@@ -83,7 +82,7 @@ class Supervised:
     def expire(self) -> None:
         """Kill the group when the wall limit has passed."""
         if self._stopped is None and self.elapsed_s > self._limit_s:
-            self.stop(Verdict.ERROR, f"{self._limit_name} of {self._limit_s:.0f} s passed")
+            self.stop(Verdict.ERROR, f"{self._limit_name} of {self._allowed_s:g} s passed")
 
     def stop(self, verdict: Verdict, reason: str) -> None:
         """End the child now; its result gets this verdict and reason."""
@@ -99,8 +98,8 @@ class Supervised:
             self._drain(descriptor)
         result = self._result(code)
         if leftover:
-            what = "process" if leftover == 1 else "processes"
-            note = f"{leftover} {what} outlived the load and were ended"
+            what, was = ("process", "was") if leftover == 1 else ("processes", "were")
+            note = f"{leftover} {what} outlived the load and {was} ended"
             result = replace(result, notes=(*result.notes, note))
         if not self.request.keep:
             shutil.rmtree(self.request.scratch, ignore_errors=True)
@@ -152,7 +151,8 @@ class Supervised:
 
     def _take(self, message: dict[str, Any]) -> None:
         if message["event"] == "ready":
-            self._limit_s = self.elapsed_s + float(message["wall_limit_s"])
+            self._allowed_s = float(message["wall_limit_s"])
+            self._limit_s = self.elapsed_s + self._allowed_s
             self._limit_name = "wall limit"
             self.note = "running"
         elif message["event"] == "progress":
