@@ -10,6 +10,7 @@ import sys
 import time
 import uuid
 import weakref
+from functools import partial
 
 from stageflow.model.ids import run_id
 from stageflow.sim import Sim, simulate
@@ -126,9 +127,7 @@ def test_other_seeds_and_other_notes_give_other_traces() -> None:
             sim.note(note)
 
     assert len({simulate(main, seed=seed).trace_hash for seed in range(100)}) == 100
-    noted = {
-        simulate(lambda sim, note=note: main(sim, note), seed=1).trace_hash for note in ("a", "b")
-    }
+    noted = {simulate(partial(main, note=note), seed=1).trace_hash for note in ("a", "b")}
     assert len(noted | {simulate(main, seed=1).trace_hash}) == 3
 
 
@@ -136,9 +135,7 @@ def test_virtual_time_alone_changes_the_trace() -> None:
     async def main(sim: Sim, delay_s: float) -> None:
         await asyncio.sleep(delay_s)
 
-    traces = {
-        simulate(lambda sim, d=delay: main(sim, d), seed=1).trace_hash for delay in (1.0, 1.5)
-    }
+    traces = {simulate(partial(main, delay_s=delay), seed=1).trace_hash for delay in (1.0, 1.5)}
     assert len(traces) == 2
 
 

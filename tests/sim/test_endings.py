@@ -124,7 +124,7 @@ def test_a_run_without_end_is_ended() -> None:
         (sleeps, {}),
     ):
         with pytest.raises(SimulationError) as caught:
-            simulate(main, seed=1, **limits)  # type: ignore[arg-type]
+            simulate(main, seed=1, **limits)
         assert caught.value.code == "sim.endless"
         assert ("steps_max" if main is spins else "virtual_s_max") in str(caught.value)
 
@@ -137,7 +137,7 @@ def test_the_last_step_and_the_last_moment_are_still_allowed() -> None:
     assert simulate(main, seed=1, steps_max=steps, virtual_s_max=5).steps == steps
     for limits in ({"steps_max": steps - 1}, {"virtual_s_max": 4.999_999_999}):
         with pytest.raises(SimulationError):
-            simulate(main, seed=1, **limits)  # type: ignore[arg-type]
+            simulate(main, seed=1, **limits)
 
 
 def test_tasks_left_over_are_cancelled_and_named() -> None:
@@ -238,7 +238,7 @@ def test_errors_nobody_awaits_are_kept_and_logged(caplog: pytest.LogCaptureFixtu
 
     async def main(sim: Sim) -> None:
         keep = asyncio.create_task(fails(), name="unwatched")
-        sim.loop.call_soon(lambda: 1 / 0)  # type: ignore[arg-type, return-value]
+        sim.loop.call_soon(lambda: 1 / 0)
         await asyncio.sleep(1)
         del keep
 
@@ -254,7 +254,7 @@ def test_a_handler_for_errors_is_honoured() -> None:
         seen: list[str] = []
         sim.loop.set_exception_handler(lambda loop, context: seen.append(context["message"]))
         assert sim.loop.get_exception_handler() is not None
-        sim.loop.call_soon(lambda: 1 / 0)  # type: ignore[arg-type, return-value]
+        sim.loop.call_soon(lambda: 1 / 0)
         await asyncio.sleep(1)
         return seen
 

@@ -39,7 +39,7 @@ SYNC: list[tuple[str, Callable[[], Any]]] = [
 ASYNC: list[tuple[str, Callable[[], Any]]] = [
     ("sim.thread", lambda: asyncio.to_thread(int)),
     ("sim.socket", lambda: asyncio.open_connection("localhost", 9)),
-    ("sim.socket", lambda: asyncio.start_server(int, "localhost", 0)),
+    ("sim.socket", lambda: asyncio.start_server(print, "localhost", 0)),
     ("sim.socket", lambda: asyncio.get_running_loop().getaddrinfo("localhost", 9)),
     ("sim.process", lambda: asyncio.create_subprocess_exec("true")),
     ("sim.process", lambda: asyncio.create_subprocess_shell("true")),
