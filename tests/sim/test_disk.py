@@ -7,7 +7,7 @@ import errno
 
 import pytest
 
-from stageflow.sim import DiskFaults, Failure, Sim, SimDisk, simulate
+from stageflow.sim import DiskFailure, DiskFaults, Sim, SimDisk, simulate
 
 SEEDS = range(300)
 
@@ -156,8 +156,8 @@ def test_a_failed_fsync_is_not_mended_by_a_later_one() -> None:
 def test_failures_come_on_schedule() -> None:
     faults = DiskFaults(
         failures=(
-            Failure("write", at=2, errno=errno.ENOSPC, times=2),
-            Failure("fsync", at=1),
+            DiskFailure("write", at=2, errno=errno.ENOSPC, times=2),
+            DiskFailure("fsync", at=1),
         )
     )
 

@@ -12,7 +12,7 @@ import pytest
 from stageflow.journal.store import RunHeader
 from stageflow.model.errors import JournalError
 from stageflow.model.record import Record, RecordType
-from stageflow.sim import DiskFaults, Failure, Sim, SimJournal, simulate
+from stageflow.sim import DiskFailure, DiskFaults, Sim, SimJournal, simulate
 
 SEEDS = range(200)
 
@@ -212,7 +212,7 @@ def test_a_cancelled_append_is_written_whole_or_not_at_all() -> None:
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 def test_a_failed_write_fails_its_batch_and_nothing_else(operation: Any, code: int) -> None:
     async def main(sim: Sim) -> None:
-        faults = DiskFaults(failures=(Failure(operation, at=2, errno=code, times=2),))
+        faults = DiskFaults(failures=(DiskFailure(operation, at=2, errno=code, times=2),))
         journal = SimJournal(sim, sim.disk(faults=faults))
         await journal.create(header("r"), started())
         for _ in range(2):

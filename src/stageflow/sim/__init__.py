@@ -4,16 +4,16 @@
 that reproduces the failure. Design: docs/design/simulation.md.
 """
 
-from stageflow.sim.disk import DiskFaults, Failure, SimDisk
+from stageflow.sim.disk import DiskFailure, DiskFaults, SimDisk
 from stageflow.sim.journal import Dropped, SimJournal
 from stageflow.sim.loop import SimLoop
 from stageflow.sim.run import Sim, SimClock, SimResult, simulate, trial
 from stageflow.sim.schedule import Fifo, Pct, Pick, RandomWalk, Replay, Schedule
 
 __all__ = [
+    "DiskFailure",
     "DiskFaults",
     "Dropped",
-    "Failure",
     "Fifo",
     "Pct",
     "Pick",

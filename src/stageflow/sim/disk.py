@@ -21,7 +21,7 @@ Operation = Literal["write", "fsync"]
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class DiskFailure:
     """Operations number `at`, `at` + 1, ... (`times` of them) of their kind fail with `errno`."""
 
     operation: Operation
@@ -41,7 +41,7 @@ class DiskFaults:
     """Unit in which unsynced data reaches the platter out of order."""
     capacity_bytes: int | None = None
     """Over all files; a write past it leaves what fits and fails with ENOSPC. None: no bound."""
-    failures: tuple[Failure, ...] = ()
+    failures: tuple[DiskFailure, ...] = ()
 
 
 @dataclass(slots=True)
