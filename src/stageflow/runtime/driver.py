@@ -37,6 +37,7 @@ from stageflow.runtime.history import History
 from stageflow.runtime.lingering import RUN, end_lingering
 from stageflow.runtime.outcome import NodeReport, Run, make_run
 from stageflow.runtime.retry_after import retry_after_s
+from stageflow.runtime.simulated import is_simulated
 from stageflow.runtime.stream import Emitted, StreamQueue
 from stageflow.scheduler import Action, End, NodeState, Program, Scheduler, Stop, Wait
 from stageflow.scheduler import Run as RunAction
@@ -137,7 +138,7 @@ class Driver:
         self.time = self.loop.time
         self.started_s = self.time()
         # A simulated loop explores orders of starting; on a real one, order is readiness.
-        self.spreads = hasattr(self.loop, "pick")
+        self.spreads = is_simulated(self.loop)
         self.context = contextvars.copy_context()
         self.context.run(RUN.set, self)
         cancelled = False
