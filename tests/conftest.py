@@ -38,5 +38,6 @@ async def watched_tasks(request: pytest.FixtureRequest) -> AsyncIterator[None]:
     """The tasks of the test's own loop, compared before and after; see `no_task_left`."""
     before = asyncio.all_tasks()
     yield
-    left = [task for task in asyncio.all_tasks() - before if not task.done()]
+    known = {*before, asyncio.current_task()}
+    left = [task for task in asyncio.all_tasks() - known if not task.done()]
     assert not left, f"{request.node.name} left tasks behind: {left}"
