@@ -251,6 +251,13 @@ def _rule(item: Any) -> str:
     """A constraint as text without addresses: functions by name, the rest by what they hold."""
     if isinstance(item, (str, int, float, bool, type(None))):
         return repr(item)
+    if isinstance(item, (list, tuple, set, frozenset)):
+        told = [_rule(inner) for inner in item]
+        return f"[{', '.join(told if isinstance(item, (list, tuple)) else sorted(told))}]"
+    if isinstance(item, dict):
+        return f"{{{', '.join(f'{_rule(key)}: {_rule(inner)}' for key, inner in item.items())}}}"
+    if type(item).__name__ == "FieldInfo" and hasattr(item, "metadata"):
+        return _rule(list(item.metadata))  # its titles and defaults change no stored value
     if isinstance(item, re.Pattern):
         return repr(item.pattern)
     if isinstance(item, type) or inspect.isroutine(item):
@@ -259,5 +266,5 @@ def _rule(item: Any) -> str:
     held = sorted(
         (name, getattr(item, name, None)) for name in set(names) if not name.startswith("_")
     )
-    told = ", ".join(f"{name}={_rule(value)}" for name, value in held if value is not None)
-    return f"{type_label(type(item))}({told})"
+    shown = ", ".join(f"{name}={_rule(value)}" for name, value in held if value is not None)
+    return f"{type_label(type(item))}({shown})"

@@ -236,7 +236,8 @@ class _Writer:
         if cls is uuid.UUID:
             return self.uuid(slots)
         if cls.__module__ == "fractions":
-            return {int(Tag.FRACTION): [write_careful(value) for _, value in slots]}
+            held = {member.__name__: write_careful(value) for member, value in slots}
+            return {int(Tag.FRACTION): [held["_numerator"], held["_denominator"]]}
         number, known = self.known(cls, place)
         fields = known.fields
         written = {}
@@ -250,11 +251,11 @@ class _Writer:
             written[name] = self.attribute(name, value, fields.get(name, ANYWHERE))
         held = {}
         for member, value in slots:
-            name = member.__name__
-            short = PYDANTIC_SLOTS.get(name)
+            slot: str = member.__name__
+            short = PYDANTIC_SLOTS.get(slot)
             if short is None or value is not None:
-                inner = known.extra if short == "e" else fields.get(name, ANYWHERE)
-                held[short or name] = self.attribute(name, value, inner)
+                inner = known.extra if short == "e" else fields.get(slot, ANYWHERE)
+                held[short or slot] = self.attribute(slot, value, inner)
         return {int(Tag.RECORD): [number, written, held]}
 
     def attribute(self, name: str, value: Any, place: Place) -> Any:

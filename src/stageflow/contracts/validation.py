@@ -80,11 +80,12 @@ def _core_schema(annotation: Any) -> Any:
     from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
     try:
+        # A schema may wait for classes still to come; dict() asks for it, and raises without them.
         try:
-            return TypeAdapter(annotation).core_schema
+            return dict(TypeAdapter(annotation).core_schema)
         except PydanticSchemaGenerationError:
             config = ConfigDict(arbitrary_types_allowed=True)
-            return TypeAdapter(annotation, config=config).core_schema
+            return dict(TypeAdapter(annotation, config=config).core_schema)
     except PydanticUserError as error:
         told = str(error).partition("\n")[0]
         raise BuildError(
@@ -222,7 +223,7 @@ def _stored_fields(node: dict[str, Any]) -> dict[str, Any]:
             field["name"]: {
                 "type": "typed-dict-field",
                 "schema": _without_default(field["schema"]),
-                "required": True,
+                "required": not hasattr(node["cls"], field["name"]),
             }
             for field in fields
         },
@@ -236,7 +237,11 @@ def _without_default(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _stored(value: Any) -> dict[str, Any]:
+    """What lies in the instance itself: a default of the class is no part of its value."""
+    own = getattr(value, "__dict__", None)
     names = [field.name for field in dataclasses.fields(value)]
+    if own is not None:
+        return {name: own[name] for name in names if name in own}
     return {name: getattr(value, name) for name in names if hasattr(value, name)}
 
 
