@@ -13,7 +13,10 @@ async def ask(text: str, model: str | None) -> int:
     """Prints the answer and its sources; 1 when there is none to print."""
     run = await (desk.run(text=text) if model is None else desk.run(text=text, model=model))
     if run.status != "ok":
-        print(f"{run.status}: {run.reason}", file=sys.stderr)
+        print(f"{run.status} ({run.reason})", file=sys.stderr)
+        for node in run.nodes.values():
+            if node.reason:
+                print(f"  {node.name}: {node.reason}", file=sys.stderr)
         return 1
     reply = run[answer]
     print(reply.text)

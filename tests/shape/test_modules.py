@@ -52,7 +52,7 @@ def test_no_public_class_is_defined_twice(sources: Mapping[str, Any]) -> None:
             continue  # Scenarios are programs of their own; nothing imports from them.
         for part in source.tree.body:
             if isinstance(part, ast.ClassDef) and not part.name.startswith("_"):
-                homes[part.name].append(name)
+                homes[f"{name.partition('.')[0]}:{part.name}"].append(name)
     twice = {name: found for name, found in homes.items() if len(found) > 1}
     assert not twice, f"one name, one home; rename or merge: {twice}"
 
