@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-from stageflow.journal.store import RUNNING, SUSPENDED, Append, Owner, RunHeader, RunSummary
+from stageflow.journal.store import OK, RUNNING, SUSPENDED, Append, Owner, RunHeader, RunSummary
 from stageflow.model.errors import JournalError
 from stageflow.model.record import Record, RecordType
 
@@ -34,6 +34,10 @@ class Head(NamedTuple):
     @property
     def is_finished(self) -> bool:
         return self.status not in (RUNNING, SUSPENDED)
+
+    def may_go_on(self, rerun: Sequence[str] | None) -> bool:
+        """Whether a claim takes the run over; else it only reads it."""
+        return not self.is_finished or (rerun is not None and self.status != OK)
 
     def after(self, records: tuple[Record, ...], *, now_wall_s: float) -> Head:
         """The head once `records` are written."""
@@ -131,11 +135,13 @@ def claim_refusal(
     return None
 
 
-def claim_record(head: Head, *, wall_s: float) -> Record:
-    """The line that tells of the takeover by `head.owner`."""
+def claim_record(head: Head, *, wall_s: float, rerun: Sequence[str] | None) -> Record:
+    """The line that tells of the takeover by `head.owner`, and what it was allowed."""
     owner = head.owner
     assert owner is not None, "a claimed run has its owner"
-    data = {"pid": owner.pid, "epoch": head.epoch}
+    data: dict[str, Any] = {"pid": owner.pid, "epoch": head.epoch}
+    if rerun is not None:
+        data["rerun"] = list(rerun)
     return Record(RecordType.CLAIMED, head.records + 1, wall_s=wall_s, data=data)
 
 

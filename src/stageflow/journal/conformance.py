@@ -219,6 +219,7 @@ def leaves_finished_runs_alone(store: Store) -> None:
     loaded = store.claim(run, _me())
     _expect((loaded.status, loaded.reason) == ("failed", "timeout"), "the ending is kept")
     _expect((loaded.epoch, len(loaded.records)) == (1, 3), "a claim changes no finished run")
+    _goes_on_when_asked(store)
     late = Record(RecordType.LATE, 4, node="b", data={"status": "ok"})
     _answers(
         store,
@@ -230,6 +231,18 @@ def leaves_finished_runs_alone(store: Store) -> None:
     )
     line = _listed(store, run)
     _expect((line.status, line.owner, line.live) == ("failed", None, False), "it has no owner")
+
+
+def _goes_on_when_asked(store: Store) -> None:
+    run = _created(store, _dead()).run
+    _accepts(store, Append(run, 1, (_outcome(2, "a"), _ended(3, "failed", "timeout"))))
+    loaded = store.claim(run, _me(), rerun=("b",))
+    _expect((loaded.epoch, loaded.status) == (2, "running"), "a failed run may go on")
+    _expect(loaded.records[-1].data.get("rerun") == ["b"], "what was allowed is on record")
+    _expect(store.load(run) == loaded, "a reopened run loads as it was claimed")
+    _answers(store, [(Append(run, 2, (_outcome(5, "a"),)), "journal.already_accepted")])
+    _accepts(store, Append(run, 2, (_ended(5, "ok", ""),)))
+    _expect(store.claim(run, _me(), rerun=()).epoch == 2, "a run that ended ok stays ended")
 
 
 def wakes_suspended_runs(store: Store) -> None:

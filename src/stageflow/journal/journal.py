@@ -43,7 +43,7 @@ class Journal(Protocol):
         """
         ...
 
-    async def claim(self, run: str) -> LoadedRun:
+    async def claim(self, run: str, *, rerun: Sequence[str] | None = None) -> LoadedRun:
         """Take over an unfinished run whose owner has ended; a finished one comes back as it is."""
         ...
 
@@ -133,8 +133,8 @@ class GroupCommit:
         append = Append(run, epoch, records)
         await self._submitted(_Request(loop, loop.create_future(), append, None, size))
 
-    async def claim(self, run: str) -> LoadedRun:
-        return await self._asked(lambda: self._store.claim(run, self._owner))
+    async def claim(self, run: str, *, rerun: Sequence[str] | None = None) -> LoadedRun:
+        return await self._asked(lambda: self._store.claim(run, self._owner, rerun=rerun))
 
     async def load(self, run: str) -> LoadedRun:
         self._check_open()

@@ -62,15 +62,17 @@ class MemoryStore:
                 for append, lines in zip(batch, prepared, strict=True)
             ]
 
-    def claim(self, run: str, owner: Owner) -> LoadedRun:
+    def claim(
+        self, run: str, owner: Owner, *, rerun: Sequence[str] | None = None
+    ) -> LoadedRun:
         with self._lock:
             kept = self._known(run)
-            if not kept.head.is_finished:
+            if kept.head.may_go_on(rerun):
                 refused = claim_refusal(run, kept.head, owner, unknown_is_dead=False)
                 if refused is not None:
                     raise refused
                 kept.head = kept.head.claimed(owner)
-                record = claim_record(kept.head, wall_s=self._wall_s())
+                record = claim_record(kept.head, wall_s=self._wall_s(), rerun=rerun)
                 append = Append(run, kept.head.epoch, (record,))
                 refused = self._added(kept, append, encoded(append))
                 assert refused is None, refused

@@ -172,16 +172,18 @@ class SQLiteStore:
             _write_heads(writer, heads)
         return answers
 
-    def claim(self, run: str, owner: Owner) -> LoadedRun:
+    def claim(
+        self, run: str, owner: Owner, *, rerun: Sequence[str] | None = None
+    ) -> LoadedRun:
         with self._transaction() as writer:
             loaded, head, last = verified_run(run, _rows(writer, run))
-            if head.is_finished:
+            if not head.may_go_on(rerun):
                 return loaded
             refused = claim_refusal(run, head, owner, unknown_is_dead=self._unknown_is_dead)
             if refused is not None:
                 raise refused
             head = head.claimed(owner)
-            record = claim_record(head, wall_s=self._wall_s())
+            record = claim_record(head, wall_s=self._wall_s(), rerun=rerun)
             heads = {run: (head, last)}
             append = Append(run, head.epoch, (record,))
             refused = self._added(writer, heads, append, encoded(append))

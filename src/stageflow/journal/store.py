@@ -19,7 +19,9 @@ from stageflow.model.record import Record
 RUNNING = "running"
 """Status of a run without a RUN_ENDED record, or claimed again after it was suspended."""
 SUSPENDED = "suspended"
-"""Status of a run that waits without an owner; the one ending that a claim undoes."""
+"""Status of a run that waits without an owner; the one ending that any claim undoes."""
+OK = "ok"
+"""Status of a run that has all it was asked for; the one ending that no claim undoes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +141,14 @@ class Store(Protocol):
         """
         ...
 
-    def claim(self, run: str, owner: Owner) -> LoadedRun:
+    def claim(
+        self, run: str, owner: Owner, *, rerun: Sequence[str] | None = None
+    ) -> LoadedRun:
         """Take an unfinished run over: epoch + 1 and a CLAIMED record, in one transaction.
 
-        The current owner may claim again. A finished run comes back unchanged. Raises
+        The current owner may claim again. A finished run comes back unchanged, unless `rerun` is
+        given and it did not end ok: then it goes on. `rerun` names the nodes whose unknown
+        effects may be repeated, and is kept in the CLAIMED record. Raises
         "journal.unknown_run", "journal.run_is_live", "journal.owner_unknown".
         """
         ...

@@ -496,8 +496,9 @@ class Driver:
             )
         return actions
 
-    def _was_late(self, node: Node) -> None:
+    def _was_late(self, node: Node) -> list[Action] | None:
         self.publish(EventType.LATE_WRITE, node.index)
+        return None
 
     def sort_held(self) -> None:
         """Releases or withdraws the values whose guards have decided."""

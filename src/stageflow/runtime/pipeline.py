@@ -139,7 +139,7 @@ class Pipeline(Generic[O]):
                 expected="seconds > 0",
                 got=repr(deadline)[:80],
             )
-        given = {
+        given: dict[str, Any] = {
             "runtime": runtime,
             "tenant": tenant,
             "session": session,

@@ -44,7 +44,7 @@ async def recovered(
         plan.find(name)
     loaded = seen
     if seen.status != "ok":
-        loaded = await journal.claim(run, reopen=True, data={"rerun": sorted(rerun)})
+        loaded = await journal.claim(run, rerun=sorted(rerun))
     scheduler = Scheduler(pipeline.program, seed=loaded.header.seed)
     replay(scheduler, loaded.records)
     driver = _driver(runtime, pipeline, loaded, scheduler, events)

@@ -733,8 +733,8 @@ class Scheduler:
                 data["branch"] = detail
         self._record(RecordType.OUTCOME, node, data)
 
-    def _late(self, node: int, token: int, status: str) -> None:
-        """A zombie's write: refused, and told."""
+    def _late(self, node: int, token: int, status: str) -> list[Action] | None:
+        """A zombie's write: refused, and told. None, for its caller to return."""
         self.seq += 1
         if self.writes:
             self.records.append(
@@ -747,6 +747,7 @@ class Scheduler:
                     data={"status": status},
                 )
             )
+        return None
 
     # -- invariants --------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
@@ -116,9 +116,15 @@ class SimJournal:
         checked = _admitted(Append(run, epoch, records))
         await self._log.written({"do": "append", "run": run, "epoch": epoch}, checked)
 
-    async def claim(self, run: str) -> LoadedRun:
+    async def claim(self, run: str, *, rerun: Sequence[str] | None = None) -> LoadedRun:
         loaded: LoadedRun = await self._log.written(
-            {"do": "claim", "run": run, "owner": _named(self._owner), "alive": self._log.alive()},
+            {
+                "do": "claim",
+                "run": run,
+                "owner": _named(self._owner),
+                "alive": self._log.alive(),
+                "rerun": None if rerun is None else list(rerun),
+            },
             (),
         )
         return loaded
@@ -284,7 +290,7 @@ class _Log:
             and (holder.pid, holder.started) in alive
         ):
             raise _run_is_live(run, holder)
-        loaded = store.claim(run, _dead_twin(owner))
+        loaded = store.claim(run, _dead_twin(owner), rerun=what["rerun"])
         self._holders[run] = owner
         return loaded
 
