@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from .json_value import json_value
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SabotageResult:
@@ -69,7 +71,7 @@ class AuditResult:
         """Plain JSON values, as docs/result-schema.md says."""
         return {
             "schema_version": 1,
-            **asdict(self),
+            **json_value(asdict(self)),
             "killed": self.killed,
             "of": len(self.sabotages),
             "valid": self.valid,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -11,6 +10,7 @@ from typing import Any, Final
 from ..scenario import Picture
 from ..verdict import MetricResult, Verdict
 from .audit import AuditResult
+from .json_value import json_value
 
 SCHEMA_VERSION: Final = 1
 
@@ -58,7 +58,7 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, as docs/result-schema.md says."""
-        values: dict[str, Any] = _plain(asdict(replace(self, audit=None)))
+        values: dict[str, Any] = json_value(asdict(replace(self, audit=None)))
         values["audit"] = None if self.audit is None else self.audit.to_json()
         return {"schema_version": SCHEMA_VERSION, **values, "reproduce": self.reproduce}
 
@@ -77,16 +77,3 @@ class Result:
         for name in ("notes", "evidence", "folders"):
             values[name] = tuple(values[name])
         return cls(**values)
-
-
-def _plain(value: Any) -> Any:
-    """`value` as JSON has it: null for NaN and infinity, string keys, reprs for the rest."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, str):
-        return str(value)
-    return value if value is None or isinstance(value, bool | int) else repr(value)
