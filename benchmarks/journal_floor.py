@@ -4,7 +4,8 @@
 
 An append is two records (an outcome with its payload, and the next stage's intent), as one step
 of a chain writes them. Floor: BEGIN IMMEDIATE, two inserts of rows with the same payload under the
-key (run, seq), COMMIT, on the calling thread. Subjects and floor take turns (ABBA) in one process on one disk; medians.
+key (run, seq), COMMIT, on the calling thread. Subjects and floor take turns (ABBA) in one process
+on one disk; medians.
 """
 
 from __future__ import annotations

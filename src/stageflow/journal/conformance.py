@@ -219,7 +219,6 @@ def leaves_finished_runs_alone(store: Store) -> None:
     loaded = store.claim(run, _me())
     _expect((loaded.status, loaded.reason) == ("failed", "timeout"), "the ending is kept")
     _expect((loaded.epoch, len(loaded.records)) == (1, 3), "a claim changes no finished run")
-    _goes_on_when_asked(store)
     late = Record(RecordType.LATE, 4, node="b", data={"status": "ok"})
     _answers(
         store,
@@ -233,7 +232,8 @@ def leaves_finished_runs_alone(store: Store) -> None:
     _expect((line.status, line.owner, line.live) == ("failed", None, False), "it has no owner")
 
 
-def _goes_on_when_asked(store: Store) -> None:
+def reopens_what_ended_badly_when_asked(store: Store) -> None:
+    """A claim with `rerun` takes up a run that did not end ok, and keeps what it had accepted."""
     run = _created(store, _dead()).run
     _accepts(store, Append(run, 1, (_outcome(2, "a"), _ended(3, "failed", "timeout"))))
     loaded = store.claim(run, _me(), rerun=("b",))
@@ -330,6 +330,7 @@ CHECKS: tuple[Callable[[Store], None], ...] = (
     hands_runs_of_dead_owners_over,
     refuses_runs_of_live_owners,
     leaves_finished_runs_alone,
+    reopens_what_ended_badly_when_asked,
     wakes_suspended_runs,
     lists_newest_first_within_a_tenant,
     lets_one_of_many_racers_win,

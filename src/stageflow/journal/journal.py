@@ -44,7 +44,10 @@ class Journal(Protocol):
         ...
 
     async def claim(self, run: str, *, rerun: Sequence[str] | None = None) -> LoadedRun:
-        """Take over an unfinished run whose owner has ended; a finished one comes back as it is."""
+        """Take over an unfinished run whose owner has ended; a finished one comes back as it is.
+
+        With `rerun`, one that did not end ok is taken up again; see Store.claim.
+        """
         ...
 
     async def load(self, run: str) -> LoadedRun:

@@ -62,9 +62,7 @@ class MemoryStore:
                 for append, lines in zip(batch, prepared, strict=True)
             ]
 
-    def claim(
-        self, run: str, owner: Owner, *, rerun: Sequence[str] | None = None
-    ) -> LoadedRun:
+    def claim(self, run: str, owner: Owner, *, rerun: Sequence[str] | None = None) -> LoadedRun:
         with self._lock:
             kept = self._known(run)
             if kept.head.may_go_on(rerun):

@@ -172,9 +172,7 @@ class SQLiteStore:
             _write_heads(writer, heads)
         return answers
 
-    def claim(
-        self, run: str, owner: Owner, *, rerun: Sequence[str] | None = None
-    ) -> LoadedRun:
+    def claim(self, run: str, owner: Owner, *, rerun: Sequence[str] | None = None) -> LoadedRun:
         with self._transaction() as writer:
             loaded, head, last = verified_run(run, _rows(writer, run))
             if not head.may_go_on(rerun):

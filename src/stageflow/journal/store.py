@@ -141,9 +141,7 @@ class Store(Protocol):
         """
         ...
 
-    def claim(
-        self, run: str, owner: Owner, *, rerun: Sequence[str] | None = None
-    ) -> LoadedRun:
+    def claim(self, run: str, owner: Owner, *, rerun: Sequence[str] | None = None) -> LoadedRun:
         """Take an unfinished run over: epoch + 1 and a CLAIMED record, in one transaction.
 
         The current owner may claim again. A finished run comes back unchanged, unless `rerun` is
