@@ -85,11 +85,11 @@ class AcknowledgesWithoutWriting(Faulty):
 
 
 class TakesLiveRuns(Faulty):
-    def claim(self, run: str, owner: Owner) -> LoadedRun:
+    def claim(self, run: str, owner: Owner, *, rerun: Sequence[str] | None = None) -> LoadedRun:
         if run in self._runs and not self._runs[run].head.is_finished:
             head = self._runs[run].head
             self._runs[run].head = head._replace(owner_text=None)
-        return super().claim(run, owner)
+        return super().claim(run, owner, rerun=rerun)
 
 
 class ForgetsTenants(Faulty):
