@@ -268,7 +268,7 @@ def _report(arguments: argparse.Namespace) -> int:
         target = write_html(Path(arguments.html), standings, root=store.root)
         page.line(f"wrote {shown(target)}")
     if arguments.json is not None:
-        results = [each.result for each in standings.values() if each.result is not None]
+        results = [each.shown(row) for row, each in standings.items()]
         _write_json(arguments.json, _run_json(results, code=None, interrupted=False))
     if arguments.html is None and arguments.json is None:
         results = [standing.shown(row) for row, standing in standings.items()]

@@ -116,7 +116,9 @@ def _result(metric: Metric, judgement: Judgement, size: str) -> MetricResult:
 
 def _finite(value: Number | None) -> Number | None:
     """JSON has neither NaN nor infinity: such a figure is kept in the note, not as a number."""
-    return value if value is not None and math.isfinite(value) else None
+    if value is None or not math.isfinite(value):
+        return None
+    return value if isinstance(value, bool | int) else float(value)
 
 
 def _noted(measured: Measured) -> str:
