@@ -297,6 +297,24 @@ def test_a_run_is_claimed_only_from_the_dead() -> None:
     run_all(main)
 
 
+def test_a_run_that_failed_goes_on_when_it_may_be_rerun() -> None:
+    async def main(sim: Sim) -> None:
+        journal = SimJournal(sim)
+        await journal.create(header("r"), started())
+        ended = Record(RecordType.RUN_ENDED, 2, data={"status": "failed", "reason": "x"})
+        await journal.append("r", 1, (ended,))
+        other = journal.as_owner("other")
+        assert (await other.claim("r")).epoch == 1
+        loaded = await other.claim("r", rerun=("a",))
+        assert loaded.epoch == 2 and loaded.records[-1].data["rerun"] == ["a"]
+        assert await refused(journal.claim("r")) == "journal.run_is_live"
+        journal.crash()
+        again = await journal.load("r")
+        assert (again.epoch, again.records) == (2, loaded.records)
+
+    run_all(main, range(50))
+
+
 def test_of_two_claims_at_once_one_wins() -> None:
     async def main(sim: Sim) -> str:
         journal = SimJournal(sim)
