@@ -26,7 +26,10 @@ LIMIT_S = 30
 
 
 def run(page: Path) -> list[str]:
-    """The codes that the page's example met; or one line that says what happened instead."""
+    """The codes that the page's example met; or one line that says what happened instead.
+
+    A stage's failure is data: the codes that a variable `run` tells of are met as well.
+    """
     block = FENCE.search(page.read_text(encoding="utf-8"))
     if block is None:
         return ["no example in Python"]
@@ -42,10 +45,15 @@ def run(page: Path) -> list[str]:
     except BuildErrors as error:
         return [error.code, *(each.code for each in error.errors)]
     except StageflowError as error:
-        return [error.code]
+        return [error.code, *_recorded(module)]
     except BaseException as error:  # whatever an example raises is what this program reports
         return [traceback.format_exception_only(error)[-1].strip()]
-    return ["nothing was raised"]
+    return _recorded(module) or ["nothing was raised"]
+
+
+def _recorded(module: types.ModuleType) -> list[str]:
+    ended = vars(module).get("run")
+    return [failure.reason for failure in ended.failures.values()] if ended is not None else []
 
 
 def run_apart(page: Path) -> list[str]:

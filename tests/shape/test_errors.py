@@ -19,6 +19,10 @@ from stageflow.model.errors import StageflowError
 CODE = re.compile(r"^[a-z]+(?:_[a-z]+)*\.[a-z0-9]+(?:_[a-z0-9]+)*$")
 
 
+TEXTS = {"pipeline", "node", "field", "expected", "got", "fix"}
+"""Keywords by which a call is known to be about an error."""
+
+
 @pytest.fixture(scope="module")
 def codes(sources: Mapping[str, Any]) -> Mapping[str, list[str]]:
     """Each code to the places that raise it: string literals handed to an error's constructor."""
@@ -89,7 +93,10 @@ def _error_classes(sources: Mapping[str, Any]) -> set[str]:
 
 
 def _codes(tree: ast.Module, error_classes: set[str]) -> Iterator[tuple[str, int]]:
-    """First string argument of calls to an error class, or to `super().__init__` inside one."""
+    """Codes handed to an error class, to `super().__init__` in one, or on their way to one.
+
+    On their way are calls that look like an error's: a code first, then what goes into its text.
+    """
     for part in ast.walk(tree):
         if isinstance(part, ast.ClassDef) and part.name in error_classes:
             for call in ast.walk(part):
@@ -100,6 +107,8 @@ def _codes(tree: ast.Module, error_classes: set[str]) -> Iterator[tuple[str, int
             name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
             if name in error_classes:
                 yield from _literal(part)
+            elif {key.arg for key in part.keywords} & TEXTS:
+                yield from (found for found in _literal(part) if CODE.match(found[0]))
 
 
 def _literal(call: ast.Call) -> Iterator[tuple[str, int]]:
