@@ -1,4 +1,4 @@
-"""Admission agrees with pydantic, never trusts an instance, and tells faults without telling values."""
+"""Admission agrees with pydantic, trusts no instance, tells faults and never values."""
 
 import copy
 import dataclasses
@@ -212,9 +212,8 @@ SCALAR = st.one_of(
     st.just(Colour.RED),
 )
 NAMES = st.sampled_from(
-    ["count", "name", "names", "ratio", "first", "second", "a", "b", "n", "s", "d", "kind", "lives"]
-    + ["tricks", "pet", "other", "value", "children", "item", "lax", "strict", "table", "x", "low"]
-    + ["high", "items", "left", "right"]
+    "count name names ratio first second a b n s d kind lives tricks pet other value children item "
+    "lax strict table x low high items left right".split()
 )
 INPUT = st.recursive(
     SCALAR,
@@ -257,7 +256,8 @@ def test_admission_agrees_with_pydantic(annotation: Any, data: st.DataObject) ->
         return
     assert accepted
     assert type(admitted) is type(oracle)
-    assert admitted == oracle
+    # By hash, which tells 1 from True and finds NaN equal to itself.
+    assert content_hash(freezer.freeze(admitted)) == content_hash(freezer.freeze(oracle))
 
 
 INSTANCES: list[tuple[Any, Any, str]] = [
@@ -490,10 +490,8 @@ def test_hashes_tell_structures_apart() -> None:
 
     hashes = [contract_of(annotation).hash for annotation in ANNOTATIONS]
     assert len(set(hashes)) == len(hashes)
-    assert (
-        contract_of(Annotated[int, Field(gt=3)]).hash
-        != contract_of(Annotated[int, Field(gt=4)]).hash
-    )
+    low, high = Annotated[int, Field(gt=3)], Annotated[int, Field(gt=4)]
+    assert contract_of(low).hash != contract_of(high).hash
     assert contract_of(int | str).hash != contract_of(str | int).hash
     assert contract_of(Lax).hash == contract_of(Lax).hash
     assert contract_of(Same).hash != contract_of(Strict).hash
@@ -550,7 +548,8 @@ def test_plain_contracts_load_neither_pydantic_nor_msgspec_nor_numpy() -> None:
     code = (
         "import sys; from stageflow.contracts import contract_of;"
         "from stageflow.model.values import Freezer;"
-        "contract_of(int | None).admit(3, Freezer()); contract_of(dict).admit({'a': [1]}, Freezer());"
+        "contract_of(int | None).admit(3, Freezer());"
+        "contract_of(dict).admit({'a': [1]}, Freezer());"
         "sys.exit(len({'pydantic', 'msgspec', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

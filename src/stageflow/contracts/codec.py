@@ -37,12 +37,13 @@ _HEAD = 33
 class Codec:
     """Encodes and decodes the values of one contract."""
 
-    __slots__ = ("_described", "_mark", "_place")
+    __slots__ = ("_described", "_freezer", "_mark", "_place")
 
     def __init__(self, annotation: Any, mark: bytes, described: str) -> None:
         self._place = Place(((annotation, {}),))
         self._mark = mark
         self._described = described
+        self._freezer = Freezer()
 
     @property
     def place(self) -> Place:
@@ -63,10 +64,11 @@ class Codec:
             raise _undecodable("a value nested this deep", "deep nesting").error() from None
         return _VERSION + self._mark + _checksum(self._mark, body) + body
 
-    def decode(self, data: bytes, freezer: Freezer) -> Any:
+    def decode(self, data: bytes, freezer: Freezer | None) -> Any:
         """Raises ContractError `codec.damaged` or `codec.mismatch`."""
         import msgspec  # as above
 
+        freezer = freezer or self._freezer
         mark, checksum, body = data[1:17], data[17:_HEAD], data[_HEAD:]
         if data[:1] != _VERSION or _checksum(mark, body) != checksum:
             raise ContractError(

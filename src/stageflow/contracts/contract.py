@@ -123,7 +123,7 @@ class Contract:
         Raises ContractError: `codec.damaged` for any byte lost or changed, `codec.mismatch` for a
         value of another contract.
         """
-        return self._codec.decode(data, freezer or Freezer())
+        return self._codec.decode(data, freezer)
 
 
 def _exact(annotation: Any) -> frozenset[Any] | None:

@@ -1,8 +1,8 @@
 """The content hash: equal for equal values of equal types, in every process and on every machine.
 
 blake2b-256 over a type-tagged tree (Merkle, 1987): a container's digest is made of its leaves'
-encodings and its children's digests. So it separates 1, True and 1.0, 0.0 and -0.0, key orders, NFC
-and NFD; an aliased value costs time linear in its objects; and depth costs no stack.
+encodings and its children's digests, in MessagePack, one call a container. So it separates 1, True
+and 1.0, 0.0 and -0.0, key orders, NFC and NFD; an aliased value costs time linear in its objects.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from stageflow.model import objects
 from stageflow.model.boxes import Frozen, Parts, parts, type_name
 
 _PLAIN: frozenset[type] = frozenset({type(None), bool, int, float, str, bytes})
-"""What MessagePack tells apart by itself; a run of these is encoded in one C call."""
+"""What MessagePack tells apart by itself; the others go in as extensions of a type of their own."""
+
+_CHILD, _LEAF_CODE = 1, 2
+"""Extension types: the digest of a container inside, the tagged encoding of a leaf."""
 
 
 def content_hash(frozen: Any) -> str:
@@ -27,89 +30,95 @@ def content_hash(frozen: Any) -> str:
 
     An enum member counts by its class and name, an adapted object by its adapter's plain value.
     """
-    digests: dict[int, bytes] = {}
-    if not _is_nested(frozen):
-        return _blake(_encoded(frozen, digests)).hex()
-    stack: list[tuple[Any, Parts | None]] = [(frozen, None)]
-    while stack:
-        node, held = stack.pop()
-        if held is not None:
-            digests[id(node)] = _digest(held, digests)
-        elif id(node) not in digests:
-            held = _parts(node)
-            children = [
-                item
-                for group in held[2]
-                if not _PLAIN.issuperset(map(type, group))
-                for item in group
-                if _is_nested(item) and id(item) not in digests
-            ]
-            if children:
-                stack.append((node, held))
-                stack.extend((child, None) for child in children)
+    return _Hasher().digest(frozen).hex()
+
+
+class _Hasher:
+    """One hashing. Holds the digests of the containers met, so that a shared one is done once."""
+
+    __slots__ = ("_digests", "_encode", "_extension")
+
+    def __init__(self) -> None:
+        import msgspec  # when first needed: importing the framework stays light
+
+        self._encode = msgspec.msgpack.encode
+        self._extension = msgspec.msgpack.Ext
+        self._digests: dict[int, bytes] = {}
+
+    def digest(self, node: Any) -> bytes:
+        """32 bytes. Two stack frames a level; `thaw` takes one, freezing two."""
+        kind, detail, groups = _parts(node)
+        message: list[Any] = [kind, detail]
+        for group in groups:
+            items = group if _PLAIN.issuperset(map(type, group)) else self._flattened(group)
+            message.append(self._in_order(items) if kind in _UNORDERED else items)
+        try:
+            data = self._encode(message)
+        except (OverflowError, UnicodeEncodeError):
+            data = self._encode(self._spelled(message))
+        return hashlib.blake2b(data, digest_size=32).digest()
+
+    def _flattened(self, group: list[Any]) -> list[Any]:
+        """The group with containers as their digests and leaves that MessagePack lacks as bytes."""
+        items = group.copy()
+        for place, item in enumerate(items):
+            cls = type(item)
+            if cls in _PLAIN:
+                continue
+            if cls is Frozen or issubclass(cls, (tuple, frozenset)):
+                known = self._digests.get(id(item))
+                if known is None:
+                    known = self._digests[id(item)] = self.digest(item)
+                items[place] = self._extension(_CHILD, known)
             else:
-                digests[id(node)] = _digest(held, digests)
-    return digests[id(frozen)].hex()
+                items[place] = self._extension(_LEAF_CODE, _encoded(item))
+        return items
+
+    def _in_order(self, items: list[Any]) -> list[Any]:
+        """The items of a set, in an order that depends on nothing but what they are."""
+        if _TEXT.issuperset(map(type, items)):
+            return sorted(items)
+        return sorted(self._spelled([items])[0], key=self._encode)
+
+    def _spelled(self, message: list[Any]) -> list[Any]:
+        """The message with what MessagePack lacks, huge integers and lone surrogates, as leaves."""
+        return [
+            [self._plain(item) for item in part] if type(part) is list else part for part in message
+        ]
+
+    def _plain(self, item: Any) -> Any:
+        if type(item) is int and not -(2**63) <= item < 2**64:
+            return self._extension(_LEAF_CODE, _encoded(item))
+        if type(item) is str and not item.isascii():
+            try:
+                item.encode()
+            except UnicodeEncodeError:
+                return self._extension(_LEAF_CODE, _encoded(item))
+        return item
 
 
-def _is_nested(value: Any) -> bool:
-    return type(value) is Frozen or isinstance(value, (tuple, frozenset))
-
-
-def _parts(node: Any) -> Parts:
-    if type(node) is Frozen:
-        return parts(node)
-    if isinstance(node, frozenset):
-        return b"frozenset", b"", [list(node)]
-    if type(node) is tuple:
-        return b"tuple", b"", [list(node)]
-    return b"namedtuple", type_name(type(node)), [list(node), [None]]
-
-
-def _digest(held: Parts, digests: dict[int, bytes]) -> bytes:
-    kind, detail, groups = held
-    pieces = [kind, b"\0", detail, b"\0"]
-    for group in groups:
-        if kind in _UNORDERED:
-            pieces.extend(sorted(_blake(_encoded(item, digests)) for item in group))
-        else:
-            run = _run(group, digests)
-            pieces.append(len(run).to_bytes(8, "big"))
-            pieces.append(run)
-    return _blake(b"".join(pieces))
-
-
+_TEXT = frozenset({str})
 _UNORDERED = frozenset({b"set", b"frozenset"})
 
 
-def _run(items: list[Any], digests: dict[int, bytes]) -> bytes:
-    """A sequence of items; decodable, so that different sequences differ."""
-    if _PLAIN.issuperset(map(type, items)):
-        import msgspec  # when first needed: importing the framework stays light
-
-        try:
-            return b"P" + msgspec.msgpack.encode(items)
-        except (OverflowError, UnicodeEncodeError):
-            pass  # integers past 64 bits and lone surrogates have no place in MessagePack
-    return b"S" + b"".join(_framed(_encoded(item, digests)) for item in items)
-
-
-def _framed(data: bytes) -> bytes:
-    return len(data).to_bytes(8, "big") + data
+def _parts(node: Any) -> Parts:
+    cls = type(node)
+    if cls is Frozen:
+        return parts(node)
+    if cls is tuple:
+        return b"tuple", b"", [list(node)]
+    if cls is frozenset:
+        return b"frozenset", b"", [list(node)]
+    if issubclass(cls, tuple):
+        return b"namedtuple", type_name(cls), [list(node), [None]]
+    return b"leaf", b"", [[node]]
 
 
-def _blake(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=32).digest()
-
-
-def _encoded(value: Any, digests: dict[int, bytes]) -> bytes:
-    """One item: its type's tag and what tells the value."""
+def _encoded(value: Any) -> bytes:
+    """A leaf: its type's tag and what tells the value."""
     encode = _LEAF.get(type(value))
     if encode is not None:
         return encode(value)
-    known = digests.get(id(value))
-    if known is not None:
-        return b"#" + known
     if objects.is_numpy_scalar(type(value)):
         # An extended float has padding bytes of no meaning, so its text stands for it.
         data: bytes = repr(value).encode() if value.dtype.char in "gG" else value.tobytes()
@@ -139,13 +148,9 @@ def _decimal(value: Decimal) -> bytes:
 
 
 _LEAF: dict[type, Callable[[Any], bytes]] = {
-    type(None): lambda value: b"none",
-    bool: lambda value: b"bool\0" + (b"1" if value else b"0"),
     int: lambda value: b"int\0" + value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True),
-    float: lambda value: b"float\0" + struct.pack(">d", value),
     complex: lambda value: b"complex\0" + struct.pack(">dd", value.real, value.imag),
     str: lambda value: b"str\0" + _text(value),
-    bytes: lambda value: b"bytes\0" + value,
     type(...): lambda value: b"ellipsis",
     Decimal: _decimal,
     datetime.date: lambda value: b"date\0" + value.isoformat().encode(),

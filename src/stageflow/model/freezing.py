@@ -164,6 +164,8 @@ def _list(walk: Walk, value: list[Any]) -> Frozen:
 
 def _set(walk: Walk, value: set[Any]) -> Frozen:
     copied = value.copy()
+    if ALL_LEAVES(map(type, copied)):
+        return Frozen((set.copy, copied))
     items = walk.items(copied, "{{item}}")
     if any(type(item) is Frozen for item in items):
         return Frozen((boxes.nested_set, items))
@@ -171,6 +173,8 @@ def _set(walk: Walk, value: set[Any]) -> Frozen:
 
 
 def _frozenset(walk: Walk, value: frozenset[Any]) -> Any:
+    if ALL_LEAVES(map(type, value)):
+        return value
     items = walk.items(value, "{{item}}")
     if any(type(item) is Frozen for item in items):
         return Frozen((boxes.nested_frozenset, items))
