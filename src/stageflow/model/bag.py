@@ -37,25 +37,43 @@ class Entry(NamedTuple):
     value: Any
 
 
+_new = tuple.__new__
+"""Makes an Entry without the argument parsing of its constructor: this runs once per stage."""
+
+
 class OutputBag:
     """One accepted entry per (node, revision). Entries are only ever added; the value of one that
     a guard blocked is blanked.
 
-    `values[node]` is the latest released value, or MISSING; a value that guards still hold back is
-    in `entries` already and in `values`, but in no version. `accepted` lists released entries in
-    order of release: version v of the run's state is its first v items.
+    `values[node]` is the latest value, or MISSING; one that guards still hold back is there
+    already, but in no version. `accepted` lists released entries in order of release: version v
+    of the run's state is its first v items.
     """
 
-    __slots__ = ("accepted", "entries", "epoch", "position", "values")
+    __slots__ = ("_indexed", "_position", "accepted", "epoch", "held", "values")
 
     def __init__(self, nodes: int, *, epoch: int = 1) -> None:
         self.epoch = epoch
         """The owner's epoch, stamped on every entry."""
         self.values: list[Any] = [MISSING] * nodes
-        self.entries: list[Entry] = []
         self.accepted: list[Entry] = []
-        self.position: dict[int, int] = {}
-        """Node to its index in `accepted`."""
+        self.held: list[Entry] = []
+        """Entries that had to pass guards, as they were before; blanked when blocked."""
+        self._position: dict[int, int] = {}
+        self._indexed = 0
+
+    @property
+    def position(self) -> dict[int, int]:
+        """Node to its index in `accepted`. Brought up to date when asked, not at every put."""
+        while self._indexed < len(self.accepted):
+            self._position[self.accepted[self._indexed].node] = self._indexed
+            self._indexed += 1
+        return self._position
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Every produced value, released or not, in order of attempt."""
+        return sorted([*self.accepted, *self.held], key=lambda entry: entry.token)
 
     def put(
         self,
@@ -72,32 +90,25 @@ class OutputBag:
         """
         if self.values[node] is not MISSING:
             self._conflict(node, attempt, token)
-        entry = _entry((node, revision, attempt, self.epoch, token, value))
         self.values[node] = value
-        self.entries.append(entry)
-        if not held:
-            self.position[node] = len(self.accepted)
-            self.accepted.append(entry)
+        entry = _new(Entry, (node, revision, attempt, self.epoch, token, value))
+        (self.held if held else self.accepted).append(entry)
 
     def release(self, node: int, value: Any = MISSING) -> None:
         """A held value passed its guards; `value` replaces it when a guard redacted it."""
-        entry = next(e for e in reversed(self.entries) if e.node == node)
+        entry = next(e for e in reversed(self.held) if e.node == node)
         if value is not MISSING:
             entry = entry._replace(value=value)
             self.values[node] = value
-            self.entries.append(entry)
-        self.position[node] = len(self.accepted)
         self.accepted.append(entry)
 
     def withdraw(self, node: int) -> None:
         """A held value was blocked: nobody may read it any more."""
         self.values[node] = MISSING
-        self.entries = [
-            e._replace(value=MISSING) if e.node == node else e for e in self.entries
-        ]
+        self.held = [e._replace(value=MISSING) if e.node == node else e for e in self.held]
 
     def _conflict(self, node: int, attempt: int, token: int) -> None:
-        first = next(e for e in reversed(self.entries) if e.node == node)
+        first = next(e for e in (*self.accepted, *self.held) if e.node == node)
         raise BagConflict(
             "bag.already_written",
             f"node {node} has a value already, from attempt {first.attempt} (token {first.token})",
@@ -105,7 +116,3 @@ class OutputBag:
             expected="one accepted value per node and revision",
             fix="a stage returns once; a late attempt's value is refused",
         )
-
-
-def _entry(fields: tuple[int, int, int, int, int, Any]) -> Entry:
-    return tuple.__new__(Entry, fields)

@@ -27,9 +27,7 @@ def begin(
         return None, _joined(driver, node)
     function = stage.function
     assert function is not None
-    arguments = driver.arguments(node, started_s)
-    if stage.mode == "async":
-        return function(**arguments), None
+    arguments = driver.arguments(driver.steps[node.index], started_s)
     if stage.mode == "async_generator":
         return _collect(driver, node, function(**arguments)), None
     if stage.place == "loop":

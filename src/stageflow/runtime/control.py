@@ -13,20 +13,20 @@ if TYPE_CHECKING:
     from stageflow.runtime.driver import Driver
 
 
-def control_of(driver: Driver, node: Node, raw: Any) -> tuple[tuple[str, Any], Any]:
-    """(control for the scheduler, the value to keep). ContractError when it decides nothing."""
+def control_of(driver: Driver, node: Node, raw: Any) -> tuple[str, Any]:
+    """What the scheduler needs to know. ContractError when the stage decided nothing."""
     if node.kind is Kind.ROUTE:
-        return _branch(driver, node, raw), raw
+        return _branch(driver, node, raw)
     if isinstance(raw, Allow):
-        return ("allow", None), raw
+        return "allow", None
     if isinstance(raw, Block):
         driver.reasons[node.index] = raw.reason
-        return ("block", None), raw
+        return "block", None
     if isinstance(raw, Redact):
         target = _redacted(node, raw)
         replaced = driver.nodes[target].contract.admit(raw.value, driver.runtime.freezer)
         driver.redactions.setdefault(target, replaced)
-        return ("redact", target), raw
+        return "redact", target
     raise ContractError(
         "contract.no_decision",
         f"guard {node.name!r} returned no decision",

@@ -17,6 +17,7 @@ import asyncio
 import contextvars
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from stageflow.graph import Node, Source
@@ -31,22 +32,24 @@ from stageflow.runtime.attempt import Attempt, Killed
 from stageflow.runtime.body import begin
 from stageflow.runtime.context import Context
 from stageflow.runtime.control import control_of
-from stageflow.runtime.events import Event, EventType, Subscription
+from stageflow.runtime.events import EventType, RawEvent, Subscription
 from stageflow.runtime.failure import Failure, StageFailed, failure_of
 from stageflow.runtime.history import History
 from stageflow.runtime.lingering import RUN, end_lingering
-from stageflow.runtime.outcome import NodeReport, Run, make_run
+from stageflow.runtime.outcome import Run, make_run
 from stageflow.runtime.retry_after import retry_after_s
 from stageflow.runtime.simulated import is_simulated
+from stageflow.runtime.step import Compiled, Step
 from stageflow.runtime.stream import Emitted, StreamQueue
-from stageflow.scheduler import Action, End, NodeState, Program, Scheduler, Stop, Wait
+from stageflow.scheduler import Action, End, NodeState, Scheduler, Stop, Wait
 from stageflow.scheduler import Run as RunAction
 
 if TYPE_CHECKING:
     from stageflow.runtime.pipeline import Pipeline
     from stageflow.runtime.runtime import Runtime
 
-RUNNING, OK, HELD, BLOCKED = NodeState.RUNNING, NodeState.OK, NodeState.HELD, NodeState.BLOCKED
+OK, BLOCKED = NodeState.OK, NodeState.BLOCKED
+STARTED, ENDED = EventType.STAGE_STARTED.value, EventType.STAGE_ENDED.value
 
 
 class Driver:
@@ -55,7 +58,7 @@ class Driver:
     def __init__(
         self,
         runtime: Runtime,
-        program: Program,
+        program: Compiled,
         *,
         identity: Identity,
         inputs: Mapping[str, Any],
@@ -76,6 +79,7 @@ class Driver:
         self.program = program
         self.plan = program.plan
         self.nodes = program.plan.nodes
+        self.steps = program.steps
         self.identity = identity
         self.inputs = inputs
         self.seed = seed
@@ -84,6 +88,11 @@ class Driver:
         self.deadline_in_s = deadline_in_s
         self.history = history
         self.events = (*runtime.events, *events)
+        self.tenant = identity.tenant
+        self.push: Callable[[RawEvent], None] | None = None
+        """Where events go; None when nobody listens."""
+        if self.events:
+            self.push = self.events[0].push if len(self.events) == 1 else self._push_to_all
         self.stream = stream
         self.recovered = scheduler is not None
         self.scheduler = (
@@ -107,7 +116,8 @@ class Driver:
         """Gated node to the value a guard put in its place, until release."""
         self.reasons: dict[int, str] = {}
         """What a node said about its skip, block or cancellation."""
-        self.reports: dict[int, NodeReport] = {}
+        self.durations: dict[int, float] = {}
+        """Seconds of each node's last attempt in this process."""
         self.failures: dict[int, Failure] = {}
         self.original: BaseException | None = None
         """Exception of the failure that ended the run, without its frames."""
@@ -135,7 +145,9 @@ class Driver:
         then CancelledError is raised again.
         """
         self.loop = asyncio.get_running_loop()
-        self.time = self.loop.time
+        # The standard loops' clock is time.monotonic behind a method; this saves the method.
+        standard = type(self.loop).time is asyncio.BaseEventLoop.time
+        self.time = monotonic if standard else self.loop.time
         self.started_s = self.time()
         # A simulated loop explores orders of starting; on a real one, order is readiness.
         self.spreads = is_simulated(self.loop)
@@ -243,30 +255,41 @@ class Driver:
             self._crash(bug)
 
     async def _work_off(self) -> None:
-        ready, scheduler, nodes, time = self.ready, self.scheduler, self.nodes, self.time
-        copy = self.context.copy
-        slice_end_s = time() + self.limits.slice_s
+        # Names are local because this loop is what a stage costs (benchmarks/).
+        ready, scheduler, steps, time = self.ready, self.scheduler, self.steps, self.time
+        tokens, attempts, values = scheduler.token, scheduler.attempt, self.bag.values
+        copy, push, run, tenant = self.context.copy, self.push, self.identity.run, self.tenant
+        history = self.history
+        now = time()
+        slice_end_s = now + self.limits.slice_s
         while ready:
-            if self.spreads and len(ready) > 1:
-                while self.starting < len(ready):
-                    self._hire()
-                await asyncio.sleep(0)
-                if not ready:
-                    return
+            if self.spreads and len(ready) > 1 and await self._spread():
+                return
             number = ready.popleft()
-            token = scheduler.token[number]
+            token = tokens[number]
             if scheduler.ending is not None:
                 await self._done(scheduler.cancelled(number, token))
                 continue
-            node = nodes[number]
-            started_s = time()
-            if self.events:
-                self.publish(EventType.STAGE_STARTED, number)
+            step = steps[number]
+            started_s = now
+            if push is not None:
+                push((STARTED, run, step.name, attempts[number], started_s, 0.0, "", "", tenant))
             error: BaseException | None = None
             raw: Any = None
+            context = copy()
             try:
-                context = copy()
-                coroutine, raw = begin(self, node, context, started_s)
+                coroutine: Any
+                if step.is_async:
+                    given: dict[str, Any] = {}
+                    for name, parent in step.taken:
+                        value = values[parent]
+                        if value is not MISSING:
+                            given[name] = thaw(value) if type(value) is Frozen else value
+                    if step.others:
+                        self._other_arguments(step, given, started_s)
+                    coroutine = step.function(**given)
+                else:
+                    coroutine, raw = begin(self, step.node, context, started_s)
                 if coroutine is not None:
                     try:
                         yielded = context.run(coroutine.send, None)
@@ -276,24 +299,35 @@ class Driver:
                         if ready:
                             self._wake_worker()
                         raw = await self._waited(
-                            node, token, coroutine, context, yielded, started_s
+                            step.node, token, coroutine, context, yielded, started_s
                         )
                         slice_end_s = time() + self.limits.slice_s
             except BaseException as raised:  # the stage boundary: it becomes the outcome
                 error = raised
-            ended_s = time()
-            if error is None and ended_s - started_s <= node.timeout_s:
-                actions = self._returned(node, token, raw, ended_s - started_s)
+            now = time()
+            if error is None and now - started_s <= step.timeout_s:
+                actions = self._returned(step, token, raw, started_s, now)
             else:
-                actions = self._raised(node, token, error, ended_s - started_s)
-            if self.history is None:
-                if actions:
-                    self._apply(actions)
-            else:
+                actions = self._raised(step.node, token, error, now - started_s)
+            if history is not None:
                 await self._done(actions)
-            if ended_s > slice_end_s and ready:
+                now = time()
+            elif actions:
+                if len(actions) == 1 and type(actions[0]) is RunAction:
+                    ready.append(actions[0][0])
+                else:
+                    self._apply(actions)
+            if now > slice_end_s and ready:
                 await asyncio.sleep(0)
-                slice_end_s = time() + self.limits.slice_s
+                now = time()
+                slice_end_s = now + self.limits.slice_s
+
+    async def _spread(self) -> bool:
+        """In a simulation: lets the schedule choose which ready node starts first."""
+        while self.starting < len(self.ready):
+            self._hire()
+        await asyncio.sleep(0)
+        return not self.ready
 
     async def _waited(
         self,
@@ -351,40 +385,52 @@ class Driver:
     # -- outcomes ----------------------------------------------------------------------------
 
     def _returned(
-        self, node: Node, token: int, raw: Any, duration_s: float
+        self, step: Step, token: int, raw: Any, started_s: float, ended_s: float
     ) -> list[Action] | None:
         """The stage returned: admit the value, tell the scheduler, put it in the bag."""
-        number = node.index
+        number = step.index
         control: tuple[str, Any] | None = None
         if type(raw) is StageOutput:
             if raw.kind is not OutcomeKind.OK:
-                return self._said(node, token, raw, duration_s)
+                return self._said(step.node, token, raw, ended_s - started_s)
             raw = raw.value
+        scheduler, history = self.scheduler, self.history
+        payload: bytes | None = None
         try:
-            if node.kind is Kind.GUARD or node.kind is Kind.ROUTE:
-                control, raw = control_of(self, node, raw)
-            frozen = node.contract.admit(raw, self.runtime.freezer)
-            payload = None if self.history is None else self.history.encode(self, node, frozen)
+            if step.decides:
+                control = control_of(self, step.node, raw)
+            frozen = step.admit(raw, self.runtime.freezer)
+            if history is not None:
+                payload = history.encode(self, step.node, frozen)
         except StageflowError as error:
-            return self._raised(node, token, error, duration_s)
-        scheduler = self.scheduler
-        attempt = scheduler.attempt[number]
+            return self._raised(step.node, token, error, ended_s - started_s)
         actions = scheduler.completed(number, token, control)
         if actions is None:
-            return self._was_late(node)
-        if self.history is not None:
-            self.history.attach(scheduler, token, payload, node.contract.hash)
-        if node.guards:
+            return self._was_late(step.node)
+        attempt = scheduler.attempt[number]
+        if history is not None:
+            history.attach(scheduler, token, payload, step.node.contract.hash)
+        if step.node.guards:
             self.bag.put(number, frozen, attempt, token, held=True)
             self.held.add(number)
         else:
             self.bag.put(number, frozen, attempt, token)
         if self.held:
             self.sort_held()
-        self.reports[number] = (attempt, duration_s, "ok")
-        if self.events:
-            self.publish(
-                EventType.STAGE_ENDED, number, duration_s=duration_s, status="ok", attempt=attempt
+        self.durations[number] = ended_s - started_s
+        if self.push is not None:
+            self.push(
+                (
+                    ENDED,
+                    self.identity.run,
+                    step.name,
+                    attempt,
+                    ended_s,
+                    ended_s - started_s,
+                    "ok",
+                    "",
+                    self.tenant,
+                )
             )
         return actions
 
@@ -481,10 +527,10 @@ class Driver:
     def _ended(
         self, node: Node, attempt: int, duration_s: float, status: str, actions: list[Action]
     ) -> list[Action]:
-        self.reports[node.index] = (attempt, duration_s, status)
+        self.durations[node.index] = duration_s
         if self.held:
             self.sort_held()
-        if self.events:
+        if self.push is not None:
             failure = self.failures.get(node.index) if status == "failed" else None
             self.publish(
                 EventType.STAGE_ENDED,
@@ -580,26 +626,26 @@ class Driver:
 
     # -- what stages ask for -----------------------------------------------------------------
 
-    def arguments(self, node: Node, started_s: float) -> dict[str, Any]:
+    def arguments(self, step: Step, started_s: float) -> dict[str, Any]:
         """Private views of what the node takes, by parameter name."""
         given: dict[str, Any] = {}
-        values = self.bag.values
-        for argument in node.arguments:
-            source = argument.source
-            if source is Source.NODE:
-                value = values[argument.ref]
-                if value is MISSING:
-                    continue  # the parameter has a default, which applies
-                given[argument.parameter] = thaw(value) if type(value) is Frozen else value
-            elif source is Source.INPUT:
+        for name, parent in step.taken:
+            value = self.bag.values[parent]
+            if value is not MISSING:  # else the parameter has a default, which applies
+                given[name] = thaw(value)
+        self._other_arguments(step, given, started_s)
+        return given
+
+    def _other_arguments(self, step: Step, given: dict[str, Any], started_s: float) -> None:
+        for argument in step.others:
+            if argument.source is Source.INPUT:
                 value = self.inputs.get(argument.ref, MISSING)
                 if value is not MISSING:
                     given[argument.parameter] = thaw(value)
-            elif source is Source.DEP:
+            elif argument.source is Source.DEP:
                 given[argument.parameter] = self.deps[argument.ref]
             else:
-                given[argument.parameter] = self.context_of(node, started_s)
-        return given
+                given[argument.parameter] = self.context_of(step.node, started_s)
 
     def context_of(self, node: Node, started_s: float) -> Context:
         deadline_s = started_s + node.timeout_s
@@ -678,24 +724,27 @@ class Driver:
         reason: str = "",
         attempt: int | None = None,
     ) -> None:
-        if not self.events:
+        if self.push is None:
             return
-        event = tuple.__new__(
-            Event,
+        if attempt is None:
+            attempt = 0 if number is None else self.scheduler.attempt[number]
+        name = None if number is None else self.nodes[number].name
+        now = self.time()
+        self.push(
             (
-                type_,
+                type_.value,
                 self.identity.run,
-                None if number is None else self.nodes[number].name,
-                (0 if number is None else self.scheduler.attempt[number])
-                if attempt is None
-                else attempt,
-                self.time(),
+                name,
+                attempt,
+                now,
                 duration_s,
                 status,
                 reason,
-                self.identity.tenant,
-            ),
+                self.tenant,
+            )
         )
+
+    def _push_to_all(self, event: RawEvent) -> None:
         for subscription in self.events:
             subscription.push(event)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections import deque
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 
 class EventType(enum.Enum):
@@ -37,6 +37,10 @@ class Event(NamedTuple):
     tenant: str = "default"
 
 
+RawEvent: TypeAlias = tuple[str, str, str | None, int, float, float, str, str, str]
+"""The fields of an Event, its type as the value."""
+
+
 class Subscription:
     """A bounded queue of events. When it is full, new events are dropped and counted.
 
@@ -45,15 +49,18 @@ class Subscription:
 
     __slots__ = ("_closed", "_queue", "_waiter", "dropped", "queue_max")
 
+    # Queued are plain tuples of atoms, which the garbage collector stops looking at; a queue of
+    # Events would be walked by every full collection.
+
     def __init__(self, *, queue_max: int = 10_000) -> None:
         self.queue_max = queue_max
         self.dropped = 0
         """Events that found the queue full."""
-        self._queue: deque[Event] = deque()
+        self._queue: deque[RawEvent] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._closed = False
 
-    def push(self, event: Event) -> None:
+    def push(self, event: RawEvent) -> None:
         """Adds an event, or counts it as dropped. Never waits."""
         if len(self._queue) >= self.queue_max:
             self.dropped += 1
@@ -64,7 +71,7 @@ class Subscription:
 
     def drain(self) -> list[Event]:
         """All queued events, which leave the queue."""
-        events = list(self._queue)
+        events = [_event(raw) for raw in self._queue]
         self._queue.clear()
         return events
 
@@ -85,8 +92,12 @@ class Subscription:
                 await self._waiter
             finally:
                 self._waiter = None
-        return self._queue.popleft()
+        return _event(self._queue.popleft())
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def _event(raw: RawEvent) -> Event:
+    return Event(EventType(raw[0]), *raw[1:])

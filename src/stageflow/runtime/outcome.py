@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from stageflow.graph import Stage
 from stageflow.model.bag import MISSING, OutputBag
@@ -20,10 +20,6 @@ if TYPE_CHECKING:
 
 O = TypeVar("O")  # noqa: E741
 T = TypeVar("T")
-
-NodeReport: TypeAlias = tuple[int, float, str]
-"""(attempts, seconds of the last one, how it ended) of a node that ran in this process."""
-
 
 @dataclass(frozen=True, slots=True)
 class NodeOutcome:
@@ -50,11 +46,11 @@ class Run(Generic[O]):
     __slots__ = (
         "_bag",
         "_causes",
+        "_durations",
         "_inputs",
         "_original",
         "_program",
         "_reasons",
-        "_reports",
         "_states",
         "_tried",
         "failures",
@@ -87,7 +83,7 @@ class Run(Generic[O]):
         states: list[NodeState],
         causes: Mapping[int, tuple[Cause, int]],
         tried: list[int],
-        reports: Mapping[int, NodeReport],
+        durations: Mapping[int, float],
         reasons: Mapping[int, str],
         failures: Mapping[str, Failure],
         original: BaseException | None,
@@ -102,7 +98,7 @@ class Run(Generic[O]):
         self._states = states
         self._causes = causes
         self._tried = tried
-        self._reports = reports
+        self._durations = durations
         self._reasons = reasons
         self.failures = failures
         self._original = original
@@ -201,7 +197,6 @@ class Run(Generic[O]):
     def _node(self, number: int) -> NodeOutcome:
         plan = self._program.plan
         cause, blame = self._causes.get(number, (Cause.NONE, -1))
-        _, duration_s, _ = self._reports.get(number, (0, 0.0, ""))
         return NodeOutcome(
             name=plan.nodes[number].name,
             state=self._states[number].name.lower(),
@@ -209,7 +204,7 @@ class Run(Generic[O]):
             blame=None if blame < 0 else plan.nodes[blame].name,
             reason=self._reasons.get(number, ""),
             attempts=self._tried[number],
-            duration_s=duration_s,
+            duration_s=self._durations.get(number, 0.0),
         )
 
     def _error(self, number: int | None) -> RunError | StageFailed:
@@ -257,7 +252,7 @@ def make_run(driver: Driver) -> Run[Any]:
         states=scheduler.status,
         causes=scheduler.cause,
         tried=scheduler.attempt,
-        reports=driver.reports,
+        durations=driver.durations,
         reasons=driver.reasons,
         failures={driver.nodes[n].name: failure for n, failure in driver.failures.items()},
         original=driver.original,

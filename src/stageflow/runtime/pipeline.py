@@ -19,8 +19,8 @@ from stageflow.runtime.events import Subscription
 from stageflow.runtime.outcome import Run
 from stageflow.runtime.processes import check_portable
 from stageflow.runtime.runtime import Runtime
+from stageflow.runtime.step import Compiled
 from stageflow.runtime.stream import Emitted, StreamQueue
-from stageflow.scheduler import Program
 
 O = TypeVar("O")  # noqa: E741
 
@@ -54,7 +54,7 @@ class Pipeline(Generic[O]):
     __slots__ = ("_module", "options", "plan", "program", "runtime")
 
     plan: Plan
-    program: Program
+    program: Compiled
     options: Options
 
     @overload
@@ -97,7 +97,7 @@ class Pipeline(Generic[O]):
         for node in self.plan.nodes:
             if node.stage is not None and node.stage.place == "process":
                 check_portable(node.stage, name)
-        self.program = Program(self.plan)
+        self.program = Compiled(self.plan)
         self.options = Options()
         self.runtime = Runtime()
         self._module = sys._getframe(1).f_globals.get("__name__")

@@ -173,7 +173,6 @@ def _restore(driver: Driver, loaded: LoadedRun) -> None:
                 driver.held.add(number)
             if replaced is not MISSING:
                 driver.redactions[plan.index[record.data["of"]]] = replaced
-            driver.reports[number] = (record.attempt, 0.0, "ok")
         elif record.data.get("status") == "failed":
             failure = decode_failure(record)
             if failure is not None:

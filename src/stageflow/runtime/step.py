@@ -1,0 +1,55 @@
+"""A node with everything that running it looks up, computed once per pipeline."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stageflow.graph import Node, Plan, Source
+from stageflow.model.kinds import Kind
+from stageflow.scheduler import Program
+
+
+class Step:
+    """Immutable. The loop that runs stages reads these fields for every stage it runs."""
+
+    __slots__ = (
+        "admit",
+        "decides",
+        "function",
+        "index",
+        "is_async",
+        "name",
+        "node",
+        "others",
+        "taken",
+        "timeout_s",
+    )
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.index = node.index
+        self.name = node.name
+        self.function: Any = None if node.stage is None else node.stage.function
+        self.is_async = node.stage is not None and node.stage.mode == "async"
+        """A plain async function: called and stepped in place."""
+        self.taken = tuple(
+            (argument.parameter, argument.ref)
+            for argument in node.arguments
+            if argument.source is Source.NODE
+        )
+        """(parameter, node number) of values that come from nodes."""
+        self.others = tuple(a for a in node.arguments if a.source is not Source.NODE)
+        """Inputs, deps and the context."""
+        self.admit = node.contract.admit
+        self.decides = node.kind in (Kind.GUARD, Kind.ROUTE)
+        self.timeout_s = node.timeout_s
+
+
+class Compiled(Program):
+    """A program with its steps, by node number."""
+
+    __slots__ = ("steps",)
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self.steps = tuple(Step(node) for node in plan.nodes)
