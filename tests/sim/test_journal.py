@@ -153,9 +153,6 @@ def test_acknowledged_appends_survive_every_crash() -> None:
             later = journal.as_owner("second")
             claimed = await later.claim(run)
             assert claimed.epoch == 2 and len(claimed.records) == found + 1
-            assert await refused(journal.append(run, 1, (intent(found + 2),))) == (
-                "journal.stale_owner"
-            )
             await later.append(run, 2, (intent(found + 2),))
         return len(acknowledged), ahead, len(journal.dropped)
 
@@ -254,7 +251,8 @@ def test_damage_is_never_decoded() -> None:
         assert await refused(journal.runs()) == "journal.damaged"
         journal.crash()
         assert await refused(journal.load("r")) == "journal.damaged"
-        assert await refused(journal.append("r", 1, (intent(3),))) == "journal.damaged"
+        later = journal.as_owner("later")
+        assert await refused(later.append("r", 1, (intent(3),))) == "journal.damaged"
         reopened = SimJournal(sim, journal.disk)
         assert await refused(reopened.claim("r")) == "journal.damaged"
 
@@ -313,6 +311,24 @@ def test_a_run_that_failed_goes_on_when_it_may_be_rerun() -> None:
         assert (again.epoch, again.records) == (2, loaded.records)
 
     run_all(main, range(50))
+
+
+def test_a_power_loss_leaves_no_zombies() -> None:
+    async def main(sim: Sim) -> None:
+        journal = SimJournal(sim)
+        killed = journal.as_owner("killed")
+        journal.kill("killed")
+        reborn = journal.as_owner("killed")
+        await journal.create(header("r"), started())
+        journal.crash()
+        for view in (journal, killed, reborn):
+            assert await refused(view.append("r", 1, (intent(2),))) == "journal.write_failed"
+            assert await refused(view.claim("r")) == "journal.write_failed"
+            assert len((await view.load("r")).records) == 1
+        after = journal.as_owner("main")
+        assert (await after.claim("r")).epoch == 2
+
+    run_all(main, range(20))
 
 
 def test_of_two_claims_at_once_one_wins() -> None:

@@ -99,25 +99,31 @@ class SimJournal:
         self._log.kill(name)
 
     def crash(self) -> None:
-        """Power loss and reboot: every process dies, the disk forgets, the log is read again.
+        """Power loss and reboot: every process ends, the disk forgets, the log is read again.
 
         Writes in flight raise `journal.write_failed`; whether they are there only a load tells.
+        Views from before write no more, also with `journal.write_failed`, as their processes are
+        gone; they still read. `as_owner` gives a process of the time after.
         """
         self._log.crash()
 
     async def create(self, header: RunHeader, records: tuple[Record, ...]) -> int:
         checked = _admitted(Append(header.run, 1, records))
         epoch: int = await self._log.written(
-            {"do": "create", "header": header_text(header), "owner": _named(self._owner)}, checked
+            self._owner,
+            {"do": "create", "header": header_text(header), "owner": _named(self._owner)},
+            checked,
         )
         return epoch
 
     async def append(self, run: str, epoch: int, records: tuple[Record, ...]) -> None:
         checked = _admitted(Append(run, epoch, records))
-        await self._log.written({"do": "append", "run": run, "epoch": epoch}, checked)
+        what = {"do": "append", "run": run, "epoch": epoch}
+        await self._log.written(self._owner, what, checked)
 
     async def claim(self, run: str, *, rerun: Sequence[str] | None = None) -> LoadedRun:
         loaded: LoadedRun = await self._log.written(
+            self._owner,
             {
                 "do": "claim",
                 "run": run,
@@ -152,7 +158,12 @@ class _Log:
         self._sim = sim
         self._owners: dict[str, SimOwner] = {}
         """The last process of each name."""
+        self._born: list[SimOwner] = []
+        """All of them."""
         self._dead: set[tuple[int, int]] = set()
+        """(pid, started) of processes that were killed or ended with a power loss."""
+        self._gone: set[tuple[int, int]] = set()
+        """Those that ended with a power loss: nothing of them is left that could write."""
         self._holders: dict[str, SimOwner] = {}
         """Who last created or claimed each run."""
         self._queue: list[_Request] = []
@@ -173,6 +184,7 @@ class _Log:
         pid = len(self._owners) + 1 if known is None else known.pid
         started = 1 if known is None else known.started + 1
         self._owners[name] = owner = self._owner(name, pid, started)
+        self._born.append(owner)
         return owner
 
     def kill(self, name: str) -> None:
@@ -213,8 +225,12 @@ class _Log:
 
     # Writing
 
-    async def written(self, what: dict[str, Any], records: tuple[Record, ...]) -> Any:
-        """Make the request durable with others that wait, apply it, and give its answer."""
+    async def written(
+        self, owner: SimOwner, what: dict[str, Any], records: tuple[Record, ...]
+    ) -> Any:
+        """Make `owner`'s request durable with others that wait, apply it, give its answer."""
+        if (owner.pid, owner.started) in self._gone:
+            raise _write_failed(OSError(f"process {owner.boot!r} ended with the power loss"))
         if self._damaged_at is not None:
             raise self._damaged(self._damaged_at)
         body = _body({**what, "wall_s": self._sim.wall()}, records)
@@ -314,7 +330,8 @@ class _Log:
 
     def crash(self) -> None:
         self.disk.crash()
-        self._dead.update((owner.pid, owner.started) for owner in self._owners.values())
+        self._gone.update((owner.pid, owner.started) for owner in self._born)
+        self._dead |= self._gone
         lost, self._flushing, self._queue = self._flushing + self._queue, [], []
         self._flushes += 1
         for request in lost:
@@ -356,20 +373,25 @@ def _answer(
         except JournalError as refused:
             error = refused
     else:
-        error = JournalError(
-            "journal.write_failed",
-            "the simulated disk failed to write",
-            expected="a disk that can write",
-            got=type(failure).__name__,
-            fix="look at the cause; the simulation's disk faults say when it fails",
-        )
-        error.__cause__ = failure
+        error = _write_failed(failure)
     if request.answer.done():
         return
     if error is None:
         request.answer.set_result(result)
     else:
         request.answer.set_exception(error)
+
+
+def _write_failed(cause: BaseException | None) -> JournalError:
+    error = JournalError(
+        "journal.write_failed",
+        "the simulated machine failed to write",
+        expected="a disk that can write, and a machine that is on",
+        got=type(cause).__name__,
+        fix="look at the cause: the disk's faults, or a crash that this process did not outlive",
+    )
+    error.__cause__ = cause
+    return error
 
 
 def _dead_twin(owner: SimOwner) -> Owner:
