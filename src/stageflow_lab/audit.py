@@ -86,6 +86,15 @@ def audit_rows(
     return audits, interrupted
 
 
+def runs_of(found: Found) -> int:
+    """How many processes the audit of a row starts; 0 for one whose file does not import."""
+    try:
+        sabotages = len(discovery.load(found).sabotages)
+    except LabError:
+        return 0
+    return SEEDS + sabotages * (SEEDS + 1)
+
+
 def _plan(found: Found, options: RunOptions, store: ResultStore) -> _Plan:
     scenario = discovery.load(found)
     evidence = store.new_evidence(found.row, label="audit")

@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn, Protocol
 from stageflow.model.errors import StageflowError
 
 from . import discovery
-from .audit import SEEDS, audit_rows
+from .audit import audit_rows, runs_of
 from .discovery import Found
 from .errors import LabError
 from .report.display import Display
@@ -241,7 +241,7 @@ def _audit(arguments: argparse.Namespace) -> int:
     rows = [row for row in chosen if row in found]
     missing = [row for row in chosen if row not in found]
     page = Page(sys.stdout)
-    runs = sum(len(discovery.load(found[row]).sabotages) * (SEEDS + 1) + SEEDS for row in rows)
+    runs = sum(runs_of(found[row]) for row in rows)
     display = Display(Page(sys.stderr), total=runs, noun="run")
     audits, interrupted = audit_rows(
         rows, found, options=_options(arguments), store=store, watcher=display

@@ -115,6 +115,17 @@ def test_auditing_a_row_without_a_scenario_is_not_a_success(lab: Lab) -> None:
     assert lab("audit", "CORE-001", "--allow-skipped") == 0
 
 
+def test_a_broken_file_costs_only_its_own_row(
+    lab: Lab, case: WriteCase, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case("DEMO-001"), case("DEMO-002", "import absent_library")
+    assert lab("audit", "DEMO-*") == 1
+    text = capsys.readouterr().out
+    assert "valid, 1 of 1 sabotages killed" in text and "DEMO-002 does not import" in text
+    assert lab("run", "DEMO-*") == 2
+    assert "1 pass, 1 error" in capsys.readouterr().out
+
+
 def test_explain_tells_the_row_and_its_scenario(
     lab: Lab, case: WriteCase, capsys: pytest.CaptureFixture[str]
 ) -> None:

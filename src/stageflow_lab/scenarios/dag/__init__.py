@@ -1,0 +1,1 @@
+"""Rows of section 1.2: graphs and their execution."""
