@@ -112,6 +112,10 @@ class Shape(msgspec.Struct, frozen=True):
             raise ValueError("thirteen")
 
 
+class Root(pydantic.RootModel[list[Lax]]):
+    pass
+
+
 class Anything(BaseModel):
     value: Any
 
@@ -172,6 +176,9 @@ CASES: list[tuple[Any, Any]] = [
     (Cat | Dog, Dog()),
     (Dog | Cat, Dog()),
     (Node, Node(value=1, children=[Node(value=2), Node(value=3, children=[Node(value=4)])])),
+    (Root, Root([Lax()])),
+    (Box[Lax], Box(item=Lax())),
+    (pydantic.JsonValue, {"a": [1, None, {"b": 2.5}]}),
     (Box[int], Box[int](item=3)),
     (Box[Lax], Box[Lax](item=Lax())),
     (Data, Data(1, (Lax(count=2),))),

@@ -20,11 +20,12 @@ from stageflow.contracts.wire import (
     PLAIN,
     PYDANTIC_SLOTS,
     TEXTUAL,
+    UNSET,
     Tag,
     write_careful,
     write_leaf,
 )
-from stageflow.model import boxes
+from stageflow.model import boxes, objects
 from stageflow.model.boxes import Frozen, parts
 from stageflow.model.errors import ContractError
 from stageflow.model.refusal import Refusal, attribute_step, key_step, type_label
@@ -258,6 +259,11 @@ class _Writer:
             if short is None or value is not None:
                 inner = known.extra if short == "e" else fields.get(slot, ANYWHERE)
                 held[short or slot] = self.attribute(slot, value, inner)
+        if objects.is_pydantic_model(cls):
+            present = {member.__name__ for member, _ in slots}
+            unset = [short for name, short in PYDANTIC_SLOTS.items() if name not in present]
+            if unset:  # root models leave two of theirs unset
+                held[UNSET] = unset
         return {int(Tag.RECORD): [number, written, held]}
 
     def attribute(self, name: str, value: Any, place: Place) -> Any:

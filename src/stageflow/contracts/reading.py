@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from stageflow.contracts.places import ANYWHERE, ClassAt, Place
-from stageflow.contracts.wire import FACTORIES, PLAIN, PYDANTIC_SLOTS, Tag, read_leaf
+from stageflow.contracts.wire import FACTORIES, PLAIN, PYDANTIC_SLOTS, UNSET, Tag, read_leaf
 from stageflow.model import boxes
 from stageflow.model.boxes import Frozen
 from stageflow.model.values import Freezer
@@ -64,9 +64,12 @@ class Reader:
                 name: self.read(node, fields.get(name, ANYWHERE)) for name, node in state.items()
             }
             object.__setattr__(out, "__dict__", held)
+        unset = slots.get(UNSET, ())
         for member in layout.members:
             name = member.__name__
             short = PYDANTIC_SLOTS.get(name)
+            if short in unset:
+                continue
             if short is not None:
                 member.__set__(out, self._slot(known, name, slots.get(short)))
             elif name in slots:

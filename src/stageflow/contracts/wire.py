@@ -71,6 +71,9 @@ PYDANTIC_SLOTS = {
 }
 """Slots of every pydantic model, by the short names they are written under; None is left out."""
 
+UNSET = "-"
+"""Stands among a record's slots for those of pydantic's that have no value, not even None."""
+
 TEXTUAL: tuple[type, ...] = (
     pathlib.PurePosixPath,
     pathlib.PureWindowsPath,

@@ -56,6 +56,8 @@ def _mend(cls: type) -> str:
             return f"return {base.__name__}(value), or give Adapter({name}, freeze=..., thaw=...)"
     if module in {"torch", "tensorflow", "jax", "pandas", "polars", "pyarrow", "scipy"}:
         return f"give Adapter({name}, freeze=..., thaw=...), or return plain data or a NumPy array"
+    if cls.__name__ == "ValidatorIterator":
+        return "declare list[...] where Iterable or Generator is declared"
     if cls.__name__ == "memoryview":
         return "return bytes(value)"
     if issubclass(cls, type):
