@@ -88,6 +88,7 @@ def question(text: str) -> Question:
 @guard
 def polite(question: Question) -> Decision:
     """Questions only: nothing empty, endless, or that gives the desk orders."""
+    Settings.read().note("polite")
     if not re.search(r"\w", question.text):
         return Block("there is no question")
     if len(question.text) > _QUESTION_MAX:
@@ -124,6 +125,7 @@ async def definition(
     question: Question, evidence: list[Passage], model: str | None = None
 ) -> Answer:
     """Says what a term means."""
+    Settings.read().note("definition")
     return await _written(question, evidence, model, offline=reader.define(evidence))
 
 
@@ -132,6 +134,7 @@ async def explanation(
     question: Question, evidence: list[Passage], model: str | None = None
 ) -> Answer:
     """Says how or why."""
+    Settings.read().note("explanation")
     offline = reader.explain(question.text, evidence)
     return await _written(question, evidence, model, offline=offline)
 
@@ -142,6 +145,7 @@ answer = first_of(definition, explanation, name="answer")
 @guard(of="answer")
 def cited(answer: Answer, evidence: list[Passage]) -> Decision:
     """An answer cites passages that were found and keeps to their words, or says it can't tell."""
+    Settings.read().note("cited")
     texts = {passage.source: f"{passage.heading} {passage.text}" for passage in evidence}
     invented = [source for source in answer.sources if source not in texts]
     if invented:
@@ -155,7 +159,7 @@ def cited(answer: Answer, evidence: list[Passage]) -> Decision:
     return Allow()
 
 
-@work
+@work(keyed=True)
 def filed(question: Question, answer: Answer, ctx: Context) -> Receipt:
     """Files the answer under the effect's key: once, however often it is tried."""
     settings = Settings.read()
@@ -177,7 +181,6 @@ async def _written(
 ) -> Answer:
     """By the model that the input or the setting names, else offline."""
     settings = Settings.read()
-    settings.note("author")
     name = model or settings.model
     if name is not None and evidence:
         return await author.ask(name, question.text, evidence)
