@@ -29,6 +29,7 @@ check: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/mypy -p examples.answer_desk
 	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/python -m pytest tests/shape tests/typing
 
