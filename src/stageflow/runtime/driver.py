@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from stageflow.model.bag import MISSING, OutputBag
 from stageflow.model.errors import StageflowError
 from stageflow.model.identity import Identity
 from stageflow.model.kinds import Kind
-from stageflow.model.outputs import OutcomeKind, StageOutput
+from stageflow.model.outputs import Allow, OutcomeKind, StageOutput
 from stageflow.model.snapshot import ContextSnapshot
 from stageflow.model.values import Frozen, thaw
 from stageflow.runtime.attempt import Attempt, Killed
@@ -133,6 +133,10 @@ class Driver:
         self.time: Callable[[], float]
         self.started_s = 0.0
         self.spreads = False
+        self.is_open = False
+        self.asked: str | None = None
+        """Why somebody cancelled the run before it was open."""
+        self.first: list[Action] | None = None
         self.timer: asyncio.TimerHandle | None = None
         """Of the run's deadline."""
 
@@ -154,8 +158,16 @@ class Driver:
         self.context = contextvars.copy_context()
         self.context.run(RUN.set, self)
         cancelled = False
+        if self.history is not None:
+            self.runtime.active.add(self.identity.run)
         try:
-            await self._open(first)
+            # Opening is finished even when the caller is cancelled meanwhile: a run that the
+            # journal knows must be ended there too.
+            if self.history is not None or self.plan.deps:
+                cancelled = await self._whole(self._prepare())
+            self._open(first)
+            if cancelled:
+                self.cancel("caller_cancelled")
             while self.end is None and self.bug is None:
                 self.waiter = self.loop.create_future()
                 try:
@@ -164,7 +176,10 @@ class Driver:
                     cancelled = True
                     self.cancel("caller_cancelled")
         finally:
-            await self._clean_up()
+            if self._is_clean():
+                self._let_go()
+            elif await self._whole(self._clean_up()):
+                cancelled = True
         if self.bug is not None:
             raise self.bug
         if cancelled:
@@ -178,46 +193,96 @@ class Driver:
         )
         return make_run(self)
 
-    async def _open(self, first: list[Action] | None) -> None:
-        self.publish(EventType.RUN_STARTED)
+    async def _whole(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Awaits `work` to its end, however often the caller is cancelled; True when it was."""
+        cancelled = False
+        task = self.loop.create_task(work)
+        while not task.done():
+            try:
+                await asyncio.shield(task)
+            except asyncio.CancelledError:
+                cancelled = True
+            except BaseException:
+                break  # raised again by result(), below
+        task.result()
+        return cancelled
+
+    async def _prepare(self) -> None:
+        """What a run needs before its first stage and has to wait for."""
         if self.plan.deps:
             self.deps = await self.runtime.open_deps(self)
+        if self.history is not None:
+            if self.recovered:
+                await self.history.commit(self)
+            else:
+                self.first = self._start()
+                await self.history.create(self)
+
+    def _start(self) -> list[Action]:
+        absent = []
+        for spec in self.plan.inputs.values():
+            if spec.node is not None:
+                if spec.name in self.inputs:
+                    self.bag.put(spec.node, self.inputs[spec.name], 0, 0, held=True)
+                    self.held.add(spec.node)
+                else:
+                    absent.append(spec.node)
+        return self.scheduler.start(absent)
+
+    def _open(self, first: list[Action] | None) -> None:
+        self.publish(EventType.RUN_STARTED)
         if self.deadline_in_s is not None:
             self.deadline_s = self.started_s + self.deadline_in_s
         if self.deadline_s is not None:
             self.timer = self.loop.call_at(self.deadline_s, self._deadline)
         if not self.recovered:
-            for spec in self.plan.inputs.values():
-                if spec.node is not None and spec.name in self.inputs:
-                    self.bag.put(spec.node, self.inputs[spec.name], 0, 0, held=True)
-                    self.held.add(spec.node)
-            first = self.scheduler.start()
-            if self.history is not None:
-                await self.history.create(self)
-        elif self.history is not None:
-            await self.history.commit(self)
+            first = self._start() if self.history is None else self.first
         assert first is not None
+        self.is_open = True
         self._apply(first)
         self._wake_worker()
+        if self.asked is not None:
+            self.cancel(self.asked)
+
+    def _is_clean(self) -> bool:
+        """True when ending needs no waiting: the common case costs no task."""
+        return (
+            not self.disturbed
+            and self.bug is None
+            and not self.plan.deps
+            and all(worker.done() for worker in self.workers)
+        )
 
     async def _clean_up(self) -> None:
         """Nothing of this run is left behind, whatever ended it."""
+        try:
+            while pending := [worker for worker in self.workers if not worker.done()]:
+                await asyncio.wait(pending)
+            if self.disturbed or self.bug is not None:
+                left = await end_lingering(self, workers=self.workers, grace_s=self.limits.grace_s)
+                for name in left:
+                    self._quarantine(name)
+            if self.plan.deps:
+                await self.runtime.close_deps(self)
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
         for timer in self.retries.values():
             timer.cancel()
         if self.timer is not None:
             self.timer.cancel()
-        if self.disturbed or self.bug is not None:
-            left = await end_lingering(self, workers=self.workers, grace_s=self.limits.grace_s)
-            for name in left:
-                self._quarantine(name)
         if self.stream is not None:
             self.stream.close()
-        if self.plan.deps:
-            await self.runtime.close_deps(self)
+        self.runtime.active.discard(self.identity.run)
+        # The context names this driver: without this, every run would be left to the collector.
+        self.context.run(RUN.set, None)
 
     def cancel(self, reason: str, *, status: str = "cancelled") -> None:
         """Ends the run; returns at once. Does nothing when the run is over."""
-        if self.end is None:
+        if not self.is_open:
+            self.asked = reason
+        elif self.end is None:
             self._step_aside(self.scheduler.cancel(reason, status=status))
 
     def _deadline(self) -> None:
@@ -399,7 +464,8 @@ class Driver:
         try:
             if step.decides:
                 control = control_of(self, step.node, raw)
-            frozen = step.admit(raw, self.runtime.freezer)
+            # Allow has no fields to change; it is its own canonical form.
+            frozen = raw if type(raw) is Allow else step.admit(raw, self.runtime.freezer)
             if history is not None:
                 payload = history.encode(self, step.node, frozen)
         except StageflowError as error:

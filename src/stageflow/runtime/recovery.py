@@ -49,7 +49,7 @@ async def recovered(
     replay(scheduler, loaded.records)
     driver = _driver(runtime, pipeline, loaded, scheduler, events)
     _restore(driver, loaded)
-    if scheduler.ending is not None:
+    if scheduler.ending is not None and scheduler.running == 0:
         return driver, [scheduler.ending]
     actions = take_over(scheduler, loaded.records)
     for record in scheduler.records:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stageflow.journal.journal import Journal
 from stageflow.journal.store import LoadedRun, RunHeader, RunSummary
-from stageflow.model.errors import BuildError
+from stageflow.model.errors import BuildError, JournalError
 from stageflow.model.identity import Identity
 from stageflow.model.ids import run_id
 from stageflow.model.values import Adapter, Freezer
@@ -58,6 +58,9 @@ class Runtime:
         self.processes = ProcessPool(self.limits.processes)
         self.quarantined: list[tuple[str, str]] = []
         """(run, stage) of every stage that ignored its cancellation."""
+        self.active: set[str] = set()
+        """Journalled runs that this runtime drives; a store can't tell two drivers of one process
+        apart."""
         self._deps = DepScopes({} if deps is None else deps)
 
     @classmethod
@@ -109,6 +112,14 @@ class Runtime:
         when the run does not know where its pipeline is defined. JournalError: `unknown_run`,
         `run_is_live`, `changed_node`, `no_target`.
         """
+        if run in self.active:
+            raise JournalError(
+                "journal.run_is_live",
+                f"run {run!r} is being worked on by this runtime",
+                expected="a run whose owner has ended",
+                got="this process",
+                fix="await its handle, or cancel it first",
+            )
         driver, actions = await recovered(self, run, pipeline=pipeline, rerun=rerun, events=events)
         return await driver.execute(actions)
 

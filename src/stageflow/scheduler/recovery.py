@@ -57,7 +57,8 @@ def _feed(scheduler: Scheduler, record: Record) -> None:
             return
     match record.type:
         case RecordType.RUN_STARTED:
-            scheduler.start()
+            index = scheduler.plan.index
+            scheduler.start([index[name] for name in record.data.get("absent", ())])
         case RecordType.INTENT:
             _intent(scheduler, node, record)
         case RecordType.OUTCOME:
@@ -68,7 +69,8 @@ def _feed(scheduler: Scheduler, record: Record) -> None:
         case RecordType.CANCEL:
             scheduler.cancel(record.data.get("reason", ""), status=record.data["status"])
         case RecordType.CLAIMED:
-            if scheduler.ending is not None:
+            # A run whose end was decided but not reached when its owner died is still ending.
+            if scheduler.ending is not None and scheduler.running == 0:
                 index = scheduler.plan.index
                 names = record.data.get("rerun", ())
                 scheduler.reopened({index[name] for name in names if name in index})

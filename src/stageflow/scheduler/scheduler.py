@@ -123,14 +123,17 @@ class Scheduler:
 
     # -- events ------------------------------------------------------------------------------
 
-    def start(self) -> list[Action]:
-        """The run begins: inputs that are gated have their values, the roots are ready."""
+    def start(self, absent: Collection[int] = ()) -> list[Action]:
+        """The run begins: gated inputs have their values, but for `absent` ones; roots are ready."""
         assert not self.started, "a run starts once"
         self.started = True
-        self._record(RecordType.RUN_STARTED)
+        names = [self.nodes[node].name for node in absent]
+        self._record(RecordType.RUN_STARTED, data={"absent": names} if names else None)
         actions: list[Action] = []
         for node in self.plan.roots:
-            if self.nodes[node].stage is None:
+            if node in absent:
+                self._finish(node, SKIPPED, (Cause.OWN, node))
+            elif self.nodes[node].stage is None:
                 self._raw_value(node, actions)
             else:
                 self._hand_out(node, actions)
