@@ -32,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     _heading(page, "2. The answer desk, killed half-way and resumed")
     if available(Path.cwd()):
-        code = code or _outage(page, out / "answer_desk", question=chosen.question)
+        broken = _outage(page, out / "answer_desk", question=chosen.question)
+        code = code or broken
     else:
         page.line("skipped: the example is in the source checkout; start from its root")
 
