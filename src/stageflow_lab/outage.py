@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -55,10 +55,12 @@ def available(root: Path) -> bool:
     return (root / "examples" / "answer_desk" / "desk.py").is_file()
 
 
-def stage_outage(root: Path, folder: Path, *, question: str) -> Outage:
+def stage_outage(
+    root: Path, folder: Path, *, question: str, tell: Callable[[str], None] | None = None
+) -> Outage:
     """Runs the example in `folder`, kills it in its author, resumes it, and compares.
 
-    Progress of both processes goes to standard error. Raises LabError `lab.outage` when the run
+    Progress of both processes goes to standard error; `tell` is told of the kill in between. Raises LabError `lab.outage` when the run
     could not be brought to the point where it should be killed, or not be resumed.
     """
     shutil.rmtree(folder, ignore_errors=True)
@@ -83,6 +85,8 @@ def stage_outage(root: Path, folder: Path, *, question: str) -> Outage:
     finally:
         first.send_signal(signal.SIGKILL)
         first.wait()
+    if tell is not None:
+        tell(f"SIGKILL to process {first.pid}, in {KILL_AT}")
     run, before = _journalled(folder)
     second = subprocess.run(
         [*_COMMAND, "resume", run, *journal],

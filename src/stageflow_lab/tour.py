@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _outage(page: Page, folder: Path, *, question: str) -> int:
     try:
-        outage = stage_outage(Path.cwd(), folder, question=question)
+        outage = stage_outage(Path.cwd(), folder, question=question, tell=Page(sys.stderr).line)
     except LabError as error:
         page.line(str(error))
         return 1
