@@ -1,4 +1,4 @@
-"""The `stageflow` command: run, runs, resume, show, draw; the lab's commands join by entry point."""
+"""The `stageflow` command: run, runs, resume, show, draw. The lab joins by entry point."""
 
 from __future__ import annotations
 
@@ -135,14 +135,16 @@ def _runs(options: argparse.Namespace) -> int:
         if not summaries:
             sys.stdout.write("no runs yet\n")
             return 0
-        sys.stdout.write(f"{'RUN':<26}  {'STARTED':<19}  {'STATUS':<10}  {'PIPELINE':<16}  REASON\n")
+        sys.stdout.write(
+            f"{'RUN':<26}  {'STARTED':<19}  {'STATUS':<11}  {'PIPELINE':<16}  REASON\n"
+        )
         for one in summaries:
             status = one.status
             if status == "running" and one.live is False:
                 status = "interrupted"
             header = one.header
             sys.stdout.write(
-                f"{header.run:<26}  {_when(header.created_wall_s)}  {status:<10}  "
+                f"{header.run:<26}  {_when(header.created_wall_s)}  {status:<11}  "
                 f"{header.pipeline:<16}  {one.reason}\n"
             )
         return 0
@@ -156,16 +158,15 @@ def _show(options: argparse.Namespace) -> int:
             loaded = await runtime.load(options.run)
         pipeline: Pipeline[Any] | None = None
         try:
-            pipeline = (
-                load_target(options.pipeline) if options.pipeline else locate(loaded.header)
-            )
+            pipeline = load_target(options.pipeline) if options.pipeline else locate(loaded.header)
         except StageflowError as error:
             sys.stderr.write(f"values are not shown: {error.message}\n")
         header = loaded.header
         sys.stdout.write(
             f"run {header.run} of {header.pipeline}: {loaded.status}"
             f"{' (' + loaded.reason + ')' if loaded.reason else ''}\n"
-            f"started {_when(header.created_wall_s)}, tenant {header.tenant}, epoch {loaded.epoch}\n"
+            f"started {_when(header.created_wall_s)}, tenant {header.tenant}, "
+            f"epoch {loaded.epoch}\n"
         )
         for attempt in attempts_of(loaded, pipeline.plan if pipeline else None):
             sys.stdout.write(_shown(attempt))

@@ -269,8 +269,7 @@ class _Build:
                 f"stage {stage.name!r} takes its own value",
                 node=stage.name,
                 field=name,
-                fix="rename the parameter, or bind it: stage.named(..., "
-                f"{name}=another_stage)",
+                fix=f"rename the parameter, or bind it: stage.named(..., {name}=another_stage)",
             )
             return None
         self._check_node_type(stage, parameter, parent)
@@ -456,7 +455,9 @@ class _Build:
             return
         cycle = order.find_cycle(followers, self.sorted)
         names = [self.names[number] for number in cycle]
-        shown = names if len(names) <= 12 else [*names[:6], f"({len(names) - 12} more)", *names[-6:]]
+        shown = names
+        if len(names) > 12:
+            shown = [*names[:6], f"({len(names) - 12} more)", *names[-6:]]
         path = " -> ".join([*shown, names[0]])
         for number in cycle:
             gated = self.gates.get(number, {})

@@ -34,7 +34,7 @@ B = TypeVar("B", bound=Branch)
 T_co = TypeVar("T_co", covariant=True)
 
 
-class Options(TypedDict, total=False):
+class StageOptions(TypedDict, total=False):
     """Keyword options of every decorator."""
 
     name: str
@@ -54,22 +54,22 @@ class Options(TypedDict, total=False):
     """Where a sync function runs: "thread" (default), "process", or "loop" for quick pure code."""
 
 
-class WorkOptions(Options, total=False):
-    """Options of `work`."""
+class WorkOptions(StageOptions, total=False):
+    """StageOptions of `work`."""
 
     keyed: bool
     """The sink honours `ctx.effect_key`: an attempt cut off by a crash may safely run again."""
 
 
-class RouteOptions(Options, total=False):
-    """Options of `route`."""
+class RouteOptions(StageOptions, total=False):
+    """StageOptions of `route`."""
 
     branches: Sequence[str]
     """Every branch it may choose; lets the build find unreachable and missing cases."""
 
 
-class GuardOptions(Options, total=False):
-    """Options of `guard`."""
+class GuardOptions(StageOptions, total=False):
+    """StageOptions of `guard`."""
 
     of: str | Sequence[str]
     """The parameters whose values it gates; default: all that are inputs or nodes."""
@@ -271,9 +271,7 @@ def _join(
             got=str(need),
             fix=f"{what}(...) over at least as many branches as it needs values",
         )
-    element = _union(
-        branch.returns if isinstance(branch, Stage) else Any for branch in branches
-    )
+    element = _union(branch.returns if isinstance(branch, Stage) else Any for branch in branches)
     return Stage(
         name=checked_name(name),
         kind=Kind.JOIN,
@@ -357,7 +355,7 @@ def _stage(
 
 
 def _known_options(kind: Kind, options: dict[str, Any], name: str) -> None:
-    known = [*Options.__annotations__, *_OWN_OPTIONS.get(kind, ())]
+    known = [*StageOptions.__annotations__, *_OWN_OPTIONS.get(kind, ())]
     for option in options:
         if option not in known:
             close = nearest(option, known)

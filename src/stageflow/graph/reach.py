@@ -54,9 +54,7 @@ def unreachable(
         needs[number] = need
 
 
-def _both(
-    left: Choices, right: Choices
-) -> tuple[Choices, Callable[[Sequence[str]], str] | None]:
+def _both(left: Choices, right: Choices) -> tuple[Choices, Callable[[Sequence[str]], str] | None]:
     if not right or left is right:
         return left, None
     if not left:

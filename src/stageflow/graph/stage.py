@@ -65,7 +65,7 @@ class Stage(Generic[P, T]):
     parameters: tuple[Parameter, ...]
     returns: Any
     unresolved: str | None = None
-    """Why annotations could not be resolved at decoration; resolved again when a pipeline builds."""
+    """Why annotations could not be resolved at decoration; tried again when a pipeline builds."""
     timeout_s: float = 0.0
     retry: Retry | None = None
     after: tuple[Stage[..., Any] | str, ...] = ()

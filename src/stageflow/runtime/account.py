@@ -81,9 +81,7 @@ def _values(loaded: LoadedRun, plan: Plan) -> dict[str, Any]:
     return values
 
 
-def _got(
-    plan: Plan, name: str, values: dict[str, Any], inputs: dict[str, Any]
-) -> dict[str, Any]:
+def _got(plan: Plan, name: str, values: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
     number = plan.index.get(name)
     if number is None:
         return {}

@@ -66,7 +66,5 @@ class Context:
         at most this attempt's time; it is cancelled, and has ended, before this stage is. `key`
         tells children of one stage apart. Raises StageFailed when it does not end ok.
         """
-        output: O = await self._driver.run_child(
-            self._node, pipeline, key, inputs, self.deadline_s
-        )
+        output: O = await self._driver.run_child(self._node, pipeline, key, inputs, self.deadline_s)
         return output

@@ -49,11 +49,7 @@ def _branch(driver: Driver, node: Node, raw: Any) -> tuple[str, Any]:
         )
     assert node.stage is not None
     declared = node.stage.branches
-    known = (
-        declared
-        if declared is not None
-        else driver.program.branches.get(node.index, ())
-    )
+    known = declared if declared is not None else driver.program.branches.get(node.index, ())
     if raw.name not in known:
         close = nearest(raw.name, known)
         raise ContractError(
@@ -73,7 +69,7 @@ def _redacted(node: Node, raw: Redact) -> int:
             return node.gates[0]
         raise ContractError(
             "contract.redact_of",
-            f"guard {node.name!r} gates {len(node.gates)} values and redacts one without saying which",
+            f"guard {node.name!r} gates several values and redacts one without saying which",
             node=node.name,
             expected="Redact(value, of=parameter)",
             fix=f"Redact(value, of={next(iter(node.gate_of))!r})",
@@ -89,4 +85,3 @@ def _redacted(node: Node, raw: Redact) -> int:
             fix=f"did you mean {close!r}?" if close else None,
         )
     return target
-

@@ -24,7 +24,6 @@ from stageflow.graph import Node, Source
 from stageflow.model.bag import MISSING, OutputBag
 from stageflow.model.errors import StageflowError
 from stageflow.model.identity import Identity
-from stageflow.model.kinds import Kind
 from stageflow.model.outputs import Allow, OutcomeKind, StageOutput
 from stageflow.model.snapshot import ContextSnapshot
 from stageflow.model.values import Frozen, thaw
@@ -41,8 +40,7 @@ from stageflow.runtime.retry_after import retry_after_s
 from stageflow.runtime.simulated import is_simulated
 from stageflow.runtime.step import Compiled, Step
 from stageflow.runtime.stream import Emitted, StreamQueue
-from stageflow.scheduler import Action, End, NodeState, Scheduler, Stop, Wait
-from stageflow.scheduler import Run as RunAction
+from stageflow.scheduler import Action, End, Launch, NodeState, Scheduler, Stop, Wait
 
 if TYPE_CHECKING:
     from stageflow.runtime.pipeline import Pipeline
@@ -378,7 +376,7 @@ class Driver:
                 await self._done(actions)
                 now = time()
             elif actions:
-                if len(actions) == 1 and type(actions[0]) is RunAction:
+                if len(actions) == 1 and type(actions[0]) is Launch:
                     ready.append(actions[0][0])
                 else:
                     self._apply(actions)
@@ -667,7 +665,7 @@ class Driver:
 
     def _apply(self, actions: Sequence[Action]) -> None:
         for action in actions:
-            if type(action) is RunAction:
+            if type(action) is Launch:
                 self.ready.append(action.node)
             elif type(action) is Wait:
                 self.retries[action.node] = self.loop.call_later(
@@ -764,7 +762,11 @@ class Driver:
                 fix="end the recursion, or raise Limits(depth=...)",
             )
         child = self.runtime.child(
-            self, pipeline, node=self.nodes[number].name, key=key, inputs=inputs,
+            self,
+            pipeline,
+            node=self.nodes[number].name,
+            key=key,
+            inputs=inputs,
             deadline_s=deadline_s,
         )
         task = self.loop.create_task(child.execute())
@@ -829,4 +831,3 @@ def _is_retryable(node: Node, error: BaseException) -> bool:
     if retry is None or not isinstance(error, Exception) or isinstance(error, StageflowError):
         return False
     return retry.on is None or isinstance(error, retry.on)
-

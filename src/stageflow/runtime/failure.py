@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stageflow.model.errors import StageflowError
@@ -75,9 +75,7 @@ def failure_of(error: BaseException, node: str) -> Failure:
     """The failure that an exception stands for."""
     if isinstance(error, StageFailed):
         inner = error.failure
-        return Failure(
-            (node, *inner.path), inner.reason, inner.type, inner.message, inner.traceback, inner.data
-        )
+        return replace(inner, path=(node, *inner.path))
     message = str(error)
     if isinstance(error, StageflowError):
         return Failure((node,), error.code, type(error).__name__, message[:_MESSAGE_MAX])

@@ -15,7 +15,9 @@ RUN: ContextVar[object | None] = ContextVar("stageflow_run", default=None)
 """The driver in whose context code runs; set once per run, inherited by tasks made there."""
 
 
-async def end_lingering(owner: object, *, workers: set[asyncio.Task[Any]], grace_s: float) -> list[str]:
+async def end_lingering(
+    owner: object, *, workers: set[asyncio.Task[Any]], grace_s: float
+) -> list[str]:
     """Cancels the tasks of `owner`'s stages and waits up to `grace_s` for them.
 
     Returns the names of those that would not end.

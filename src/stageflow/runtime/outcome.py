@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 O = TypeVar("O")  # noqa: E741
 T = TypeVar("T")
 
+
 @dataclass(frozen=True, slots=True)
 class NodeOutcome:
     """How one node ended."""
@@ -185,9 +186,7 @@ class Run(Generic[O]):
         return f"<run {self.id} of {self._program.plan.name!r}: {self.status}{reason}>"
 
     def _released(self, number: int) -> bool:
-        return self._states[number] is NodeState.OK and (
-            self._bag.values[number] is not MISSING
-        )
+        return self._states[number] is NodeState.OK and (self._bag.values[number] is not MISSING)
 
     def _value(self, number: int) -> Any:
         if not self._released(number):

@@ -26,7 +26,7 @@ O = TypeVar("O")  # noqa: E741
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class RunOptions:
     """How runs are started; set through `Pipeline.using`."""
 
     runtime: Runtime | None = None
@@ -55,7 +55,7 @@ class Pipeline(Generic[O]):
 
     plan: Plan
     program: Compiled
-    options: Options
+    options: RunOptions
 
     @overload
     def __init__(
@@ -98,7 +98,7 @@ class Pipeline(Generic[O]):
             if node.stage is not None and node.stage.place == "process":
                 check_portable(node.stage, name)
         self.program = Compiled(self.plan)
-        self.options = Options()
+        self.options = RunOptions()
         self.runtime = Runtime()
         self._module = sys._getframe(1).f_globals.get("__name__")
 
@@ -186,7 +186,7 @@ class Pipeline(Generic[O]):
     async def map(
         self, items: Iterable[Mapping[str, Any]], *, at_once: int = 64
     ) -> AsyncIterator[Run[O]]:
-        """One run per item (a dict of inputs), at most `at_once` side by side; in order of items."""
+        """One run per item (a dict of inputs), `at_once` side by side; in order of items."""
         if at_once < 1:
             raise BuildError(
                 "run.map", "map needs at least one run at a time", field="at_once", expected=">= 1"
@@ -225,7 +225,7 @@ class Pipeline(Generic[O]):
     # -- checks ------------------------------------------------------------------------------
 
     def admit_inputs(self, inputs: Mapping[str, Any], freezer: Freezer) -> dict[str, Any]:
-        """Canonical inputs. InputError for unknown or missing ones, ContractError for bad values."""
+        """Canonical inputs. InputError for unknown or missing ones, ContractError for bad ones."""
         specs = self.plan.inputs
         for name in inputs:
             if name not in specs:

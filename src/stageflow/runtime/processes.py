@@ -46,7 +46,9 @@ def address_of(stage: Stage[..., Any]) -> str:
 class _Child:
     """One child process and its pipes."""
 
-    def __init__(self, process: asyncio.subprocess.Process, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, loop: asyncio.AbstractEventLoop
+    ) -> None:
         self.process = process
         self.loop = loop
 

@@ -166,9 +166,7 @@ def _restore(driver: Driver, loaded: LoadedRun) -> None:
         node = plan.nodes[number]
         if record.is_accepted:
             value, replaced = decode_value(plan, node, record, driver.runtime.freezer)
-            driver.bag.put(
-                number, value, record.attempt, record.token, held=bool(node.guards)
-            )
+            driver.bag.put(number, value, record.attempt, record.token, held=bool(node.guards))
             if node.guards:
                 driver.held.add(number)
             if replaced is not MISSING:
@@ -178,4 +176,3 @@ def _restore(driver: Driver, loaded: LoadedRun) -> None:
             if failure is not None:
                 driver.failures[number] = failure
     driver.sort_held()
-

@@ -1,6 +1,6 @@
 """The pure state machine of a run: events in, records and actions out."""
 
-from stageflow.scheduler.actions import Action, End, Run, Stop, Wait
+from stageflow.scheduler.actions import Action, End, Launch, Stop, Wait
 from stageflow.scheduler.program import Program
 from stageflow.scheduler.recovery import replay, take_over
 from stageflow.scheduler.scheduler import ABANDONED_MAX, Scheduler
@@ -11,9 +11,9 @@ __all__ = [
     "Action",
     "Cause",
     "End",
+    "Launch",
     "NodeState",
     "Program",
-    "Run",
     "Scheduler",
     "Stop",
     "Wait",

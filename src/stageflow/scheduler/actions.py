@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, TypeAlias
 
 
-class Run(NamedTuple):
+class Launch(NamedTuple):
     """Start the attempt that the scheduler's state holds for this node.
 
     It may start once every record written so far is durable; `follows` of the step says which.
@@ -36,4 +36,4 @@ class End(NamedTuple):
     reason: str
 
 
-Action: TypeAlias = Run | Wait | Stop | End
+Action: TypeAlias = Launch | Wait | Stop | End

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stageflow.graph import Plan
-from stageflow.scheduler.actions import Run
+from stageflow.scheduler.actions import Launch
 
 
 class Program:
@@ -13,7 +13,7 @@ class Program:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.run_actions = tuple(Run(number) for number in range(len(plan.nodes)))
+        self.run_actions = tuple(Launch(number) for number in range(len(plan.nodes)))
         """One Run action per node: they carry nothing that changes from run to run."""
         self.plain = bytes(
             not node.guards

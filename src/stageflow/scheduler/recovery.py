@@ -7,7 +7,7 @@ from typing import Any
 
 from stageflow.model.errors import JournalError
 from stageflow.model.record import Record, RecordType
-from stageflow.scheduler.actions import Action, Run, Wait
+from stageflow.scheduler.actions import Action, Launch, Wait
 from stageflow.scheduler.scheduler import Scheduler
 from stageflow.scheduler.state import NodeState
 
@@ -43,7 +43,7 @@ def take_over(scheduler: Scheduler, records: Sequence[Record]) -> list[Action]:
                 actions += scheduler.abandoned(node, token)
             else:
                 scheduler.restate_intent(node)
-                actions.append(Run(node))
+                actions.append(Launch(node))
         elif status is NodeState.RETRYING:
             actions.append(Wait(node, token, 0.0))
     return actions

@@ -9,7 +9,7 @@ once. With guards the node is HELD: the guards (its raw children) take the raw v
 and the last Allow releases it. Only a release, a skip or a death counts down what children wait
 for, so every child starts exactly when the last of its parents has ended.
 
-Who starves: nobody here; the driver may delay a Run action as long as it likes.
+Who starves: nobody here; the driver may delay a Launch action as long as it likes.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Scheduler:
     # -- events ------------------------------------------------------------------------------
 
     def start(self, absent: Collection[int] = ()) -> list[Action]:
-        """The run begins: gated inputs have their values, but for `absent` ones; roots are ready."""
+        """The run begins: gated inputs have their values, except `absent` ones."""
         assert not self.started, "a run starts once"
         self.started = True
         names = [self.nodes[node].name for node in absent]
@@ -769,8 +769,8 @@ class Scheduler:
                 assert 1 <= self.token[node] <= self.tokens, self._story("ran without a token")
                 for parent, role in self.plan.parents[node]:
                     self._check_parent(node, parent, role)
-        assert len({t for t in self.token if t}) == sum(1 for t in self.token if t), (
-            self._story("two attempts share a token")
+        assert len({t for t in self.token if t}) == sum(1 for t in self.token if t), self._story(
+            "two attempts share a token"
         )
 
     def _check_parent(self, node: int, parent: int, role: Role) -> None:

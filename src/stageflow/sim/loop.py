@@ -115,6 +115,11 @@ class SimLoop(NoOutsideWorld):
         self._closing: set[int] = set()
         """Labels of tasks that close a lost generator: the loop's own, nobody's leftovers."""
         self._generators_begun = 0
+        self._interrupts: list[tuple[int, int, Callable[[], object]]] = []
+        """A heap of (step, number of registration, callback) for `call_at_step`."""
+        self._interrupt_at: float = math.inf
+        """The first step of `_interrupts`."""
+        self._interrupts_made = 0
         self._task_factory: Any = None
         self._exception_handler: Any = None
         self._stopping = False
@@ -147,6 +152,8 @@ class SimLoop(NoOutsideWorld):
         return not self._order and not self._fresh
 
     def _step(self) -> None:
+        if self.steps >= self._interrupt_at:
+            self._interrupt()
         fresh, order = self._fresh, self._order
         if fresh:
             if len(fresh) > 1:
@@ -184,6 +191,22 @@ class SimLoop(NoOutsideWorld):
         if self.steps % _COLLECT_EVERY == 0 and not gc.isenabled():
             gc.collect()
         handle._run()
+
+    def call_at_step(self, step: int, callback: Callable[[], object]) -> None:
+        """Call `callback` once, as soon as `steps` is `step` or more, before anything else runs.
+
+        It is no step and no source: until it acts, the run is the one without it.
+        """
+        self._interrupts_made = number = self._interrupts_made + 1
+        heapq.heappush(self._interrupts, (step, number, callback))
+        self._interrupt_at = self._interrupts[0][0]
+
+    def _interrupt(self) -> None:
+        interrupts = self._interrupts
+        while interrupts and interrupts[0][0] <= self.steps:
+            callback = heapq.heappop(interrupts)[2]
+            self._interrupt_at = interrupts[0][0] if interrupts else math.inf
+            callback()
 
     def _advance(self) -> None:
         timers = self._timers

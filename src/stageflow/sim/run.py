@@ -80,6 +80,15 @@ class Sim:
         """Make `text` part of the trace hash: runs that differ in it then differ in their hash."""
         self._trace.note(text)
 
+    def at_step(self, step: int, callback: Callable[[], object]) -> None:
+        """Call `callback` between two steps, as soon as `step` of them (as counted by
+        `SimResult.steps`) have run.
+
+        Until it acts, the run is the one without it: with one seed and `step` going from 0 to the
+        last, a fault is put at every point of a run.
+        """
+        self.loop.call_at_step(step, callback)
+
     def disk(self, name: str = "disk", *, faults: DiskFaults | None = None) -> SimDisk:
         """The disk called `name`: made at the first call (when `faults` counts), then the same."""
         if name not in self._disks:
