@@ -60,8 +60,9 @@ def stage_outage(
 ) -> Outage:
     """Runs the example in `folder`, kills it in its author, resumes it, and compares.
 
-    Progress of both processes goes to standard error; `tell` is told of the kill in between. Raises LabError `lab.outage` when the run
-    could not be brought to the point where it should be killed, or not be resumed.
+    Progress of both processes goes to standard error; `tell` is told of the kill in between.
+    Raises LabError `lab.outage` when the run could not be brought to the point where it should be
+    killed, or not be resumed.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
