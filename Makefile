@@ -41,10 +41,10 @@ errors: $(READY)
 	@$(BIN)/python docs/index_errors.py
 
 bench: $(READY)
-	@for benchmark in benchmarks/*.py; do \
+	@status=0; for benchmark in benchmarks/[a-z]*.py; do \
 		echo "== $$benchmark"; \
-		$(BIN)/python "$$benchmark" || exit 1; \
-	done
+		$(BIN)/python "$$benchmark" || status=1; \
+	done; exit $$status
 
 clean:
 	@rm -rf .venv $(OUT) .stageflow .mypy_cache .ruff_cache .pytest_cache .hypothesis
