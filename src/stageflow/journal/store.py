@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-import platform
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class Owner:
     @classmethod
     def of_process(cls, pid: int) -> Owner:
         """The process that has `pid` on this host now."""
-        return cls(platform.node(), _boot_id(), pid, _started(pid) or 0)
+        return cls(socket.gethostname(), _boot_id(), pid, _started(pid) or 0)
 
     def is_alive(self) -> bool | None:
         """Whether the process still runs; None when this host can't tell.
@@ -51,7 +51,7 @@ class Owner:
         A zombie is dead: it runs no code. Without /proc a reused pid reads as alive, because a
         wrong "alive" refuses a claim and a wrong "dead" lets two owners run.
         """
-        if self.host != platform.node():
+        if self.host != socket.gethostname():
             return None
         if self.boot != _boot_id():
             return False

@@ -8,7 +8,6 @@ two processes of this program (never through a journal).
 from __future__ import annotations
 
 import asyncio
-import pickle
 import struct
 import sys
 from collections import deque
@@ -53,6 +52,8 @@ class _Child:
         self.loop = loop
 
     async def call(self, message: bytes) -> tuple[bool, Any]:
+        import pickle  # for stages with place="process" only
+
         writer, reader = self.process.stdin, self.process.stdout
         assert writer is not None and reader is not None
         writer.write(_HEADER.pack(len(message)) + message)
@@ -78,6 +79,8 @@ class ProcessPool:
     async def call(self, address: str, arguments: dict[str, Any]) -> Any:
         """The function's result; its exception when it raised. Cancelling kills the child."""
         await self._place()
+        import pickle  # for stages with place="process" only
+
         child: _Child | None = None
         try:
             child = await self._child()

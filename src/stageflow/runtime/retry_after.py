@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 
@@ -30,6 +29,9 @@ def retry_after_s(error: BaseException, wall_s: Callable[[], float]) -> float | 
     try:
         seconds = float(given)
     except (TypeError, ValueError):
+        # Brings the email package, urllib and socket, for a header that few servers send as a date.
+        from email.utils import parsedate_to_datetime
+
         try:
             seconds = parsedate_to_datetime(str(given)).timestamp() - wall_s()
         except (TypeError, ValueError):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import platform
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -397,7 +397,7 @@ def _write_failed(cause: BaseException | None) -> JournalError:
 def _dead_twin(owner: SimOwner) -> Owner:
     """`owner` for the store, which asks the real machine who lives: of an earlier boot of this
     host, so that the store lets everybody claim and the simulation alone says who may."""
-    return Owner(platform.node(), f"simulated {owner.boot}", owner.pid, owner.started)
+    return Owner(socket.gethostname(), f"simulated {owner.boot}", owner.pid, owner.started)
 
 
 def _run_is_live(run: str, holder: SimOwner) -> JournalError:
