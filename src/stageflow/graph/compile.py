@@ -66,7 +66,8 @@ class _Build:
         self.names: list[str] = []
         self.index: dict[str, int] = {}
         self.templates: dict[int, int | None] = {}
-        self.contracts: dict[Any, Contract] = {}
+        self.contracts: dict[int, Contract] = {}
+        """By id of the annotation, which its contract keeps alive."""
         self.input_specs: dict[str, InputSpec] = {}
         self.input_types: dict[str, tuple[Any, bool]] = {}
         self.arguments: list[tuple[Argument, ...]] = []
@@ -536,10 +537,18 @@ class _Build:
     # -- result ------------------------------------------------------------------------------
 
     def contract(self, annotation: Any, node: str) -> Contract:
-        try:
-            return contract_of(annotation)
-        except StageflowError as error:
-            raise error.at(pipeline=self.name, node=node) from None
+        """The contract of a type, made once for all nodes that declare the same object.
+
+        Not for equal ones: `Annotated[int, 1]` equals `Annotated[int, True]` and means another.
+        """
+        known = self.contracts.get(id(annotation))
+        if known is None:
+            try:
+                known = contract_of(annotation)
+            except StageflowError as error:
+                raise error.at(pipeline=self.name, node=node) from None
+            self.contracts[id(annotation)] = known
+        return known
 
     def plan(self) -> Plan:
         nodes = tuple(self._node_of(number) for number in range(len(self.stages)))
