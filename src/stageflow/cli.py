@@ -227,12 +227,12 @@ async def _progress(quiet: bool) -> Any:
             if line and not quiet:
                 sys.stderr.write(line)
 
-    async with asyncio.TaskGroup() as group:
-        group.create_task(tell())
-        try:
-            yield events
-        finally:
-            events.close()
+    telling = asyncio.create_task(tell())
+    try:
+        yield events
+    finally:
+        events.close()
+        await telling
 
 
 def _progress_line(event: Event) -> str:

@@ -20,7 +20,8 @@ def text_diagram(plan: Plan) -> str:
     for number in plan.order:
         node = plan.nodes[number]
         kind = "input" if node.stage is None else node.kind.value
-        notes = [_edge(plan, node, parent, role) for parent, role in plan.parents[number]]
+        edges = sorted(plan.parents[number], key=lambda edge: bool(edge[1] & Role.RAW))
+        notes = [_edge(plan, node, parent, role) for parent, role in edges]
         inputs = [a.ref for a in node.arguments if a.source.value == "input"]
         given = ", ".join([*inputs, *notes])
         marks = " *" if number in plan.outputs else ""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
-T_co = TypeVar("T_co", covariant=True)
+T = TypeVar("T")
 
 
 class OutcomeKind(enum.Enum):
@@ -98,10 +98,6 @@ class Branch:
     reason: str = field(default="", kw_only=True)
 
 
-class Stream(Protocol[T_co]):
-    """Return annotation of a generator stage: items reach `.stream` one by one, the node's value
-    is the list of all of them."""
-
-    def __aiter__(self) -> AsyncIterator[T_co]: ...
-
-    async def __anext__(self) -> T_co: ...
+Stream: TypeAlias = AsyncIterator[T]
+"""Return annotation of a generator stage: items reach `.stream` one by one, the node's value is the
+list of all of them."""

@@ -128,7 +128,7 @@ class Driver:
         self.waiter: asyncio.Future[None] | None = None
         self.context: contextvars.Context
         self.loop: asyncio.AbstractEventLoop
-        self.time: Callable[[], float]
+        self.time: Callable[[], float] = monotonic
         self.started_s = 0.0
         self.spreads = False
         self.is_open = False

@@ -210,9 +210,11 @@ class Run(Generic[O]):
         plan = self._program.plan
         failure = self.failure
         if failure is not None:
-            return StageFailed(
+            error = StageFailed(
                 failure, status=self.status, pipeline=plan.name, original=self._original
             )
+            error.__cause__ = self._original
+            return error
         if number is None:
             missing = [n for n in plan.outputs if not self._released(n)]
             number = missing[0] if missing else None
