@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stageflow.graph import Plan
-from stageflow.journal.store import LoadedRun, RunHeader
+from stageflow.journal.store import RUNNING, LoadedRun, RunHeader
 from stageflow.model.bag import MISSING
 from stageflow.model.errors import JournalError
 from stageflow.model.identity import Identity
@@ -50,6 +50,8 @@ async def recovered(
     driver = _driver(runtime, pipeline, loaded, scheduler, events)
     _restore(driver, loaded)
     if scheduler.ending is not None and scheduler.running == 0:
+        if loaded.status == RUNNING:
+            scheduler.restate_end()
         return driver, [scheduler.ending]
     actions = take_over(scheduler, loaded.records)
     for record in scheduler.records:

@@ -338,6 +338,14 @@ class Scheduler:
                 )
             )
 
+    def restate_end(self) -> None:
+        """Writes the end of a run that a new owner took over and that can't go on."""
+        assert self.ending is not None and self.running == 0, "only an ended run has an end"
+        self._record(
+            RecordType.RUN_ENDED,
+            data={"status": self.ending.status, "reason": self.ending.reason},
+        )
+
     def restate_intent(self, node: int) -> None:
         """Writes the intent of a handed-out attempt that the journal does not know yet."""
         self._record(RecordType.INTENT, node)
@@ -665,10 +673,7 @@ class Scheduler:
                 self.ending = End("suspended", "effect_unknown")
             else:
                 raise AssertionError(self._story("nothing runs and nothing can start"))
-        self._record(
-            RecordType.RUN_ENDED,
-            data={"status": self.ending.status, "reason": self.ending.reason},
-        )
+        self.restate_end()
         actions.append(self.ending)
         return actions
 
