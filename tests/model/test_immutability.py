@@ -8,6 +8,7 @@ import contextlib
 import copy
 import ctypes
 import dataclasses
+import datetime
 import enum
 import operator
 import pickle
@@ -26,6 +27,8 @@ import numpy as np
 import pydantic
 import pytest
 
+from stageflow.model.errors import ValueRefused
+from stageflow.model.identity import Identity
 from stageflow.model.values import Freezer, content_hash, thaw
 
 
@@ -229,6 +232,8 @@ MUTATORS: list[Callable[[Any], Any]] = [
     lambda value: value.resize((1,), refcheck=False),
     lambda value: value.byteswap(inplace=True),
     lambda value: value.byteswap(),
+    # Writes into read-only arrays too, as of NumPy 2.4.
+    lambda value: np.add.at(value, 0, 1) if type(value) is np.ndarray else None,
     lambda value: delattr(value, "name"),
     lambda value: object.__delattr__(value, "name"),
     lambda value: setattr(value, "__class__", Model),
@@ -369,3 +374,40 @@ def test_an_enum_member_is_held_by_class_and_name_whatever_is_done_to_the_member
         object.__setattr__(Colour.RED, "_value_", 1)
         object.__setattr__(Colour.RED, "_name_", "RED")
     assert thaw(frozen) == [Colour.RED]
+
+
+class _Hours(datetime.timedelta):
+    """Carries state that can be changed, and shows it."""
+
+    note = 0
+
+    def __repr__(self) -> str:
+        return f"Hours({self.note})"
+
+
+class _Word(str):
+    """A name with state of its own."""
+
+
+def test_a_zone_made_of_a_subclass_of_timedelta_is_refused_since_it_hands_that_object_out() -> None:
+    zone = datetime.timezone(_Hours(hours=1))
+    with pytest.raises(ValueRefused) as refused:
+        Freezer().freeze({"at": [datetime.datetime(2024, 1, 1, tzinfo=zone)]})
+    assert refused.value.field == "$.at[0].tzinfo"
+
+
+def test_an_attribute_named_by_a_subclass_of_str_is_refused_since_views_would_share_the_name() -> (
+    None
+):
+    value = Cold("n", [])
+    value.__dict__[_Word("added")] = 1
+    with pytest.raises(ValueRefused) as refused:
+        Freezer().freeze([value])
+    assert refused.value.field == "$[0][<attribute name>]"
+
+
+def test_no_reference_to_an_identity_moves_a_run_to_another_tenant() -> None:
+    identity = Identity("r", "ours")
+    with pytest.raises(AttributeError):
+        object.__setattr__(identity, "tenant", "theirs")
+    assert identity.tenant == "ours"

@@ -171,20 +171,19 @@ def struct(data: Any, item: Item | None = None) -> Any:
 
 
 def ndarray(data: Any, item: Item | None = None) -> Any:
-    """A NumPy array over a bytes object: read-only for ever, so the memory itself is shared.
+    """A NumPy array with memory of its own.
 
-    The array object is made anew, since its shape, strides and dtype can be assigned; so is a dtype
-    with field names, which can be renamed in place.
+    Sharing the memory read-only would be cheaper, but NumPy's flag does not hold: `numpy.add.at`
+    and its like write into a read-only array (seen in 2.4.6). A dtype with field names is copied
+    too, since it can be renamed in place.
     """
     raw, dtype, shape, order = data
     numpy = sys.modules["numpy"]
     if dtype.names is not None:
         dtype = copy.copy(dtype)
     if not raw:
-        out = numpy.empty(shape, dtype, order)
-        out.flags.writeable = False
-        return out
-    return numpy.frombuffer(raw, dtype).reshape(shape, order=order)
+        return numpy.empty(shape, dtype, order)
+    return numpy.frombuffer(raw, dtype).reshape(shape, order=order).copy(order)
 
 
 def adapted(data: Any, item: Item | None = None) -> Any:

@@ -30,6 +30,7 @@ LEAVES: frozenset[type] = frozenset(
 """Exact types whose every instance is immutable in C and holds nothing else."""
 
 ALL_LEAVES = LEAVES.issuperset
+_all_text = frozenset({str}).issuperset
 
 _OPEN: Any = object()
 """Stands in the memo for a value that is still being taken apart."""
@@ -95,6 +96,9 @@ class Walk:
 
     def names(self, state: dict[str, Any]) -> tuple[str, ...]:
         """Freezes attributes in place; gives the names of those that became boxes."""
+        if not _all_text(map(type, state)):
+            odd = next(type(name) for name in state if type(name) is not str)
+            raise unknown(odd).within("[<attribute name>]")
         boxed = []
         for name, value in state.items():
             if type(value) in LEAVES:
@@ -260,8 +264,10 @@ def _zoned(walk: Walk, value: datetime.datetime | datetime.time) -> Any:
 
 
 def _timezone(walk: Walk, value: datetime.timezone) -> Any:
-    if type(value.tzname(None)) is not str:
-        raise unknown(type(value.tzname(None)))
+    """A zone hands out the very objects it was made of, so these must be leaves too."""
+    for held in (value.tzname(None), value.utcoffset(None)):
+        if type(held) not in LEAVES:
+            raise unknown(type(held))
     return value
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Carried by every value, event and record of a run."""
+class Identity(NamedTuple):
+    """Carried by every value, event and record of a run, which all share the one object.
+
+    A tuple, since `object.__setattr__` would move a frozen dataclass to another tenant.
+    """
 
     run: str
     tenant: str = "default"
