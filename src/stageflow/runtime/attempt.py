@@ -17,7 +17,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # a driver makes attempts; an attempt only hands a kill on to one
+    from stageflow.runtime.driver import Driver
 
 _CLOSE_TRIES = 16
 """Awaits in `finally` blocks that a closing coroutine may still swallow, one per try."""
@@ -31,15 +34,18 @@ class Attempt:
     """A stage that waits. Lives from its first real wait to its end."""
 
     __slots__ = (
+        "_asking",
+        "_cancellations",
         "_grace",
         "_timer",
+        "child",
         "context",
         "coroutine",
-        "ignored",
+        "expired",
         "killed",
         "loop",
         "node",
-        "quarantined",
+        "over_by_s",
         "task",
         "token",
         "why",
@@ -62,11 +68,16 @@ class Attempt:
         self.task = asyncio.current_task()
         self.why: str | None = None
         """Why it was asked to stop: "timeout" or "stop"; None while nobody has asked."""
+        self.over_by_s = 0.0
+        """On the loop's clock: when it will be killed, once it was asked to stop."""
         self.killed = False
-        self.ignored = False
-        """True when it went past the grace period."""
-        self.quarantined = False
-        """True when it could not even be closed."""
+        self.expired = False
+        """Its time to stop is over, and it is only waiting for `child`: no further wait is its."""
+        self.child: Driver | None = None
+        """The cancelled child run whose end the stage awaits."""
+        self._cancellations = 0
+        """Of the worker task, by this attempt."""
+        self._asking: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._grace: asyncio.TimerHandle | None = None
 
@@ -79,14 +90,30 @@ class Attempt:
         if self.why is not None:
             return
         self.why = why
-        assert self.task is not None
-        self.task.cancel()
-        self._grace = self.loop.call_later(grace_s, self._kill)
+        self.over_by_s = self.loop.time() + grace_s
+        self._grace = self.loop.call_at(self.over_by_s, self.kill)
+        if asyncio.current_task(self.loop) is self.task:
+            # The stage itself ended its run. Were its task cancelled in its own step, and the
+            # stage never waited again, the cancellation would hit what the worker awaits next.
+            self._asking = self.loop.call_soon(self._cancel)
+        else:
+            self._cancel()
 
-    def _kill(self) -> None:
-        self.ignored = True
-        self.killed = True
+    def kill(self) -> None:
+        """Its grace period is over: what it awaits next, or awaits now, is its end.
+
+        One that only awaits the end of a child run ignores nothing; the child is killed instead.
+        """
+        if self.child is not None:
+            self.expired = True
+            self.child.kill()
+        elif not self.killed:
+            self.killed = True
+            self._cancel()
+
+    def _cancel(self) -> None:
         assert self.task is not None
+        self._cancellations += 1
         self.task.cancel()
 
     def disarm(self) -> None:
@@ -95,11 +122,13 @@ class Attempt:
             self._timer.cancel()
         if self._grace is not None:
             self._grace.cancel()
+        if self._asking is not None:
+            self._asking.cancel()
 
     def forgive(self) -> None:
         """Takes back the cancellations that `stop` asked for, so the worker task can go on."""
         if self.task is not None:
-            for _ in range((self.why is not None) + self.killed):
+            for _ in range(self._cancellations):
                 self.task.uncancel()
 
     def wait(self, yielded: Any) -> Resumption:
@@ -107,16 +136,24 @@ class Attempt:
         return Resumption(self, yielded)
 
     def close(self) -> None:
-        """Ends the coroutine without its consent, or quarantines it."""
-        for _ in range(_CLOSE_TRIES):
-            try:
-                self.context.run(self.coroutine.close)
-            except RuntimeError:
-                continue  # it awaited again while closing; ask again at that await
-            except BaseException:
-                return  # its cleanup raised; it is closed all the same
-            return
-        self.quarantined = True
+        """Ends the coroutine without its consent, as far as that is possible."""
+        force_closed(self.coroutine, self.context)
+
+
+def force_closed(coroutine: Coroutine[Any, Any, Any], context: Context) -> bool:
+    """Raises GeneratorExit at the coroutine's await until it is over; False when it never is.
+
+    Its cleanup runs, but whatever that awaits is cut off as well.
+    """
+    for _ in range(_CLOSE_TRIES):
+        try:
+            context.run(coroutine.close)
+        except RuntimeError:
+            continue  # it awaited again while closing; ask again at that await
+        except BaseException:  # the stage boundary: its cleanup raised; it is over all the same
+            return True
+        return True
+    return False
 
 
 class Resumption:
@@ -153,3 +190,6 @@ class Resumption:
                     yielded = run(send, sent)
                 except StopIteration as stop:
                     return stop.value
+            if attempt.expired:
+                attempt.close()
+                raise Killed

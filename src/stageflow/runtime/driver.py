@@ -14,9 +14,10 @@ whatever is written meanwhile goes into the next.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -121,6 +122,10 @@ class Driver:
         """Exception of the failure that ended the run, without its frames."""
         self.retries: dict[int, asyncio.TimerHandle] = {}
         self.quarantined: list[str] = []
+        self.children: dict[asyncio.Task[Any], Driver] = {}
+        """Runs that stages have started and that have not ended, by their task in `workers`."""
+        self.over_by_s: float | None = None
+        """On the loop's clock: when what is stopped will be killed; None while nothing ends."""
         self.disturbed = False
         """True when some attempt was stopped: only then can stages have left tasks behind."""
         self.end: End | None = None
@@ -167,9 +172,8 @@ class Driver:
             if cancelled:
                 self.cancel("caller_cancelled")
             while self.end is None and self.bug is None:
-                self.waiter = self.loop.create_future()
                 try:
-                    await self.waiter
+                    await self._woken()
                 except asyncio.CancelledError:
                     cancelled = True
                     self.cancel("caller_cancelled")
@@ -180,8 +184,6 @@ class Driver:
                 cancelled = True
         if self.bug is not None:
             raise self.bug
-        if cancelled:
-            raise asyncio.CancelledError
         assert self.end is not None
         self.publish(
             EventType.RUN_ENDED,
@@ -189,7 +191,14 @@ class Driver:
             status=self.end.status,
             reason=self.end.reason,
         )
+        if cancelled:
+            raise asyncio.CancelledError
         return make_run(self)
+
+    async def _woken(self) -> None:
+        """Waits until the run is over, or the engine has failed."""
+        self.waiter = self.loop.create_future()
+        await self.waiter
 
     async def _whole(self, work: Coroutine[Any, Any, None]) -> bool:
         """Awaits `work` to its end, however often the caller is cancelled; True when it was."""
@@ -245,21 +254,31 @@ class Driver:
     def _is_clean(self) -> bool:
         """True when ending needs no waiting: the common case costs no task."""
         return (
-            not self.disturbed
-            and self.bug is None
+            not self._may_linger()
             and not self.plan.deps
             and all(worker.done() for worker in self.workers)
+        )
+
+    def _may_linger(self) -> bool:
+        """True when stages can have left tasks behind: one was stopped, or the whole run."""
+        return (
+            self.disturbed
+            or self.bug is not None
+            or self.end is None
+            or self.end.status in ("cancelled", "failed")
         )
 
     async def _clean_up(self) -> None:
         """Nothing of this run is left behind, whatever ended it."""
         try:
-            while pending := [worker for worker in self.workers if not worker.done()]:
-                await asyncio.wait(pending)
-            if self.disturbed or self.bug is not None:
-                left = await end_lingering(self, workers=self.workers, grace_s=self.limits.grace_s)
+            if self._may_linger():
+                over_by_s = self._over_by_s()
+                for child in list(self.children.values()):
+                    child.cancel("parent_ended", over_by_s=over_by_s)
+                left = await end_lingering(self, workers=self.workers, over_by_s=over_by_s)
                 for name in left:
                     self._quarantine(name)
+            await self._settled(self.workers)
             if self.plan.deps:
                 await self.runtime.close_deps(self)
         finally:
@@ -276,12 +295,34 @@ class Driver:
         # The context names this driver: without this, every run would be left to the collector.
         self.context.run(RUN.set, None)
 
-    def cancel(self, reason: str, *, status: str = "cancelled") -> None:
-        """Ends the run; returns at once. Does nothing when the run is over."""
+    def cancel(
+        self, reason: str, *, status: str = "cancelled", over_by_s: float | None = None
+    ) -> None:
+        """Ends the run; returns at once. Does nothing when the run is over.
+
+        `over_by_s`, on the loop's clock, is when a parent will have this run over; by default
+        the grace period counts from now.
+        """
+        if self.over_by_s is None:
+            self.over_by_s = over_by_s
         if not self.is_open:
             self.asked = reason
         elif self.end is None:
             self._step_aside(self.scheduler.cancel(reason, status=status))
+
+    def kill(self) -> None:
+        """The time to end is over: stages that are still there are closed by force."""
+        for attempt in list(self.attempts.values()):
+            attempt.kill()
+
+    def _over_by_s(self) -> float:
+        """When what is being stopped will be killed: one moment for the whole run."""
+        if self.over_by_s is None:
+            self.over_by_s = self.time() + self.limits.grace_s
+        return self.over_by_s
+
+    def _grace_s(self) -> float:
+        return max(0.0, self._over_by_s() - self.time())
 
     def _deadline(self) -> None:
         self.cancel("timeout", status="failed")
@@ -437,7 +478,7 @@ class Driver:
         if self.bug is None:
             self.bug = bug
         for attempt in list(self.attempts.values()):
-            attempt.stop("stop", self.limits.grace_s)
+            attempt.stop("stop", self._grace_s())
         self.scheduler.ending = self.scheduler.ending or End("failed", "engine")
         self._wake()
 
@@ -623,10 +664,18 @@ class Driver:
                     for item in items:
                         self.stream.put_released(Emitted(self.nodes[number].name, thaw(item)))
             elif status is BLOCKED:
-                self.held.discard(number)
                 self.redactions.pop(number, None)
                 self.held_items.pop(number, None)
-                self.bag.withdraw(number)
+                if self._is_judged(number):
+                    self.held.discard(number)
+                    self.bag.withdraw(number)
+
+    def _is_judged(self, number: int) -> bool:
+        """True when no guard will look at the raw value any more: one that also waits for
+        another value runs after a block, so that what it says of that value does not depend on
+        the order."""
+        states = self.scheduler.status
+        return all(states[guard].is_terminal for guard in self.plan.raw_children[number])
 
     def _quarantine(self, name: str) -> None:
         self.quarantined.append(name)
@@ -672,6 +721,8 @@ class Driver:
                     action.wait_s, self._retry_due, action.node, action.token
                 )
             elif type(action) is End:
+                if self.held:
+                    self.sort_held()
                 self.end = action
                 self._wake()
         if self.scheduler.ending is not None:
@@ -682,7 +733,7 @@ class Driver:
             if type(action) is Stop:
                 attempt = self.attempts.get(action.node)
                 if attempt is not None and attempt.token == action.token:
-                    attempt.stop("stop", self.limits.grace_s)
+                    attempt.stop("stop", self._grace_s())
 
     def _retry_due(self, number: int, token: int) -> None:
         del self.retries[number]
@@ -771,14 +822,37 @@ class Driver:
         )
         task = self.loop.create_task(child.execute())
         self.workers.add(task)
+        self.children[task] = child
         task.add_done_callback(self.workers.discard)
+        task.add_done_callback(self.children.pop)
         try:
             run = await asyncio.shield(task)
         except asyncio.CancelledError:
-            child.cancel("parent_cancelled")
-            await asyncio.wait([task])
+            await self._end_child(number, child, task)
             raise
         return run.value_or_raise()
+
+    async def _end_child(self, number: int, child: Driver, task: asyncio.Task[Any]) -> None:
+        """The stage was cancelled: so is its child, and the stage waits until that is over."""
+        attempt = self.attempts.get(number)
+        is_stopped = attempt is not None and attempt.why is not None
+        over_by_s = attempt.over_by_s if attempt is not None and is_stopped else self.over_by_s
+        child.cancel("parent_cancelled", over_by_s=over_by_s)
+        if attempt is None or attempt.task is not asyncio.current_task():
+            await self._settled([task])  # the stage runs its child in a task of its own
+            return
+        attempt.child = child
+        try:
+            await self._settled([task])
+        finally:
+            attempt.child = None
+
+    async def _settled(self, tasks: Collection[asyncio.Task[Any]]) -> None:
+        """Waits until the engine's own `tasks` are over. A cancellation meanwhile changes nothing:
+        whoever waits here is being cancelled already, or is cleaning up."""
+        while pending := [task for task in tasks if not task.done()]:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait(pending)
 
     # -- events ------------------------------------------------------------------------------
 

@@ -1,61 +1,74 @@
 """Tasks that a stage started and left behind: found, cancelled, and counted.
 
 Read only when a run did not end well. A task belongs to a run when its context does; contexts of
-tasks are public from Python 3.12 on, and before that are read off the callback through which the
-task waits.
+tasks are public from Python 3.12 on, and before that are found among what the task refers to.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 from contextvars import Context, ContextVar
 from typing import Any
+
+from stageflow.runtime.attempt import force_closed
 
 RUN: ContextVar[object | None] = ContextVar("stageflow_run", default=None)
 """The driver in whose context code runs; set once per run, inherited by tasks made there."""
 
 
 async def end_lingering(
-    owner: object, *, workers: set[asyncio.Task[Any]], grace_s: float
+    owner: object, *, workers: set[asyncio.Task[Any]], over_by_s: float
 ) -> list[str]:
-    """Cancels the tasks of `owner`'s stages and waits up to `grace_s` for them.
+    """Ends the tasks of `owner`'s stages: cancelled, and closed by force at `over_by_s`.
 
-    Returns the names of those that would not end.
+    Returns the names of those that had to be closed. `workers` are the engine's own.
     """
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + grace_s
-    ours = _tasks_of(owner, workers)
-    if not ours:
-        # A task that is about to run shows no context; it waits or is over one turn later.
-        await asyncio.sleep(0)
-        ours = _tasks_of(owner, workers)
-    while ours and loop.time() < deadline:
-        for task in ours:
+    while (left := _tasks_of(owner, workers)) and loop.time() < over_by_s:
+        for task in left:
             task.cancel()
-        await asyncio.wait(ours, timeout=max(0.0, deadline - loop.time()))
-        ours = _tasks_of(owner, workers)
-    return sorted(task.get_name() for task in ours)
+        await asyncio.wait(left, timeout=over_by_s - loop.time())
+    for task in left:
+        if force_closed(task.get_coro(), _context_of(task)):  # type: ignore[arg-type]
+            # It still awaits a future: woken, it finds that its coroutine is over.
+            task.add_done_callback(_heard)
+            task.cancel()
+    ended = [task for task in left if _is_over(task)]
+    if ended:
+        await asyncio.wait(ended)
+    return sorted(task.get_name() for task in left)
+
+
+def _heard(task: asyncio.Task[Any]) -> None:
+    """Reads the error of a task that was closed, so that nobody is told of it."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _is_over(task: asyncio.Task[Any]) -> bool:
+    return getattr(task.get_coro(), "cr_frame", None) is None
 
 
 def _tasks_of(owner: object, workers: set[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
     current = asyncio.current_task()
-    found = []
-    for task in asyncio.all_tasks():
-        if task is current or task in workers or task.done():
-            continue
-        context = _context_of(task)
-        if context is not None and context.get(RUN) is owner:
-            found.append(task)
-    return found
+    return [
+        task
+        for task in asyncio.all_tasks()
+        if task is not current
+        and task not in workers
+        and not task.done()
+        and _context_of(task).get(RUN) is owner
+    ]
 
 
-def _context_of(task: asyncio.Task[Any]) -> Context | None:
+def _context_of(task: asyncio.Task[Any]) -> Context:
     get_context = getattr(task, "get_context", None)
     if get_context is not None:
         context: Context = get_context()
         return context
-    waiter = getattr(task, "_fut_waiter", None)
-    for callback, context in getattr(waiter, "_callbacks", None) or ():
-        if getattr(callback, "__self__", None) is task:
-            return context
-    return None
+    # A task refers to its own context first, then to those of its callbacks.
+    for referent in gc.get_referents(task):
+        if isinstance(referent, Context):
+            return referent
+    return Context()  # a task of another kind, such as a pure Python one: nobody's
