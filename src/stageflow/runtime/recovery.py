@@ -15,7 +15,7 @@ from stageflow.model.record import RecordType
 from stageflow.runtime.driver import Driver
 from stageflow.runtime.events import EventType, Subscription
 from stageflow.runtime.history import History, decode_failure, decode_inputs, decode_value
-from stageflow.scheduler import Action, Scheduler, replay, take_over
+from stageflow.scheduler import Action, Scheduler, Wait, replay, take_over
 
 if TYPE_CHECKING:
     from stageflow.runtime.pipeline import Pipeline
@@ -53,7 +53,7 @@ async def recovered(
         if loaded.status == RUNNING:
             scheduler.restate_end()
         return driver, [scheduler.ending]
-    actions = take_over(scheduler, loaded.records)
+    actions = _on_time(take_over(scheduler, loaded.records), loaded, driver)
     for record in scheduler.records:
         if record.type is RecordType.ABANDONED:
             driver.publish(
@@ -63,6 +63,24 @@ async def recovered(
                 attempt=record.attempt,
             )
     return driver, actions
+
+
+def _on_time(actions: list[Action], loaded: LoadedRun, driver: Driver) -> list[Action]:
+    """Waits between attempts end when they were due before the crash, by wall time."""
+    due = {
+        (record.node, record.token): record.data.get("due_wall_s", 0.0)
+        for record in loaded.records
+        if record.type is RecordType.RETRY_DUE
+    }
+    now_s = driver.runtime.clock.wall_s()
+    return [
+        action._replace(
+            wait_s=max(0.0, due.get((driver.nodes[action.node].name, action.token), 0.0) - now_s)
+        )
+        if isinstance(action, Wait)
+        else action
+        for action in actions
+    ]
 
 
 def locate(header: RunHeader) -> Pipeline[Any]:

@@ -44,6 +44,7 @@ class Scheduler:
         "branch",
         "cause",
         "children",
+        "decisions",
         "ended",
         "ending",
         "failures",
@@ -102,8 +103,10 @@ class Scheduler:
         """For a HELD node: guards that have yet to decide."""
         self.redactor: dict[int, int] = {}
         """Node to the one guard that replaced its value."""
+        self.decisions: dict[int, tuple[str, Any]] = {}
+        """Guards that are OK: what each decided, heeded or not; a reopened run heeds it."""
         self.arrived: dict[int, list[int]] = {}
-        """Early joins: parents whose value arrived, in order of arrival."""
+        """Joins: branches whose value arrived, in order of arrival."""
         self.branch: dict[int, str] = {}
         """Routes that ended: the branch taken."""
         self.cause: dict[int, tuple[Cause, int]] = {}
@@ -252,13 +255,14 @@ class Scheduler:
         self.abandoned_count[node] = count
         actions: list[Action] = []
         placed = self.nodes[node]
-        if self.ending is not None:
-            self._finish(node, CANCELLED, (Cause.RUN_ENDED, node))
-        elif count >= ABANDONED_MAX:
+        if count >= ABANDONED_MAX and self.ending is None:
             self._fail(node, "crash_loop", actions)
         elif placed.kind.has_effects and not (placed.stage is not None and placed.stage.keyed):
+            # Also in a run that is ending: taken up again, it must not repeat the effect.
             self.status[node] = UNKNOWN
             self.unknown += 1
+        elif self.ending is not None:
+            self._finish(node, CANCELLED, (Cause.RUN_ENDED, node))
         else:
             self._hand_out(node, actions)
         return self._close(actions)
@@ -293,7 +297,9 @@ class Scheduler:
             self._recount(node)
         actions: list[Action] = []
         for node, keep in enumerate(kept):
-            if not keep and self.status[node] is WAITING:
+            if self.status[node] is HELD:
+                self._judge_again(node)
+            elif not keep and self.status[node] is WAITING:
                 if self.nodes[node].join is not None:
                     self._settle_join(node, actions)
                 elif self.waiting[node] == 0:
@@ -304,9 +310,10 @@ class Scheduler:
         """True for what has been decided for good: values, own skips, untaken branches, blocks."""
         status = self.status[node]
         if status is SKIPPED:
-            return self.cause[node][0] in (Cause.OWN, Cause.BRANCH)
+            cause = self.cause[node][0]
+            return cause is Cause.BRANCH or (cause is Cause.OWN and not self.nodes[node].gates)
         if status is BLOCKED:  # a guard that failed or never decided is asked again
-            return self.status[self.cause[node][1]] is OK
+            return bool(self.shown[node]) and self.status[self.cause[node][1]] is OK
         return status in (OK, HELD) or (status is UNKNOWN and node not in rerun)
 
     def _is_held_again(self, node: int) -> bool:
@@ -327,16 +334,26 @@ class Scheduler:
                 self.flawed[node] = 1
         self.waiting[node] = left
         if self.nodes[node].join is not None:
-            self.arrived[node] = [p for p, _ in self.plan.parents[node] if self.status[p] is OK]
-        if self.status[node] is HELD:
-            self.gates_left[node] = sum(
-                1
-                for guard in self.plan.raw_children[node]
-                if not (
-                    self.status[guard] is OK
-                    or (self.status[guard] is SKIPPED and self.cause[guard][0] is Cause.BRANCH)
-                )
-            )
+            self.arrived[node] = [
+                p
+                for p, role in self.plan.parents[node]
+                if role & Role.OPTIONAL and self.status[p] is OK
+            ]
+
+    def _judge_again(self, node: int) -> None:
+        """A HELD node of a reopened run: what its guards decided counts, though the run was ending
+        or the node was blocked already when they did; the others are waited for."""
+        self.redactor.pop(node, None)
+        guards = self.plan.raw_children[node]
+        self.gates_left[node] = sum(
+            1 for guard in guards if self.status[guard] is not OK and not self._is_excused(guard)
+        )
+        for guard in guards:
+            if self.status[guard] is OK and not self._heed(node, guard):
+                return
+        if self.gates_left[node] == 0:
+            del self.gates_left[node]
+            self._finish(node, OK)
 
     def restate_end(self) -> None:
         """Writes the end of a run that a new owner took over and that can't go on."""
@@ -347,14 +364,19 @@ class Scheduler:
         )
 
     def restate_intent(self, node: int) -> None:
-        """Writes the intent of a handed-out attempt that the journal does not know yet."""
+        """Writes the intent of a handed-out attempt that the journal does not know yet.
+
+        Under a token of its own: the journal may hold the one from replay for another node.
+        """
+        self.tokens += 1
+        self.token[node] = self.tokens
         self._record(RecordType.INTENT, node)
 
     def chosen(self, join: int) -> list[int]:
         """The branches whose values a RUNNING join takes, in the order they were given."""
         spec = self.nodes[join].join
         assert spec is not None
-        have = self._join_values(join)
+        have = self.arrived.get(join, [])
         listed = [parent for parent, role in self.plan.parents[join] if role & Role.OPTIONAL]
         if spec.waits_for_all:
             return [parent for parent in listed if parent in have][: spec.need]
@@ -391,9 +413,12 @@ class Scheduler:
         self.status[node] = HELD
         self.shown[node] = 1
         self.gates_left[node] = len(guards)
+        if self.ending is not None:
+            return
         for guard in guards:
             if self.status[guard].is_terminal:
-                self._undecided(guard, node)
+                if self.status[node] is HELD:
+                    self._undecided(guard, node)
             else:
                 self._count_down(guard, actions)
 
@@ -415,7 +440,7 @@ class Scheduler:
             if not self.shown[node]:
                 for guard in self.plan.raw_children[node]:
                     self._tell(guard, node, actions)
-            if self.nodes[node].gates and self.status[node] is not OK:
+            if self.nodes[node].gates and self.status[node] is not OK and self.ending is None:
                 for gated in self.nodes[node].gates:
                     if self.status[gated] is HELD:
                         self._undecided(node, gated)
@@ -428,16 +453,16 @@ class Scheduler:
         if self.ending is not None or self.status[child] is not WAITING:
             return
         if self.nodes[child].join is not None:
-            if self.status[parent] is OK:
+            if self.status[parent] is OK and self._role(child, parent) & Role.OPTIONAL:
                 self.arrived.setdefault(child, []).append(parent)
             self._settle_join(child, actions)
             return
         role = self._role(child, parent)
         if self._is_bad(child, parent, role):
             self.flawed[child] = 1
-            # Death needs no other parent to be known. A skip waits for all of them, so that a
-            # death that comes later still counts and no verdict depends on the schedule.
-            if self._is_dead(parent):
+            # A block needs no other parent to be known: nothing is graver. A skip or a failure
+            # waits for all of them, so that no verdict depends on the schedule.
+            if self.status[parent] is BLOCKED:
                 self._finish(child, *self._verdict(parent))
                 return
         if self.waiting[child] == 0:
@@ -457,7 +482,7 @@ class Scheduler:
         """Fires the join, or ends it, when that is decided."""
         spec = self.nodes[join].join
         assert spec is not None
-        have = self._join_values(join)
+        have = self.arrived.get(join, [])
         if self.waiting[join]:
             early = not spec.waits_for_all and len(have) >= spec.need
             if not early or not self._only_branches_wait(join):
@@ -475,9 +500,7 @@ class Scheduler:
         for parent, role in self.plan.parents[join]:
             if role & Role.OPTIONAL and self.status[parent] is not OK:
                 found = self._verdict(parent)
-                if found[0] > worst[0] or (
-                    found[1][0] is Cause.PARENT_FAILED and worst[1][0] is Cause.TOO_FEW
-                ):
+                if _gravity(found) > max(_gravity(worst), _BRANCH):
                     worst = found
         return worst
 
@@ -488,10 +511,6 @@ class Scheduler:
             for parent, role in self.plan.parents[join]
         )
 
-    def _join_values(self, join: int) -> list[int]:
-        roles = dict(self.plan.parents[join])
-        return [p for p in self.arrived.get(join, ()) if roles[p] & Role.OPTIONAL]
-
     # -- what a parent's end means -----------------------------------------------------------
 
     def _bad_parent(self, node: int) -> tuple[NodeState, tuple[Cause, int]] | None:
@@ -500,7 +519,7 @@ class Scheduler:
         for parent, role in self.plan.parents[node]:
             if self._is_bad(node, parent, role):
                 found = self._verdict(parent)
-                if worst is None or found[0] > worst[0]:
+                if worst is None or _gravity(found) > _gravity(worst):
                     worst = found
         return worst
 
@@ -524,13 +543,6 @@ class Scheduler:
         if role & Role.OPTIONAL and self.nodes[node].join is not None:
             return False
         return status is not SKIPPED or self.cause[parent][0] is Cause.PARENT_FAILED
-
-    def _is_dead(self, parent: int) -> bool:
-        """True when the parent has no value because something failed or was blocked."""
-        status = self.status[parent]
-        return status in (BLOCKED, FAILED) or (
-            status is SKIPPED and self.cause[parent][0] is Cause.PARENT_FAILED
-        )
 
     def _verdict(self, parent: int) -> tuple[NodeState, tuple[Cause, int]]:
         """State and cause of a child that can't run because of this parent."""
@@ -563,24 +575,33 @@ class Scheduler:
             self.branch[node] = detail
             self._raw_value(node, actions)
             return
+        self.decisions[node] = control
         self._finish(node, OK)
         if self.ending is not None:
-            return
+            return  # heeded when the run is reopened
         for gated in self.nodes[node].gates:
-            if self.status[gated] is not HELD:
-                continue  # another guard has blocked it
-            redacts = kind == "redact" and detail == gated
-            if kind == "block" or (redacts and gated in self.redactor):
-                self._block(gated, node)
-            else:
-                if redacts:
-                    self.redactor[gated] = node
+            if self.status[gated] is HELD and self._heed(gated, node):
                 self._pass_gate(gated)
+
+    def _heed(self, gated: int, guard: int) -> bool:
+        """False when the guard's decision blocks the value: any Block, or a second redaction."""
+        kind, detail = self.decisions[guard]
+        redacts = kind == "redact" and detail == gated
+        if kind == "block" or (redacts and gated in self.redactor):
+            self._block(gated, guard)
+            return False
+        if redacts:
+            self.redactor[gated] = guard
+        return True
+
+    def _is_excused(self, guard: int) -> bool:
+        """True for a guard that was not to judge: its branch was not taken."""
+        return self.status[guard] is SKIPPED and self.cause[guard][0] is Cause.BRANCH
 
     def _undecided(self, guard: int, gated: int) -> None:
         """A guard ended without deciding. It passes when its branch was not taken, else it blocks:
         what can't be judged must not pass."""
-        if self.status[guard] is SKIPPED and self.cause[guard][0] is Cause.BRANCH:
+        if self._is_excused(guard):
             self._pass_gate(gated)
         else:
             self._block(gated, guard)
@@ -797,3 +818,18 @@ class Scheduler:
             if self.status.count(state)
         }
         return f"{self.plan.name}: {what}; states {counts}, seq {self.seq}, ending {self.ending}"
+
+
+_BRANCH = 1
+
+
+def _gravity(verdict: tuple[NodeState, tuple[Cause, int]]) -> int:
+    """Which of several parents' ends counts: whatever their order, the gravest."""
+    status, (cause, _) = verdict
+    if status is CANCELLED:
+        return 4
+    if status is BLOCKED:
+        return 3
+    if cause is Cause.PARENT_FAILED:
+        return 2
+    return _BRANCH if cause is Cause.BRANCH else 0
