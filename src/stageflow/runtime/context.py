@@ -18,7 +18,7 @@ O = TypeVar("O")  # noqa: E741
 class Context:
     """One attempt's view of its run. Ask for it with a parameter named `ctx` or annotated so."""
 
-    __slots__ = ("_driver", "_node", "attempt", "deadline_s", "identity", "node", "snapshot")
+    __slots__ = ("_driver", "_node", "attempt", "deadline_s", "node", "snapshot")
 
     def __init__(self, driver: Driver, node: int, *, attempt: int, deadline_s: float) -> None:
         self._driver = driver
@@ -28,14 +28,18 @@ class Context:
         """1, 2, ... over all attempts of this node, those before a crash included."""
         self.deadline_s = deadline_s
         """On the event loop's clock: when this attempt will be stopped."""
-        self.identity: Identity = driver.identity
         self.snapshot: ContextSnapshot = driver.snapshot()
         """The run as it was when this attempt began."""
 
     @property
+    def identity(self) -> Identity:
+        """Whose run this is; a private copy."""
+        return self._driver.identity.copied()
+
+    @property
     def cancelled(self) -> bool:
-        """True once the run is ending: a sync stage in a long loop should look and return."""
-        return self._driver.scheduler.ending is not None
+        """True once this attempt is to stop: a sync stage in a long loop should look and return."""
+        return self._driver.is_stopping(self._node, self.attempt)
 
     @property
     def effect_key(self) -> str:
@@ -43,7 +47,7 @@ class Context:
 
         Derives from tenant, run and node only, so a sink that honours it applies an effect once.
         """
-        identity = self.identity
+        identity = self._driver.identity
         text = f"{identity.tenant}\0{identity.run}\0{self.node}"
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -64,7 +68,10 @@ class Context:
 
         The child has its own snapshot and bag, this run's tenant, session and correlation, and
         at most this attempt's time; it is cancelled, and has ended, before this stage is. `key`
-        tells children of one stage apart. Raises StageFailed when it does not end ok.
+        tells children of one stage apart: with a journal, a stage that is executed again gets the
+        recorded output of a child that ended ok, and any other goes on where it stopped. Raises
+        StageFailed when it does not end ok, JournalError `resume.diverged` when the inputs under
+        one key have changed, StageflowError `run.key_in_use` for a key that is still running.
         """
         output: O = await self._driver.run_child(self._node, pipeline, key, inputs, self.deadline_s)
         return output
