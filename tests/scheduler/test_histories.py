@@ -42,7 +42,7 @@ from stageflow.scheduler import (
 )
 
 MANY = settings(
-    max_examples=2500,
+    max_examples=500,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
@@ -391,7 +391,7 @@ class Reading:
                 grave = [w for end in ends if end[0] is not OK for w in [_passed_on(end)]]
                 hindered = [w for w in grave if w in ("blocked", "failed")] or ["skipped"]
         if hindered:
-            return "never", max(hindered, key=["skipped", "branch", "failed", "blocked"].index)
+            return "never", max(hindered, key=["skipped", "failed", "branch", "blocked"].index)
         self.executed.add(node)
         attempts = 1 if placed.retry is None else placed.retry.attempts
         for attempt in range(1, attempts + 1):

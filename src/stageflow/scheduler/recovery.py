@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stageflow.model.errors import JournalError
+from stageflow.model.marks import reached
 from stageflow.model.record import Record, RecordType
 from stageflow.scheduler.actions import Action, Launch, Wait
 from stageflow.scheduler.scheduler import Scheduler
@@ -70,9 +71,11 @@ def _feed(scheduler: Scheduler, record: Record) -> None:
             scheduler.cancel(record.data.get("reason", ""), status=record.data["status"])
         case RecordType.CLAIMED:
             # A run whose end was decided but not reached when its owner died is still ending.
-            if scheduler.ending is not None and scheduler.running == 0:
+            ending = scheduler.ending
+            if ending is not None and ending.status != "ok" and scheduler.running == 0:
                 index = scheduler.plan.index
                 names = record.data.get("rerun", ())
+                reached("run_reopened")
                 scheduler.reopened({index[name] for name in names if name in index})
         case RecordType.RETRY_DUE | RecordType.LATE | RecordType.STEP | RecordType.RUN_ENDED:
             pass

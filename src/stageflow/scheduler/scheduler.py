@@ -296,10 +296,11 @@ class Scheduler:
         for node in range(len(self.nodes)):
             self._recount(node)
         actions: list[Action] = []
-        for node, keep in enumerate(kept):
-            if self.status[node] is HELD:
+        for node, status in enumerate(self.status):
+            if status is HELD:
                 self._judge_again(node)
-            elif not keep and self.status[node] is WAITING:
+        for node, keep in enumerate(kept):
+            if not keep and self.status[node] is WAITING:
                 if self.nodes[node].join is not None:
                     self._settle_join(node, actions)
                 elif self.waiting[node] == 0:
@@ -310,8 +311,12 @@ class Scheduler:
         """True for what has been decided for good: values, own skips, untaken branches, blocks."""
         status = self.status[node]
         if status is SKIPPED:
+            # What made a skip is kept too, so it would only be found again; but a guard that
+            # said nothing is asked again.
             cause = self.cause[node][0]
-            return cause is Cause.BRANCH or (cause is Cause.OWN and not self.nodes[node].gates)
+            return cause is not Cause.PARENT_FAILED and not (
+                cause is Cause.OWN and self.nodes[node].gates
+            )
         if status is BLOCKED:  # a guard that failed or never decided is asked again
             return bool(self.shown[node]) and self.status[self.cause[node][1]] is OK
         return status in (OK, HELD) or (status is UNKNOWN and node not in rerun)
@@ -349,7 +354,11 @@ class Scheduler:
             1 for guard in guards if self.status[guard] is not OK and not self._is_excused(guard)
         )
         for guard in guards:
-            if self.status[guard] is OK and not self._heed(node, guard):
+            if self.status[guard] is OK:
+                if not self._heed(node, guard):
+                    return
+            elif self.status[guard].is_terminal and not self._is_excused(guard):
+                self._block(node, guard)  # it was not to be asked again
                 return
         if self.gates_left[node] == 0:
             del self.gates_left[node]
@@ -378,10 +387,8 @@ class Scheduler:
         assert spec is not None
         have = self.arrived.get(join, [])
         listed = [parent for parent, role in self.plan.parents[join] if role & Role.OPTIONAL]
-        if spec.waits_for_all:
-            return [parent for parent in listed if parent in have][: spec.need]
-        first = have[: spec.need]
-        return [parent for parent in listed if parent in first]
+        among = set(have if spec.waits_for_all else have[: spec.need])
+        return [parent for parent in listed if parent in among][: spec.need]
 
     # -- transitions -------------------------------------------------------------------------
 
@@ -500,7 +507,7 @@ class Scheduler:
         for parent, role in self.plan.parents[join]:
             if role & Role.OPTIONAL and self.status[parent] is not OK:
                 found = self._verdict(parent)
-                if _gravity(found) > max(_gravity(worst), _BRANCH):
+                if _gravity(found) > _gravity(worst):
                     worst = found
         return worst
 
@@ -820,16 +827,17 @@ class Scheduler:
         return f"{self.plan.name}: {what}; states {counts}, seq {self.seq}, ending {self.ending}"
 
 
-_BRANCH = 1
-
-
 def _gravity(verdict: tuple[NodeState, tuple[Cause, int]]) -> int:
-    """Which of several parents' ends counts: whatever their order, the gravest."""
+    """Which of several parents' ends counts: whatever their order, the gravest.
+
+    A stage whose branch was not taken is no part of the run: what its other parents could not give
+    it does not matter, and must not pass through it to others.
+    """
     status, (cause, _) = verdict
     if status is CANCELLED:
         return 4
     if status is BLOCKED:
         return 3
-    if cause is Cause.PARENT_FAILED:
+    if cause is Cause.BRANCH:
         return 2
-    return _BRANCH if cause is Cause.BRANCH else 0
+    return 1 if cause is Cause.PARENT_FAILED else 0
