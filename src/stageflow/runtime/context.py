@@ -61,7 +61,7 @@ class Context:
 
     def emit_from_thread(self, item: Any) -> None:
         """`emit` for sync stages; blocks the thread while the reader is behind."""
-        self._driver.emit_from_thread(self._node, item)
+        self._driver.emit_from_thread(self._node, item, self.attempt)
 
     async def run(self, pipeline: Pipeline[O], /, *, key: str, **inputs: Any) -> O:
         """Runs another pipeline as a child of this run and returns its output.

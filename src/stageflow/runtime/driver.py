@@ -124,6 +124,8 @@ class Driver:
         self.quarantined: list[str] = []
         self.children: dict[asyncio.Task[Any], Driver] = {}
         """Runs that stages have started and that have not ended, by their task in `workers`."""
+        self.keys: dict[tuple[int, str], bool] = {}
+        """(node, key) of every child started here: whether it is under way."""
         self.over_by_s: float | None = None
         """On the loop's clock: when what is stopped will be killed; None while nothing ends."""
         self.disturbed = False
@@ -812,15 +814,43 @@ class Driver:
                 expected=f"at most {self.limits.depth} levels",
                 fix="end the recursion, or raise Limits(depth=...)",
             )
-        child = self.runtime.child(
+        under_way = self.keys.get((number, key))
+        if under_way:
+            raise StageflowError(
+                "run.key_in_use",
+                f"stage {self.nodes[number].name!r} runs two children under one key at a time",
+                pipeline=self.plan.name,
+                node=self.nodes[number].name,
+                expected="a key of its own for each child",
+                got=repr(key)[:80],
+                fix="ctx.run(pipeline, key=f'item-{number}', ...)",
+            )
+        again = under_way is not None or self.scheduler.attempt[number] > 1
+        self.keys[number, key] = True
+        try:
+            return await self._run_child(number, pipeline, key, inputs, deadline_s, again)
+        finally:
+            self.keys[number, key] = False
+
+    async def _run_child(
+        self,
+        number: int,
+        pipeline: Pipeline[Any],
+        key: str,
+        inputs: Mapping[str, Any],
+        deadline_s: float,
+        again: bool,
+    ) -> Any:
+        child, first = await self.runtime.child(
             self,
             pipeline,
             node=self.nodes[number].name,
             key=key,
             inputs=inputs,
             deadline_s=deadline_s,
+            again=again,
         )
-        task = self.loop.create_task(child.execute())
+        task = self.loop.create_task(child.execute(first))
         self.workers.add(task)
         self.children[task] = child
         task.add_done_callback(self.workers.discard)

@@ -29,13 +29,18 @@ async def recovered(
     pipeline: Pipeline[Any] | None,
     rerun: Collection[str],
     events: Sequence[Subscription],
+    seen: LoadedRun | None = None,
 ) -> tuple[Driver, list[Action]]:
-    """A driver that stands where the run stood, and the actions with which it goes on."""
+    """A driver that stands where the run stood, and the actions with which it goes on.
+
+    `seen` is what the journal holds of the run, when the caller has looked already.
+    """
     journal = runtime.journal
     if journal is None:
         runtime._needs_journal()
         raise AssertionError
-    seen = await journal.load(run)
+    if seen is None:
+        seen = await journal.load(run)
     if pipeline is None:
         pipeline = locate(seen.header)
     plan = pipeline.plan

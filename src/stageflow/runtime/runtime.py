@@ -19,11 +19,13 @@ from stageflow.runtime.driver import Driver
 from stageflow.runtime.events import Subscription
 from stageflow.runtime.history import History
 from stageflow.runtime.limits import Limits
+from stageflow.runtime.nested import child_run_id, taken_up
 from stageflow.runtime.outcome import Run
 from stageflow.runtime.processes import ProcessPool
 from stageflow.runtime.recovery import recovered
 from stageflow.runtime.stream import StreamQueue
 from stageflow.runtime.threads import ThreadPool
+from stageflow.scheduler import Action
 
 if TYPE_CHECKING:
     from stageflow.runtime.pipeline import Pipeline
@@ -162,7 +164,7 @@ class Runtime:
             deadline_in_s=options.deadline,
         )
 
-    def child(
+    async def child(
         self,
         parent: Driver,
         pipeline: Pipeline[Any],
@@ -171,16 +173,30 @@ class Runtime:
         key: str,
         inputs: Mapping[str, Any],
         deadline_s: float,
-    ) -> Driver:
-        """A driver for a run started by a stage of `parent`."""
+        again: bool,
+    ) -> tuple[Driver, list[Action] | None]:
+        """A driver for a run that a stage of `parent` starts, and the actions to begin with.
+
+        `again` says that the stage may have started it before: then a journalled one is taken up
+        where it stands. JournalError `resume.diverged` when that one had other inputs.
+        """
+        if self.journal is None:
+            run = run_id()
+        else:
+            run = child_run_id(parent.identity.run, node, key)
+            found = again and await taken_up(
+                self, parent, pipeline, run=run, node=node, inputs=inputs, deadline_s=deadline_s
+            )
+            if found:
+                return found
         identity = Identity(
-            run=run_id(),
+            run=run,
             tenant=parent.identity.tenant,
             session=parent.identity.session,
             parent=parent.identity.run,
             correlation=parent.identity.correlation,
         )
-        return self._driver(
+        driver = self._driver(
             pipeline,
             identity,
             inputs,
@@ -189,6 +205,7 @@ class Runtime:
             depth=parent.depth + 1,
             deadline_s=deadline_s,
         )
+        return driver, None
 
     def _driver(
         self,
