@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from stageflow.model.errors import StageflowError
+from stageflow.model.marks import reached
 
 
 class _Missing:
@@ -100,14 +101,17 @@ class OutputBag:
         if value is not MISSING:
             entry = entry._replace(value=value)
             self.values[node] = value
+            reached("redaction_released")
         self.accepted.append(entry)
 
     def withdraw(self, node: int) -> None:
         """A held value was blocked: nobody may read it any more."""
+        reached("guard_blocked")
         self.values[node] = MISSING
         self.held = [e._replace(value=MISSING) if e.node == node else e for e in self.held]
 
     def _conflict(self, node: int, attempt: int, token: int) -> None:
+        reached("second_value_refused")
         first = next(e for e in (*self.accepted, *self.held) if e.node == node)
         raise BagConflict(
             "bag.already_written",

@@ -25,6 +25,7 @@ from stageflow.graph import Node, Source
 from stageflow.model.bag import MISSING, OutputBag
 from stageflow.model.errors import StageflowError
 from stageflow.model.identity import Identity
+from stageflow.model.marks import reached
 from stageflow.model.outputs import Allow, OutcomeKind, StageOutput
 from stageflow.model.snapshot import ContextSnapshot
 from stageflow.model.values import Frozen, thaw
@@ -310,6 +311,7 @@ class Driver:
         if not self.is_open:
             self.asked = reason
         elif self.end is None:
+            reached("run_cancelled")
             self._step_aside(self.scheduler.cancel(reason, status=status))
 
     def kill(self) -> None:
@@ -623,6 +625,8 @@ class Driver:
         )
         if actions is None:
             return None
+        if scheduler.status[number] is NodeState.RETRYING:
+            reached("retry_handed_out")
         self.failures[number] = failure
         if self.history is not None:
             self.history.attach(scheduler, token, self.history.encode_failure(failure), "")
@@ -650,6 +654,7 @@ class Driver:
         return actions
 
     def _was_late(self, node: Node) -> list[Action] | None:
+        reached("late_write")
         self.publish(EventType.LATE_WRITE, node.index)
         return None
 
@@ -680,6 +685,7 @@ class Driver:
         return all(states[guard].is_terminal for guard in self.plan.raw_children[number])
 
     def _quarantine(self, name: str) -> None:
+        reached("attempt_quarantined")
         self.quarantined.append(name)
         self.runtime.quarantined.append((self.identity.run, name))
         self.publish(EventType.QUARANTINED, reason=name)

@@ -11,6 +11,7 @@ from stageflow.journal.store import RUNNING, LoadedRun, RunHeader
 from stageflow.model.bag import MISSING
 from stageflow.model.errors import JournalError
 from stageflow.model.identity import Identity
+from stageflow.model.marks import reached
 from stageflow.model.record import RecordType
 from stageflow.runtime.driver import Driver
 from stageflow.runtime.events import EventType, Subscription
@@ -59,8 +60,12 @@ async def recovered(
             scheduler.restate_end()
         return driver, [scheduler.ending]
     actions = _on_time(take_over(scheduler, loaded.records), loaded, driver)
+    reached("run_taken_over")
+    if scheduler.unknown:
+        reached("effect_unknown")
     for record in scheduler.records:
         if record.type is RecordType.ABANDONED:
+            reached("attempt_abandoned")
             driver.publish(
                 EventType.STAGE_ENDED,
                 plan.index[record.node or ""],
