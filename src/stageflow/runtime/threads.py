@@ -40,6 +40,7 @@ class ThreadPool:
         self._wake = threading.Condition(self._lock)
         self._jobs: deque[_Job] = deque()
         self._idle = 0
+        self._starting = 0
         self._alive = 0
         self.stuck = 0
         """Threads whose attempt has ended and that have not come back."""
@@ -54,10 +55,12 @@ class ThreadPool:
         job = _Job(call, loop)
         with self._lock:
             self._jobs.append(job)
-            if self._idle:
+            # A notified thread counts as idle, and a new one as starting, until it takes its job.
+            if len(self._jobs) <= self._idle:
                 self._wake.notify()
-            elif self._alive < self._threads_max:
+            elif len(self._jobs) > self._idle + self._starting and self._alive < self._threads_max:
                 self._alive += 1
+                self._starting += 1
                 threading.Thread(target=self._serve, daemon=True, name="stageflow-stage").start()
         try:
             return await job.future
@@ -72,6 +75,8 @@ class ThreadPool:
             raise
 
     def _serve(self) -> None:
+        with self._lock:
+            self._starting -= 1
         while True:
             with self._lock:
                 while not self._jobs:
