@@ -7,7 +7,6 @@ from typing import Any
 
 from stageflow.model.errors import JournalError
 from stageflow.model.marks import reached
-from stageflow.model.marks import reached
 from stageflow.model.record import Record, RecordType
 from stageflow.scheduler.actions import Action, Launch, Wait
 from stageflow.scheduler.scheduler import Scheduler
@@ -76,7 +75,6 @@ def _feed(scheduler: Scheduler, record: Record) -> None:
             if ending is not None and ending.status != "ok" and scheduler.running == 0:
                 index = scheduler.plan.index
                 names = record.data.get("rerun", ())
-                reached("run_reopened")
                 reached("run_reopened")
                 scheduler.reopened({index[name] for name in names if name in index})
         case RecordType.RETRY_DUE | RecordType.LATE | RecordType.STEP | RecordType.RUN_ENDED:
