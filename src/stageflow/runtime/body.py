@@ -42,7 +42,13 @@ def begin(
         call = functools.partial(own.run, _collect_in_thread, driver, node, function, arguments)
     else:
         call = functools.partial(own.run, functools.partial(function, **arguments))
-    return driver.runtime.threads.call(call), None
+    late = functools.partial(
+        driver.came_late,
+        node.index,
+        driver.scheduler.token[node.index],
+        driver.scheduler.attempt[node.index],
+    )
+    return driver.runtime.threads.call(call, late), None
 
 
 def _joined(driver: Driver, node: Node) -> Any:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from stageflow.graph import Node, Source
 from stageflow.model.bag import MISSING, OutputBag
-from stageflow.model.errors import StageflowError
+from stageflow.model.errors import JournalError, StageflowError
 from stageflow.model.identity import Identity
 from stageflow.model.marks import reached
 from stageflow.model.outputs import Allow, OutcomeKind, StageOutput
@@ -32,7 +32,7 @@ from stageflow.model.values import Frozen, thaw
 from stageflow.runtime.attempt import Attempt, Killed
 from stageflow.runtime.body import begin
 from stageflow.runtime.context import Context
-from stageflow.runtime.control import control_of
+from stageflow.runtime.control import Control, control_of
 from stageflow.runtime.events import EventType, RawEvent, Subscription
 from stageflow.runtime.failure import Failure, StageFailed, failure_of
 from stageflow.runtime.history import History
@@ -100,7 +100,7 @@ class Driver:
             if scheduler is None
             else scheduler
         )
-        self.bag = OutputBag(len(self.nodes), epoch=epoch)
+        self.bag = OutputBag(len(self.nodes), epoch=epoch, names=self.plan.index)
         self.deps: Mapping[str, Any] = {}
         self.ready: deque[int] = deque()
         """Nodes that may start now, in order of readiness."""
@@ -121,6 +121,8 @@ class Driver:
         self.failures: dict[int, Failure] = {}
         self.original: BaseException | None = None
         """Exception of the failure that ended the run, without its frames."""
+        self.late_attempts: dict[int, int] = {}
+        """Token to attempt of what is being refused now."""
         self.retries: dict[int, asyncio.TimerHandle] = {}
         self.quarantined: list[str] = []
         self.children: dict[asyncio.Task[Any], Driver] = {}
@@ -417,6 +419,10 @@ class Driver:
                 actions = self._returned(step, token, raw, started_s, now)
             else:
                 actions = self._raised(step.node, token, error, now - started_s)
+                left = error.value if isinstance(error, Stopped) else raw
+                if left is not MISSING and (error is None or isinstance(error, Stopped)):
+                    # It returned all the same: a value like any other, which its token refuses.
+                    self._returned(step, token, left, started_s, now)
             if history is not None:
                 await self._done(actions)
                 now = time()
@@ -452,6 +458,7 @@ class Driver:
         )
         self.attempts[node.index] = attempt
         attempt.arm(started_s + node.timeout_s, self.limits.grace_s)
+        raw: Any = MISSING
         try:
             raw = await attempt.wait(yielded)
         except Killed:
@@ -474,7 +481,7 @@ class Driver:
             del self.attempts[node.index]
         if attempt.why is not None:
             self.disturbed = True
-            raise Stopped(attempt.why)
+            raise Stopped(attempt.why, raw)
         return raw
 
     def _crash(self, bug: BaseException) -> None:
@@ -497,7 +504,7 @@ class Driver:
     ) -> list[Action] | None:
         """The stage returned: admit the value, tell the scheduler, put it in the bag."""
         number = step.index
-        control: tuple[str, Any] | None = None
+        control: Control | None = None
         if type(raw) is StageOutput:
             if raw.kind is not OutcomeKind.OK:
                 return self._said(step.node, token, raw, ended_s - started_s)
@@ -513,9 +520,11 @@ class Driver:
                 payload = history.encode(self, step.node, frozen)
         except StageflowError as error:
             return self._raised(step.node, token, error, ended_s - started_s)
-        actions = scheduler.completed(number, token, control)
+        actions = scheduler.completed(number, token, None if control is None else control[:2])
         if actions is None:
-            return self._was_late(step.node)
+            return self._was_late(step.node, token, payload)
+        if control is not None:
+            control.heed(self, step.node)
         attempt = scheduler.attempt[number]
         if history is not None:
             history.attach(scheduler, token, payload, step.node.contract.hash)
@@ -570,7 +579,7 @@ class Driver:
                     node, token, Failure((node.name,), "failed", "", output.reason, "", output.data)
                 )
         if actions is None:
-            return self._was_late(node)
+            return self._was_late(node, token)
         self.reasons[number] = output.reason
         return self._ended(node, attempt, duration_s, status, actions)
 
@@ -606,7 +615,7 @@ class Driver:
                     error=error,
                 )
         if actions is None:
-            return self._was_late(node)
+            return self._was_late(node, token)
         return self._ended(node, attempt, duration_s, status, actions)
 
     def _failed(
@@ -653,9 +662,38 @@ class Driver:
             )
         return actions
 
-    def _was_late(self, node: Node) -> list[Action] | None:
+    def came_late(
+        self, number: int, token: int, attempt: int, raw: Any, error: BaseException | None
+    ) -> None:
+        """What a thread returned or raised after its attempt was over: told and journalled.
+
+        Runs on the loop, whenever the thread is back: perhaps when the run is over as well.
+        """
+        step, now = self.steps[number], self.time()
+        self.late_attempts[token] = attempt
+        if error is None:
+            actions = self._returned(step, token, raw, now, now)
+        else:
+            actions = self._raised(step.node, token, error, 0.0)
+        if self.end is None and self.bug is None:
+            self._step_aside(() if actions is None else actions)
+        elif self.history is not None and self.bug is None:
+            self.runtime.owe(self._journal_late())
+
+    async def _journal_late(self) -> None:
+        assert self.history is not None
+        with contextlib.suppress(JournalError):  # another owner has the run now, or nobody writes
+            await self.history.commit(self)
+
+    def _was_late(
+        self, node: Node, token: int, payload: bytes | None = None
+    ) -> list[Action] | None:
+        """The attempt's end came after the scheduler had closed it; what it gave is refused."""
+        attempt = self.late_attempts.pop(token, self.scheduler.attempt[node.index])
+        if self.history is not None:
+            self.history.attach_late(self.scheduler, attempt, payload, node.contract.hash)
         reached("late_write")
-        self.publish(EventType.LATE_WRITE, node.index)
+        self.publish(EventType.LATE_WRITE, node.index, attempt=attempt)
         return None
 
     def sort_held(self) -> None:
@@ -692,7 +730,7 @@ class Driver:
 
     # -- actions -----------------------------------------------------------------------------
 
-    async def _done(self, actions: list[Action] | None) -> None:
+    async def _done(self, actions: Sequence[Action] | None) -> None:
         """Makes the records durable, then carries out the actions. Stops need no record."""
         if actions:
             self._stop_attempts(actions)
@@ -703,7 +741,7 @@ class Driver:
         if actions:
             self._apply(actions)
 
-    def _step_aside(self, actions: list[Action]) -> None:
+    def _step_aside(self, actions: Sequence[Action]) -> None:
         """As `_done`, from a callback that can't wait."""
         if self.history is None:
             self._apply(actions)
@@ -713,7 +751,7 @@ class Driver:
         self.workers.add(task)
         task.add_done_callback(self.workers.discard)
 
-    async def _done_aside(self, actions: list[Action]) -> None:
+    async def _done_aside(self, actions: Sequence[Action]) -> None:
         try:
             await self._done(actions)
             self._wake_worker()
@@ -930,8 +968,10 @@ class Driver:
 class Stopped(BaseException):
     """The engine stopped this attempt; `why` is "timeout" or "stop"."""
 
-    def __init__(self, why: str) -> None:
+    def __init__(self, why: str, value: Any = MISSING) -> None:
         self.why = why
+        self.value = value
+        """What the stage returned in spite of it."""
         super().__init__(why)
 
 
