@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import time
 from datetime import UTC, datetime
@@ -245,7 +246,7 @@ def failing(times: int, error: Exception, **retry: Any) -> tuple[Any, list[float
 
 
 def waits(made: list[float]) -> list[float]:
-    return [round(after - before, 3) for before, after in zip(made, made[1:], strict=False)]
+    return [round(after - before, 3) for before, after in itertools.pairwise(made)]
 
 
 def simulated(pipeline: Pipeline[Any]) -> Any:
