@@ -65,25 +65,24 @@ class ThreadPool:
         self._alive = 0
         self.stuck = 0
         """Threads whose attempt has ended and that have not come back."""
+        self.simulated_s: Callable[[], float] | None = None
+        """For simulations: draws the virtual seconds that the next call takes; it is made at their
+        end. None: calls take no time, and no attempt can be left behind by its thread."""
 
     async def call(self, call: Callable[[], Any], late: Late | None = None) -> Any:
         """The call's result. Cancelling drops it when it has not begun; else the caller waits for
         the thread and throws its result away. A thread whose caller is killed before it is back is
         stuck until it returns."""
         loop = asyncio.get_running_loop()
-        if is_simulated(loop):
+        simulated = is_simulated(loop)
+        if simulated and self.simulated_s is None:
             await asyncio.sleep(0)  # a later step, which the schedule chooses
             return call()
         job = _Job(call, loop, late)
-        with self._lock:
-            self._jobs.append(job)
-            # A notified thread counts as idle, and a new one as starting, until it takes its job.
-            if len(self._jobs) <= self._idle:
-                self._wake.notify()
-            elif len(self._jobs) > self._idle + self._starting and self._alive < self._threads_max:
-                self._alive += 1
-                self._starting += 1
-                threading.Thread(target=self._serve, daemon=True, name="stageflow-stage").start()
+        if self.simulated_s is not None and simulated:
+            loop.call_later(self.simulated_s(), self._simulate, job)
+        else:
+            self._begin(job)
         try:
             return await job.future
         except asyncio.CancelledError:
@@ -95,6 +94,33 @@ class ThreadPool:
                 self._abandon(job)
                 _leave(job)
             raise
+
+    def _begin(self, job: _Job) -> None:
+        with self._lock:
+            self._jobs.append(job)
+            # A notified thread counts as idle, and a new one as starting, until it takes its job.
+            if len(self._jobs) <= self._idle:
+                self._wake.notify()
+            elif len(self._jobs) > self._idle + self._starting and self._alive < self._threads_max:
+                self._alive += 1
+                self._starting += 1
+                threading.Thread(target=self._serve, daemon=True, name="stageflow-stage").start()
+
+    def _simulate(self, job: _Job) -> None:
+        job.loop.call_soon(_settle, job, *self._done(job))
+
+    def _done(self, job: _Job) -> tuple[Any, BaseException | None]:
+        """(result, error) of the call."""
+        result, error = None, None
+        try:
+            result = job.call()
+        except BaseException as raised:  # the stage boundary: it is the attempt's outcome
+            error = raised
+        with self._lock:
+            job.finished = True
+            if job.abandoned:
+                self.stuck -= 1
+        return result, error
 
     def _dropped(self, job: _Job) -> bool:
         """Takes the job back; False when it has begun. Then, `back` tells of its end."""
@@ -137,15 +163,7 @@ class ThreadPool:
                         self._alive -= 1
                         return
                 job = self._jobs.popleft()
-            result, error = None, None
-            try:
-                result = job.call()
-            except BaseException as raised:  # the stage boundary: it is the attempt's outcome
-                error = raised
-            with self._lock:
-                job.finished = True
-                if job.abandoned:
-                    self.stuck -= 1
+            result, error = self._done(job)
             try:
                 job.loop.call_soon_threadsafe(_settle, job, result, error)
             except RuntimeError:
