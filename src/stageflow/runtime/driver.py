@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from stageflow.runtime.runtime import Runtime
 
 OK, BLOCKED = NodeState.OK, NodeState.BLOCKED
+_LOOK_EVERY_S = 0.05
+"""How often a thread that waits for room in a stream looks whether it should stop."""
 STARTED, ENDED = EventType.STAGE_STARTED.value, EventType.STAGE_ENDED.value
 
 
@@ -125,6 +127,8 @@ class Driver:
         """Token to attempt of what is being refused now."""
         self.retries: dict[int, asyncio.TimerHandle] = {}
         self.quarantined: list[str] = []
+        self.parent: Driver | None = None
+        """The run whose stage started this one."""
         self.children: dict[asyncio.Task[Any], Driver] = {}
         """Runs that stages have started and that have not ended, by their task in `workers`."""
         self.keys: dict[tuple[int, str], bool] = {}
@@ -137,6 +141,10 @@ class Driver:
         self.bug: BaseException | None = None
         self.waiter: asyncio.Future[None] | None = None
         self.context: contextvars.Context
+        """The caller's, as the stages see it: each runs in a copy."""
+        self.neutral: contextvars.Context
+        """The caller's, but of no run: the engine's own tasks run in copies. A parent ends what
+        its stages left behind, and this run's engine must not be taken for that."""
         self.loop: asyncio.AbstractEventLoop
         self.time: Callable[[], float] = monotonic
         self.started_s = 0.0
@@ -164,6 +172,9 @@ class Driver:
         # A simulated loop explores orders of starting; on a real one, order is readiness.
         self.spreads = is_simulated(self.loop)
         self.context = contextvars.copy_context()
+        self.neutral = contextvars.copy_context()
+        if RUN.get() is not None:
+            self.neutral.run(RUN.set, None)
         self.context.run(RUN.set, self)
         cancelled = False
         if self.history is not None:
@@ -180,13 +191,16 @@ class Driver:
                 try:
                     await self._woken()
                 except asyncio.CancelledError:
-                    cancelled = True
+                    cancelled = self.disturbed = True
                     self.cancel("caller_cancelled")
         finally:
             if self._is_clean():
                 self._let_go()
-            elif await self._whole(self._clean_up()):
+            elif await self._whole(self._clean_up()) and not cancelled:
                 cancelled = True
+                # The run was over by itself, and what its stages left behind was let be; a
+                # cancelled caller leaves nothing.
+                await self._whole(self._end_tasks())
         if self.bug is not None:
             raise self.bug
         assert self.end is not None
@@ -208,7 +222,7 @@ class Driver:
     async def _whole(self, work: Coroutine[Any, Any, None]) -> bool:
         """Awaits `work` to its end, however often the caller is cancelled; True when it was."""
         cancelled = False
-        task = self.loop.create_task(work)
+        task = self.loop.create_task(work, context=self.neutral.copy())
         while not task.done():
             try:
                 await asyncio.shield(task)
@@ -277,17 +291,21 @@ class Driver:
         """Nothing of this run is left behind, whatever ended it."""
         try:
             if self._may_linger():
-                over_by_s = self._over_by_s()
-                for child in list(self.children.values()):
-                    child.cancel("parent_ended", over_by_s=over_by_s)
-                left = await end_lingering(self, workers=self.workers, over_by_s=over_by_s)
-                for name in left:
-                    self._quarantine(name)
+                await self._end_tasks()
             await self._settled(self.workers)
             if self.plan.deps:
                 await self.runtime.close_deps(self)
         finally:
             self._let_go()
+
+    async def _end_tasks(self) -> None:
+        """Ends child runs and whatever else stages have left behind."""
+        over_by_s = self._over_by_s()
+        for child in list(self.children.values()):
+            child.cancel("parent_ended", over_by_s=over_by_s)
+        left = await end_lingering(self, workers=self.workers, over_by_s=over_by_s)
+        for name in left:
+            self._quarantine(name)
 
     def _let_go(self) -> None:
         for timer in self.retries.values():
@@ -321,6 +339,15 @@ class Driver:
         for attempt in list(self.attempts.values()):
             attempt.kill()
 
+    def is_stopping(self, number: int, attempt_number: int) -> bool:
+        """True when that attempt was asked to stop, or counts no more. Threads ask, too."""
+        attempt = self.attempts.get(number)
+        return (
+            self.scheduler.ending is not None
+            or self.scheduler.attempt[number] != attempt_number
+            or (attempt is not None and attempt.why is not None)
+        )
+
     def _over_by_s(self) -> float:
         """When what is being stopped will be killed: one moment for the whole run."""
         if self.over_by_s is None:
@@ -352,7 +379,7 @@ class Driver:
 
     def _hire(self) -> None:
         self.starting += 1
-        task = self.loop.create_task(self._work())
+        task = self.loop.create_task(self._work(), context=self.neutral.copy())
         self.workers.add(task)
         task.add_done_callback(self.workers.discard)
 
@@ -747,7 +774,7 @@ class Driver:
             self._apply(actions)
             self._wake_worker()
             return
-        task = self.loop.create_task(self._done_aside(actions))
+        task = self.loop.create_task(self._done_aside(actions), context=self.neutral.copy())
         self.workers.add(task)
         task.add_done_callback(self.workers.discard)
 
@@ -836,9 +863,16 @@ class Driver:
             return
         await self.stream.put(Emitted(node.name, thaw(frozen)))
 
-    def emit_from_thread(self, number: int, item: Any) -> None:
-        if self.stream is not None:
-            asyncio.run_coroutine_threadsafe(self.emit(number, item), self.loop).result()
+    def emit_from_thread(self, number: int, item: Any, attempt_number: int) -> None:
+        """`emit` from a thread, which waits for room only while its attempt counts."""
+        if self.stream is None:
+            return
+        sent = asyncio.run_coroutine_threadsafe(self.emit(number, item), self.loop)
+        while not self.is_stopping(number, attempt_number):
+            with contextlib.suppress(TimeoutError):
+                sent.result(timeout=_LOOK_EVERY_S)
+                return
+        sent.cancel()
 
     async def run_child(
         self,
@@ -894,7 +928,10 @@ class Driver:
             deadline_s=deadline_s,
             again=again,
         )
-        task = self.loop.create_task(child.execute(first))
+        context = contextvars.copy_context()
+        context.run(RUN.set, None)  # the child's engine is nothing that a stage left behind
+        task = self.loop.create_task(child.execute(first), context=context)
+        child.parent = self
         self.workers.add(task)
         self.children[task] = child
         task.add_done_callback(self.workers.discard)
