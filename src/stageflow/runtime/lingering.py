@@ -14,18 +14,18 @@ from typing import Any, Protocol
 from stageflow.runtime.attempt import kill
 
 
-class Owner(Protocol):
+class Kin(Protocol):
     """A run, and the run whose stage started it."""
 
     parent: Any
 
 
-RUN: ContextVar[Owner | None] = ContextVar("stageflow_run", default=None)
+RUN: ContextVar[Kin | None] = ContextVar("stageflow_run", default=None)
 """The driver in whose context code runs; set once per run, inherited by tasks made there."""
 
 
 async def end_lingering(
-    owner: Owner, *, workers: set[asyncio.Task[Any]], over_by_s: float
+    owner: Kin, *, workers: set[asyncio.Task[Any]], over_by_s: float
 ) -> list[str]:
     """Ends the tasks of `owner`'s stages and of its child runs': cancelled, killed at `over_by_s`.
 
@@ -34,7 +34,9 @@ async def end_lingering(
     loop = asyncio.get_running_loop()
     while (left := _tasks_of(owner, workers)) and loop.time() < over_by_s:
         for task in left:
-            task.cancel()
+            # Not twice: a second cancellation would cut off the cleanup of the first.
+            if not task.cancelling():
+                task.cancel()
         await asyncio.wait(left, timeout=over_by_s - loop.time())
     for task in left:
         if kill(task.get_coro(), _context_of(task)):  # type: ignore[arg-type]
@@ -57,7 +59,7 @@ def _is_over(task: asyncio.Task[Any]) -> bool:
     return getattr(task.get_coro(), "cr_frame", None) is None
 
 
-def _tasks_of(owner: Owner, workers: set[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
+def _tasks_of(owner: Kin, workers: set[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
     current = asyncio.current_task()
     return [
         task
@@ -69,7 +71,7 @@ def _tasks_of(owner: Owner, workers: set[asyncio.Task[Any]]) -> list[asyncio.Tas
     ]
 
 
-def _is_of(run: Owner | None, owner: Owner) -> bool:
+def _is_of(run: Kin | None, owner: Kin) -> bool:
     while run is not None and run is not owner:
         run = run.parent
     return run is owner

@@ -37,6 +37,10 @@ MAKERS: Final[Mapping[str, Any]] = {
     "work": work,
     "agent": agent,
 }
+RAISING: Final = "a stage or a route raises"
+STUMBLES: Final = "a stage or a route raises at its first attempt"
+SKIPPING: Final = "a stage or a route skips"
+FAULTS: Final = (RAISING, STUMBLES, SKIPPING)
 AGAIN: Final = Retry(attempts=2, base_s=0.001, jitter="none")
 
 
@@ -56,6 +60,10 @@ class Performance:
     """Stage to the parents whose values it was given."""
     effects: list[str] = field(default_factory=list)
     """Stages of kind work that did their work, and stages whose values were seen."""
+    fired: dict[str, int] = field(default_factory=dict)
+    """FAULTS that happened, and how often."""
+    raised: set[str] = field(default_factory=set)
+    """Stages that raised, at least once, while the run went on."""
     finished: list[str] = field(default_factory=list)
     """Stages that had returned before a failure ended the run."""
     stopped_by: str | None = None
@@ -74,19 +82,25 @@ class Performance:
     def end(self, placed: Placed, attempt: int) -> Any:
         """What the stage returns, or raises."""
         said = self.outcome.says.get(placed.name)
-        if placed.name in self.outcome.stumbles and attempt == 1:
-            raise Raised(f"{placed.name} stumbles")
-        if said == RAISES:
-            if placed.stops and attempt == placed.tries and self.stopped_by is None:
-                self.stopped_by = placed.name
+        stumbles = placed.name in self.outcome.stumbles and attempt == 1
+        if stumbles or said == RAISES:
+            self._fire(STUMBLES if stumbles else RAISING)
+            if self.stopped_by is None:
+                self.raised.add(placed.name)
+                if placed.stops and said == RAISES and attempt == placed.tries:
+                    self.stopped_by = placed.name
             raise Raised(placed.name)
         if placed.kind == "work":
             self.effects.append(placed.name)
         if self.stopped_by is None:
             self.finished.append(placed.name)
         if said == SKIPS:
+            self._fire(SKIPPING)
             return StageOutput.skip("told to")
         return Branch(said) if placed.branches and said is not None else placed.name
+
+    def _fire(self, fault: str) -> None:
+        self.fired[fault] = self.fired.get(fault, 0) + 1
 
 
 def _seen(value: Any) -> Iterator[str]:
@@ -124,7 +138,9 @@ class Stages:
             return _join(placed, others).named(after=after, when=when)
         return self._template(placed).named(
             placed.name,
-            bind=dict(zip(_parameters(placed), map(others.get, parents_of(placed)), strict=True)),
+            bind=dict(
+                zip(_parameters(placed), (others[name] for name in parents_of(placed)), strict=True)
+            ),
             after=after,
             when=when,
             retry=AGAIN if placed.tries > 1 else None,
@@ -188,9 +204,9 @@ def _join(placed: Placed, others: Mapping[str, Stage[..., Any]]) -> Stage[..., A
     of = [others[name] for name in placed.of]
     match placed.join:
         case "first_of":
-            return first_of(*of, name=placed.name)  # type: ignore[call-overload,no-any-return]
+            return first_of(*of, name=placed.name)
         case "any_of":
-            return any_of(*of, name=placed.name)  # type: ignore[call-overload,no-any-return]
+            return any_of(*of, name=placed.name)
         case _:
             return n_of(placed.need, *of, name=placed.name)
 
@@ -213,6 +229,7 @@ def facts_of(run: Run[Any], performance: Performance, *, exact: bool) -> dict[st
     may = [placed.name for placed in graph if ended[placed.name].executed]
     stopped_by = performance.stopped_by
     must = may if stopped_by is None else _behind(stopped_by, graph, ended)
+    is_known = exact or stopped_by is None
     finished = frozenset(performance.finished if exact else ())
     told, true = [], []
     for placed in graph:
@@ -236,6 +253,9 @@ def facts_of(run: Run[Any], performance: Performance, *, exact: bool) -> dict[st
         "effects": " ".join(sorted(set(performance.effects))),
         "told": tuple(told),
         "true": tuple(true),
+        "fired": performance.fired,
+        "raised": " ".join(sorted(performance.raised)) if is_known else "",
+        "reported": " ".join(sorted(run.failures)),
         "status": run.status,
         "status_expected": _status(graph, outcome, ended),
         "given": _given(performance.given),

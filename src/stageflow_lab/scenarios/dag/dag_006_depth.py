@@ -206,9 +206,7 @@ SCENARIO = Scenario(
             "times",
             doc="CPU time a stage at 10\u00d7 depth, as a multiple of that at the lesser depth",
         ),
-        Metric(
-            "per_stage_ratio_journalled", "<=", 1.2, "times", doc="the same, with a journal"
-        ),
+        Metric("per_stage_ratio_journalled", "<=", 1.2, "times", doc="the same, with a journal"),
         Metric(
             "per_level_ratio",
             "<=",
@@ -232,9 +230,7 @@ SCENARIO = Scenario(
             doc="stages that one resumed run executed although they had been executed before",
         ),
         Metric("recursion_errors", "==", 0, doc="RecursionError, anywhere"),
-        Metric(
-            "report_lines_max", "<=", 50, "lines", doc="of the exception's printed traceback"
-        ),
+        Metric("report_lines_max", "<=", 50, "lines", doc="of the exception's printed traceback"),
         Metric(
             "faults_reported",
             "==",
@@ -250,9 +246,7 @@ SCENARIO = Scenario(
             gate=False,
             doc="as per_stage_ratio, with full garbage collections of all that the process holds",
         ),
-        Metric(
-            "build_ratio", "<=", 1.2, "times", gate=False, doc="CPU time a stage of building"
-        ),
+        Metric("build_ratio", "<=", 1.2, "times", gate=False, doc="CPU time a stage of building"),
     ),
     sabotages=DEFECTS,
     load=load,

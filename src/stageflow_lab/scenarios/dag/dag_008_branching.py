@@ -17,6 +17,7 @@ from ...metric import Measured, Metric, counted, share
 from ...scenario import Judgement, Scenario, Sizes
 from ...world import World
 from .branching_defects import DEFECTS
+from .branching_pipelines import FAULTS
 from .branching_plants import plant
 from .branching_runs import run_every_outcome, run_random_graphs, run_real_graphs
 
@@ -39,6 +40,11 @@ def load(world: World) -> History:
     history = History(world.size)
     for section in (run_random_graphs, run_every_outcome, plant, run_real_graphs):
         section(world, history)
+    fired: Counter[str] = Counter()
+    for event in history.of("run"):
+        fired.update(event.data.get("fired", {}))
+    for fault, times in fired.items():
+        history.fired(fault, times)
     return history
 
 
@@ -66,6 +72,10 @@ def check(history: History) -> Judgement:
             ),
             "skips_with_cause": share(
                 sum(told in _either(true) for told, true in skips), len(skips)
+            ),
+            "faults_reported": share(
+                sum(len(_names(data, "raised") & _names(data, "reported")) for data in runs),
+                sum(len(_names(data, "raised")) for data in runs),
             ),
             "dead_found": share(sum(map(_is_found, planted)), len(planted)),
             "false_reports": _false_reports(history, planted),
@@ -236,6 +246,12 @@ SCENARIO = Scenario(
             "skips_with_cause", "==", 1.0, doc="share of skips told with a true cause and blame"
         ),
         Metric(
+            "faults_reported",
+            "==",
+            1.0,
+            doc="share of stages that raised, at whatever attempt, whose failure the run tells",
+        ),
+        Metric(
             "dead_found",
             "==",
             1.0,
@@ -258,5 +274,5 @@ SCENARIO = Scenario(
     sabotages=DEFECTS,
     load=load,
     check=check,
-    faults=("stages and routes that raise, skip, or raise at first",),
+    faults=FAULTS,
 )
