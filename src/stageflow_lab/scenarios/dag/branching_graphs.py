@@ -23,7 +23,7 @@ from .branching_interpreter import (
     interpret,
 )
 
-WORLDS: Final = 8
+WORLDS: Final = 6
 TRIES: Final = 8
 """Wirings that are drawn for one stage before it is placed without parents."""
 NEAR: Final = 12
