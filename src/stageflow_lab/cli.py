@@ -139,7 +139,12 @@ def _explain_scenario(page: Page, found: Found, standing: Standing) -> None:
     for name in SIZE_NAMES:
         params = scenario.sizes.params(name)
         if params is not None:
-            _paragraph(page, name, ", ".join(f"{key} {value}" for key, value in params.items()))
+            told = [f"{key} {value}" for key, value in params.items()]
+            told += [
+                f"{key} = {scenario.sizes.totals[key]} = {scenario.sizes.total(key, name):,g}"
+                for key in scenario.sizes.totals
+            ]
+            _paragraph(page, name, ", ".join(told))
     for metric in scenario.metrics:
         bound = f"{metric.name} {metric.op} {figure(metric.threshold, metric.unit)}"
         loose = metric.quick_threshold
