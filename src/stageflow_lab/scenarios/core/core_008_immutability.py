@@ -237,6 +237,7 @@ SCENARIO = Scenario(
     claim="once a value is in a snapshot, no reference held by anybody can change it.",
     sizes=Sizes(
         quick={
+            "values": 5_000,  # in all three phases together
             "sim": 3_200,
             "loop": 800,
             "thread": 1_000,
@@ -245,6 +246,7 @@ SCENARIO = Scenario(
             "workers": 2,
         },
         full={
+            "values": 500_000,
             "sim": 320_000,
             "loop": 80_000,
             "thread": 100_000,

@@ -240,20 +240,22 @@ SCENARIO = Scenario(
     "runs each cleanup once, and keeps finished results.",
     sizes=Sizes(
         quick={
+            "injections": 5_000,  # pipelines x schedules x points
             "pipelines": 200,
             "schedules": 1,
             "points": 25,
             "real": 200,
             "real_pipelines": 40,
-            "lanes": 6,
+            "lanes": 16,
         },
         full={
+            "injections": 500_000,
             "pipelines": 200,
             "schedules": 100,
             "points": 25,
             "real": 2_000,
             "real_pipelines": 200,
-            "lanes": 6,
+            "lanes": 16,
         },
         fixed=("schedules", "points", "lanes", "real_pipelines"),
     ),
