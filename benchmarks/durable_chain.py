@@ -2,8 +2,8 @@
 
     python benchmarks/durable_chain.py [--folder DIR] [--repeats 5]
 
-A chain of 100 stages is run with a SQLite journal (`synchronous=FULL`): one run, and 100 runs side by
-side. Floor: one durable commit of two rows per stage, on one thread, on the same disk, turn about.
+A chain of 100 stages is run with a SQLite journal (`synchronous=FULL`): one run, and 100 side by
+side. Floor: one durable commit of two rows per stage, on one thread, on the same disk, in turns.
 """
 
 from __future__ import annotations
@@ -73,14 +73,12 @@ def main() -> int:
                 if repeat:  # the first round warms caches and files
                     times[name].append(seconds)
         floor.close()
-    print(
-        f"floor: {APPENDS} commits of two rows, {statistics.median(times['floor']) * 1e6:.0f} us each"
-    )
+    bare_us = statistics.median(times["floor"]) * 1e6
+    print(f"floor: {APPENDS} commits of two rows, {bare_us:.0f} us each")
     for name in list(times)[1:]:
         ratio = statistics.median(a / b for a, b in zip(times[name], times["floor"], strict=True))
-        print(
-            f"{name:<10}{statistics.median(times[name]) * 1e6:>8.0f} us a stage, ratio {ratio:.2f}"
-        )
+        taken_us = statistics.median(times[name]) * 1e6
+        print(f"{name:<10}{taken_us:>8.0f} us a stage, ratio {ratio:.2f}")
     return 0
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/parked_runs.py [--runs 2000]
 
-Runs of six stages of which the fifth waits, beside a bare task that waits; what the process's memory
-allocators hold for each, in KiB, by tracemalloc.
+Runs of six stages of which the fifth waits, beside a bare task that waits: what is allocated for
+each, in KiB, by tracemalloc.
 """
 
 from __future__ import annotations
