@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stageflow_lab import World
+from stageflow_lab.metric import Measured, share
 from stageflow_lab.scenarios.core.core_008_immutability import MUTATORS_MIN, SCENARIO
 from stageflow_lab.scenarios.core.frozen_costs import bait
 from stageflow_lab.scenarios.core.frozen_families import FAMILIES, Loose, draw
@@ -107,3 +109,21 @@ def test_planted_values_cover_custom_objects_and_lie_at_different_depths() -> No
     found = [planted(random.Random(number)) for number in range(60)]
     assert {"Sealed", "Shelf"} <= {kind for kind, _, _ in found}
     assert len({path for _, _, path in found}) > 10
+
+
+@pytest.mark.parametrize("name", [None, "the_callers_list_is_kept"])
+def test_worker_processes_have_the_defect_that_the_load_has(
+    name: str | None, tmp_path: Path
+) -> None:
+    size = {"sim": 64, "loop": 64, "thread": 64, "refused": 10, "bait_rows": 2, "workers": 2}
+    world = World(seed=4, size=size, scratch=tmp_path, sabotage=name)
+    with SCENARIO.sabotaged(name):
+        history = SCENARIO.load(world)
+    judgement = SCENARIO.check(history)
+    if name is None:
+        assert judgement.unknown is None
+        assert judgement.metrics["hash_unchanged"] == share(192, 192)
+    else:
+        measured = judgement.metrics["hash_unchanged"]
+        assert isinstance(measured, Measured)
+        assert measured.value < 1
