@@ -151,6 +151,22 @@ def test_power_may_be_lost_at_every_step() -> None:
     assert set(seen) >= {"nothing", "resumed", "allowed"}
 
 
+async def lost(sim: Sim, pipeline: Pipeline[Any], *, after_s: float) -> SimJournal:
+    """The journal as the next process sees it, of a run that lost its power after `after_s`."""
+    journal = SimJournal(sim)
+
+    async def work_on() -> None:
+        async with Runtime(journal=journal, clock=sim.clock) as runtime:
+            await pipeline.using(runtime=runtime, run_id="r").run(text="a")
+
+    working = asyncio.create_task(work_on())
+    await asyncio.sleep(after_s)
+    journal.crash()
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)
+    return journal.as_owner("next")
+
+
 def test_a_wait_between_attempts_ends_when_it_was_due() -> None:
     """
     1. an attempt fails and the next is due in 100 s; after 40 s the power is lost
@@ -158,29 +174,46 @@ def test_a_wait_between_attempts_ends_when_it_was_due() -> None:
     """
     tries: list[float] = []
 
-    async def main(sim: Sim) -> float:
-        @enrich(retry=Retry(attempts=2, base_s=100.0, max_s=100.0, jitter="none"))
-        async def flaky(text: str) -> str:
-            tries.append(sim.now())
-            if len(tries) == 1:
-                raise ConnectionError
-            return text
+    @enrich(retry=Retry(attempts=2, base_s=100.0, max_s=100.0, jitter="none"))
+    async def flaky(text: str) -> str:
+        tries.append(asyncio.get_running_loop().time())
+        if len(tries) == 1:
+            raise ConnectionError
+        return text
 
-        pipeline = Pipeline("f", [flaky], inputs={"text": str}, outputs=flaky)
-        journal = SimJournal(sim)
+    pipeline = Pipeline("f", [flaky], inputs={"text": str}, outputs=flaky)
 
-        async def work_on() -> None:
-            async with Runtime(journal=journal, clock=sim.clock) as runtime:
-                await pipeline.using(runtime=runtime, run_id="r").run(text="a")
-
-        working = asyncio.create_task(work_on())
-        await asyncio.sleep(40)
-        journal.crash()
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
-        async with Runtime(journal=journal.as_owner("next"), clock=sim.clock) as runtime:
+    async def main(sim: Sim) -> None:
+        journal = await lost(sim, pipeline, after_s=40)
+        async with Runtime(journal=journal, clock=sim.clock) as runtime:
             assert (await runtime.resume("r", pipeline=pipeline)).output == "a"
-        return sim.now()
 
     simulate(main, seed=1)
     assert len(tries) == 2 and 100 <= tries[1] < 101
+
+
+def test_a_deadline_passes_while_the_process_is_down() -> None:
+    """
+    1. a run with 100 s loses its power after 40 s and is taken up 30 s later: 30 s are left
+    2. it times out; a person takes it up again: it has 100 s from then on
+    """
+
+    @enrich
+    async def slow(text: str) -> str:
+        await asyncio.sleep(90)
+        return text
+
+    pipeline = Pipeline("d", [slow], inputs={"text": str}, outputs=slow).using(deadline=100.0)
+
+    async def main(sim: Sim) -> None:
+        journal = await lost(sim, pipeline, after_s=40)
+        await asyncio.sleep(30)
+        async with Runtime(journal=journal, clock=sim.clock) as runtime:
+            run = await runtime.resume("r", pipeline=pipeline)
+            assert (run.status, run.reason) == ("failed", "timeout")
+            assert 100 <= sim.now() < 101
+            run = await runtime.resume("r", pipeline=pipeline)
+            assert (run.status, run.output) == ("ok", "a")
+            assert 190 <= sim.now() < 191
+
+    simulate(main, seed=1)

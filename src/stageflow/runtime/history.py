@@ -47,6 +47,8 @@ class History:
             for name, value in driver.inputs.items()
         }
         first = records[0]._replace(payload=self.plain(inputs))
+        if driver.deadline_in_s is not None:
+            first = first._replace(data={**first.data, "deadline_in_s": driver.deadline_in_s})
         self._flushing = True
         try:
             self.epoch = await self.journal.create(self.header, (first, *records[1:]))

@@ -93,6 +93,24 @@ def _on_time(actions: list[Action], loaded: LoadedRun, driver: Driver) -> list[A
     ]
 
 
+def _deadline_in_s(loaded: LoadedRun, now_s: float) -> float | None:
+    """Seconds that are left of the run's deadline, by wall time; None without one.
+
+    It passes while nobody works on the run. A run that had ended and was taken up again has as
+    long again from then on.
+    """
+    given_s: float | None = loaded.records[0].data.get("deadline_in_s")
+    if given_s is None:
+        return None
+    begun_s, ended = loaded.records[0].wall_s, False
+    for record in loaded.records:
+        if record.type is RecordType.RUN_ENDED:
+            ended = True
+        elif record.type is RecordType.CLAIMED and ended:
+            begun_s, ended = record.wall_s, False
+    return max(0.0, begun_s + given_s - now_s)
+
+
 def locate(header: RunHeader) -> Pipeline[Any]:
     """The pipeline that the run stored as `module:attr`."""
     if header.target is None:
@@ -179,6 +197,7 @@ def _driver(
         history=history,
         events=events,
         scheduler=scheduler,
+        deadline_in_s=_deadline_in_s(loaded, runtime.clock.wall_s()),
     )
 
 
