@@ -16,6 +16,7 @@ from stageflow.graph.reach import unreachable
 from stageflow.graph.stage import Stage, checked_name, signature_of
 from stageflow.model.errors import BuildError, BuildErrors, StageflowError, nearest
 from stageflow.model.kinds import Kind
+from stageflow.model.outputs import Feedback
 
 Reference = Stage[..., Any] | str
 CONTEXT = "ctx"
@@ -75,6 +76,7 @@ class _Build:
         self.gates: dict[int, dict[str, int]] = {}
         self.guards: dict[int, list[int]] = {}
         self.whens: dict[int, tuple[int, str]] = {}
+        self.shows: dict[int, int] = {}
         self.outputs: tuple[int, ...] = ()
         self.single_output = False
 
@@ -198,6 +200,11 @@ class _Build:
             if route is not None:
                 self.whens[number] = (route, stage.when.name)
                 self._depend(number, route, Role.WHEN)
+        if stage.wait is not None:
+            shown = self._node(stage.wait.of, stage, "of")
+            if shown is not None:
+                self.shows[number] = shown
+                self._depend(number, shown, Role.VALUE)
         if stage.join is not None:
             for branch in stage.join.branches:
                 parent = self._node(branch, stage, "branch")
@@ -246,6 +253,8 @@ class _Build:
         if bound is None:
             if name == CONTEXT or self.is_context(parameter.annotation):
                 return Argument(name, Source.CONTEXT, None, *default)
+            if is_feedback(parameter.annotation):
+                return Argument(name, Source.FEEDBACK, None, *default)
             if name in self.inputs:
                 self._check_input_type(stage, parameter)
                 return Argument(name, Source.INPUT, name, *default)
@@ -609,6 +618,7 @@ class _Build:
             gate_of=gates,
             when=self.whens.get(number),
             join=join,
+            shows=self.shows.get(number),
             fingerprint=self._fingerprint(number, contract),
         )
 
@@ -629,6 +639,11 @@ class _Build:
         if when is not None:
             parts.append(f"when={self.names[when[0]]}:{when[1]}")
         return hashlib.blake2b("\n".join(parts).encode(), digest_size=12).hexdigest()
+
+
+def is_feedback(annotation: Any) -> bool:
+    """True for `Feedback | None`, the parameter that carries what guards said."""
+    return annotation is Feedback or Feedback in typing.get_args(annotation)
 
 
 def contract_name(annotation: Any) -> str:

@@ -89,10 +89,16 @@ class OutputBag:
         BagConflict `bag.already_written` when this (node, revision) has one; nothing changes then.
         """
         if self.values[node] is not MISSING:
-            self._conflict(node, attempt, token)
+            self._check_newer(node, attempt, token, revision)
         self.values[node] = value
         entry = _new(Entry, (node, revision, attempt, self.epoch, token, value))
         (self.held if held else self.accepted).append(entry)
+
+    def replace(self, node: int, value: Any, attempt: int, token: int, revision: int) -> None:
+        """A later revision of a value that nobody has taken yet: a guard's decision."""
+        self.values[node] = value
+        entry = _new(Entry, (node, revision, attempt, self.epoch, token, value))
+        self.accepted.append(entry)
 
     def release(self, node: int, value: Any = MISSING) -> None:
         """A held value passed its guards; `value` replaces it when a guard redacted it."""
@@ -107,8 +113,11 @@ class OutputBag:
         self.values[node] = MISSING
         self.held = [e._replace(value=MISSING) if e.node == node else e for e in self.held]
 
-    def _conflict(self, node: int, attempt: int, token: int) -> None:
-        first = next(e for e in (*self.accepted, *self.held) if e.node == node)
+    def _check_newer(self, node: int, attempt: int, token: int, revision: int) -> None:
+        first = next(e for e in reversed([*self.held, *self.accepted]) if e.node == node)
+        released = any(e.node == node for e in self.accepted)
+        if revision > first.revision and not released:
+            return  # the next candidate of a value that guards have not let pass
         raise BagConflict(
             "bag.already_written",
             f"node {node} has a value already, from attempt {first.attempt} (token {first.token})",

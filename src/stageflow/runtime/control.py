@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from stageflow.graph import Node
 from stageflow.model.errors import ContractError, nearest
 from stageflow.model.kinds import Kind
-from stageflow.model.outputs import Allow, Block, Branch, Redact
+from stageflow.model.outputs import Allow, Block, Branch, Redact, Revise
 
 if TYPE_CHECKING:
     from stageflow.runtime.driver import Driver
@@ -23,15 +23,19 @@ def control_of(driver: Driver, node: Node, raw: Any) -> tuple[str, Any]:
         driver.reasons[node.index] = raw.reason
         return "block", None
     if isinstance(raw, Redact):
-        target = _redacted(node, raw)
+        target = _target(node, raw.of, "redacts")
         replaced = driver.nodes[target].contract.admit(raw.value, driver.runtime.freezer)
         driver.redactions.setdefault(target, replaced)
         return "redact", target
+    if isinstance(raw, Revise):
+        target = _target(node, raw.of, "revises")
+        driver.wishes.setdefault(target, []).append(raw)
+        return "revise", target
     raise ContractError(
         "contract.no_decision",
         f"guard {node.name!r} returned no decision",
         node=node.name,
-        expected="Allow(), Block(reason) or Redact(value)",
+        expected="Allow(), Block(reason), Redact(value) or Revise(feedback)",
         got=type(raw).__name__,
         fix="return Allow() when there is nothing to object to",
     )
@@ -63,23 +67,24 @@ def _branch(driver: Driver, node: Node, raw: Any) -> tuple[str, Any]:
     return "branch", raw.name
 
 
-def _redacted(node: Node, raw: Redact) -> int:
-    if raw.of is None:
+def _target(node: Node, of: str | None, does: str) -> int:
+    """The gated node that a decision is about, given by parameter name."""
+    if of is None:
         if len(node.gates) == 1:
             return node.gates[0]
         raise ContractError(
-            "contract.redact_of",
-            f"guard {node.name!r} gates several values and redacts one without saying which",
+            "contract.decision_of",
+            f"guard {node.name!r} gates several values and {does} one without saying which",
             node=node.name,
-            expected="Redact(value, of=parameter)",
-            fix=f"Redact(value, of={next(iter(node.gate_of))!r})",
+            expected="of=parameter",
+            fix=f"of={next(iter(node.gate_of))!r}",
         )
-    target = node.gate_of.get(raw.of)
+    target = node.gate_of.get(of)
     if target is None:
-        close = nearest(raw.of, node.gate_of)
+        close = nearest(of, node.gate_of)
         raise ContractError(
-            "contract.redact_of",
-            f"guard {node.name!r} redacts {raw.of!r}, which it does not gate",
+            "contract.decision_of",
+            f"guard {node.name!r} {does} {of!r}, which it does not gate",
             node=node.name,
             expected="one of " + ", ".join(node.gate_of),
             fix=f"did you mean {close!r}?" if close else None,

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from stageflow.journal.journal import Journal
 from stageflow.journal.store import LoadedRun, RunHeader, RunSummary
-from stageflow.model.errors import BuildError, JournalError
+from stageflow.model.errors import BuildError, JournalError, StageflowError
 from stageflow.model.identity import Identity
 from stageflow.model.ids import run_id
 from stageflow.model.values import Adapter, Freezer
+from stageflow.runtime.children import begun_before, check_same_call
 from stageflow.runtime.clock import Clock, SystemClock
 from stageflow.runtime.deps import DepScopes
 from stageflow.runtime.driver import Driver
 from stageflow.runtime.events import Subscription
+from stageflow.runtime.handle import Handle
 from stageflow.runtime.history import History
 from stageflow.runtime.limits import Limits
 from stageflow.runtime.outcome import Run
@@ -24,6 +26,8 @@ from stageflow.runtime.processes import ProcessPool
 from stageflow.runtime.recovery import recovered
 from stageflow.runtime.stream import StreamQueue
 from stageflow.runtime.threads import ThreadPool
+from stageflow.runtime.waiting import Waiting, questions, reopened_for
+from stageflow.scheduler import Action
 
 if TYPE_CHECKING:
     from stageflow.runtime.pipeline import Pipeline
@@ -58,7 +62,7 @@ class Runtime:
         self.processes = ProcessPool(self.limits.processes)
         self.quarantined: list[tuple[str, str]] = []
         """(run, stage) of every stage that ignored its cancellation."""
-        self.active: set[str] = set()
+        self.active: dict[str, Driver] = {}
         """Journalled runs that this runtime drives; a store can't tell two drivers of one process
         apart."""
         self._deps = DepScopes({} if deps is None else deps)
@@ -123,6 +127,51 @@ class Runtime:
         driver, actions = await recovered(self, run, pipeline=pipeline, rerun=rerun, events=events)
         return await driver.execute(actions)
 
+    async def waiting(self, run: str, *, pipeline: Pipeline[Any] | None = None) -> list[Waiting]:
+        """The questions of a run that wait for people, with what is shown. Changes nothing."""
+        return await questions(self, run, pipeline=pipeline)
+
+    async def signal(
+        self,
+        run: str,
+        node: str,
+        value: Any,
+        *,
+        by: str,
+        shown: str | None = None,
+        pipeline: Pipeline[Any] | None = None,
+        events: Sequence[Subscription] = (),
+    ) -> Handle[Any]:
+        """Answers the question of `node` durably and lets the run go on; await the handle for it.
+
+        `by` says who answered and is kept in the journal. `shown` is the hash of what that person
+        saw, from `waiting`: an answer about other content is refused (`run.answer_stale`), as is
+        a second one (`run.not_waiting`) and a value that is not of the question's type.
+        """
+        driver = self.active.get(run)
+        if driver is not None:
+            await driver.answer_live(node, value, by=by, shown=shown)
+            return Handle(driver, driver.watch())
+        driver, actions = await reopened_for(self, run, pipeline=pipeline, events=events)
+        try:
+            answered = driver.answer(node, value, by=by, shown=shown)
+        except StageflowError:
+            # The claim is on record: leave the run suspended as it was, and owned by nobody.
+            await driver.execute(actions)
+            raise
+        return Handle.start(driver, answered)
+
+    async def cancel(
+        self, run: str, *, reason: str = "by_user", pipeline: Pipeline[Any] | None = None
+    ) -> Run[Any]:
+        """Ends a run of this runtime, or a suspended one, as cancelled."""
+        driver = self.active.get(run)
+        if driver is not None:
+            driver.cancel(reason)
+            return await driver.watch()
+        driver, _ = await reopened_for(self, run, pipeline=pipeline, events=())
+        return await driver.execute(driver.scheduler.cancel(reason))
+
     def _needs_journal(self) -> Journal:
         if self.journal is None:
             raise BuildError(
@@ -162,33 +211,54 @@ class Runtime:
             deadline_in_s=options.deadline,
         )
 
-    def child(
+    async def child(
         self,
         parent: Driver,
+        run: str,
         pipeline: Pipeline[Any],
-        *,
-        node: str,
-        key: str,
         inputs: Mapping[str, Any],
+        *,
+        call: str,
+        key: str,
         deadline_s: float,
-    ) -> Driver:
-        """A driver for a run started by a stage of `parent`."""
+    ) -> tuple[Driver, list[Action] | None]:
+        """A driver for a run that a stage of `parent` starts, or had started before.
+
+        The second is None for a new run, else the actions with which it goes on. Only a parent
+        that was recovered, or a stage that runs again, can have started it before.
+        """
+        events = parent.events[len(self.events) :]
+        depth = parent.depth + 1
+        if self.journal is not None:
+            loaded = await begun_before(self, run)
+            if loaded is not None:
+                check_same_call(pipeline, loaded, call, key)
+                return await recovered(
+                    self,
+                    run,
+                    pipeline=pipeline,
+                    rerun=(),
+                    events=events,
+                    depth=depth,
+                    deadline_s=deadline_s,
+                )
         identity = Identity(
-            run=run_id(),
+            run=run,
             tenant=parent.identity.tenant,
             session=parent.identity.session,
             parent=parent.identity.run,
             correlation=parent.identity.correlation,
         )
-        return self._driver(
+        driver = self._driver(
             pipeline,
             identity,
             inputs,
             seed=parent.seed,
-            events=parent.events[len(self.events) :],
-            depth=parent.depth + 1,
+            events=events,
+            depth=depth,
             deadline_s=deadline_s,
         )
+        return driver, None
 
     def _driver(
         self,

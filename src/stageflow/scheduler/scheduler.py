@@ -20,12 +20,13 @@ from typing import Any
 
 from stageflow.graph import Role
 from stageflow.model.record import Record, RecordType
-from stageflow.scheduler.actions import Action, End, Stop, Wait
+from stageflow.scheduler.actions import Action, Ask, End, Stop, Wait
 from stageflow.scheduler.program import Program
 from stageflow.scheduler.state import Cause, NodeState
 
 WAITING, RUNNING, RETRYING = NodeState.WAITING, NodeState.RUNNING, NodeState.RETRYING
-HELD, UNKNOWN, OK = NodeState.HELD, NodeState.UNKNOWN, NodeState.OK
+HELD, JUDGED, PARKED = NodeState.HELD, NodeState.JUDGED, NodeState.PARKED
+UNKNOWN, OK = NodeState.UNKNOWN, NodeState.OK
 SKIPPED, FAILED = NodeState.SKIPPED, NodeState.FAILED
 BLOCKED, CANCELLED = NodeState.BLOCKED, NodeState.CANCELLED
 
@@ -49,11 +50,17 @@ class Scheduler:
         "failures",
         "flawed",
         "gates_left",
+        "judged",
         "nodes",
+        "parked",
+        "parks",
         "plain",
         "plan",
+        "produced",
         "records",
         "redactor",
+        "repeats",
+        "revision",
         "run_actions",
         "running",
         "seed",
@@ -66,11 +73,15 @@ class Scheduler:
         "unfinished",
         "unknown",
         "waiting",
+        "wishes",
         "writes",
     )
 
-    def __init__(self, program: Program, *, seed: int = 0, writes: bool = True) -> None:
-        """`writes` False leaves out the records, for runs that nobody will ever recover."""
+    def __init__(
+        self, program: Program, *, seed: int = 0, writes: bool = True, parks: bool = True
+    ) -> None:
+        """`writes` False leaves out the records, for runs that nobody will ever recover; `parks`
+        False keeps a run that waits for people alive instead of ending it as suspended."""
         plan = program.plan
         count = len(plan.nodes)
         self.plan = plan
@@ -80,6 +91,7 @@ class Scheduler:
         self.run_actions = program.run_actions
         self.seed = seed
         self.writes = writes
+        self.parks = parks
         self.records: list[Record] = []
         """Since the driver last took them; in order."""
         self.seq = 0
@@ -98,8 +110,17 @@ class Scheduler:
         """1 when guards were shown the node's raw value; they have counted it down then."""
         self.ended: deque[int] = deque()
         """Terminal nodes whose end has not reached their children; empty between events."""
-        self.gates_left: dict[int, int] = {}
+        self.gates_left: dict[int, set[int]] = {}
         """For a HELD node: guards that have yet to decide."""
+        self.judged: dict[int, tuple[str, Any]] = {}
+        """JUDGED guards and what they decided."""
+        self.wishes: dict[int, list[int]] = {}
+        """HELD nodes of which guards want another revision, and which guards."""
+        self.repeats: set[int] = set()
+        """Nodes whose latest value is one that they had before: another revision is no use."""
+        self.revision: list[int] = [1] * count
+        self.produced = bytearray(count)
+        """1 when the node's current revision has its value: the next attempt begins another."""
         self.redactor: dict[int, int] = {}
         """Node to the one guard that replaced its value."""
         self.arrived: dict[int, list[int]] = {}
@@ -115,6 +136,8 @@ class Scheduler:
         """Nodes that are RUNNING or RETRYING."""
         self.unknown = 0
         """Nodes that are UNKNOWN."""
+        self.parked = 0
+        """Nodes that are PARKED."""
         self.unfinished = count
         """Nodes that are not terminal."""
         self.ending: End | None = None
@@ -145,13 +168,15 @@ class Scheduler:
         """An attempt ended with a value. None when it is a late write, which changes nothing.
 
         `control` is what a ROUTE or GUARD decided: ("branch", name), ("allow", None),
-        ("block", None), ("redact", node).
+        ("block", None), ("redact", node), ("revise", node). ("repeat", None) says of any other
+        node that its value equals one of an earlier revision.
         """
         if self.token[node] != token or self.status[node] is not RUNNING:
             return self._late(node, token, "ok")
         if self.writes:
             self._outcome(node, "ok", control=control, accepted=True)
         self.running -= 1
+        self.produced[node] = 1
         actions: list[Action] = []
         if control is not None:
             self._controlled(node, control, actions)
@@ -226,6 +251,37 @@ class Scheduler:
             self._stop("cancelled", reason, actions)
         return self._close(actions)
 
+    def step_done(self, node: int, data: dict[str, Any]) -> None:
+        """A RUNNING attempt completed a durable step; it goes on."""
+        self._record(RecordType.STEP, node, data)
+
+    def answered(self, node: int, token: int, data: dict[str, Any]) -> list[Action] | None:
+        """A person answered a PARKED node. None when the question no longer stands."""
+        if self.token[node] != token or self.status[node] is not PARKED:
+            return self._late(node, token, "answer")
+        self._unpark(node)
+        self._outcome(node, "ok", accepted=True, extra=data)
+        self.produced[node] = 1
+        actions: list[Action] = []
+        self._raw_value(node, actions)
+        return self._close(actions)
+
+    def expired(self, node: int, token: int) -> list[Action]:
+        """Nobody answered in time."""
+        actions: list[Action] = []
+        if self.token[node] == token and self.status[node] is PARKED:
+            self._unpark(node)
+            self._outcome(node, "failed", reason="expired")
+            self._fail(node, "expired", actions)
+            return self._close(actions)
+        return actions
+
+    def _unpark(self, node: int) -> None:
+        self.parked -= 1
+        if self.ending is not None and self.ending.status == "suspended":
+            self.ending = None
+        self.status[node] = RUNNING  # for no longer than this event
+
     def retry_due(self, node: int, token: int) -> list[Action]:
         """The wait between two attempts is over. Ignored when the run ended meanwhile."""
         actions: list[Action] = []
@@ -237,6 +293,8 @@ class Scheduler:
     def cancel(self, reason: str, *, status: str = "cancelled") -> list[Action]:
         """Somebody asks the run to end. Ignored when it is ending already."""
         actions: list[Action] = []
+        if self.ending is not None and self.ending.status == "suspended":
+            self.ending = None
         if self.ending is not None:
             return actions
         self._record(RecordType.CANCEL, data={"status": status, "reason": reason})
@@ -274,6 +332,10 @@ class Scheduler:
         self.failures.clear()
         kept = [self._is_kept(node, rerun) for node in range(len(self.nodes))]
         held = [self._is_held_again(node) for node in range(len(self.nodes))]
+        for node in self.plan.order:
+            # What a guard decided about a value that is made again counts no longer.
+            if any(not kept[gated] and not held[gated] for gated in self.nodes[node].gates):
+                kept[node] = False
         for node, keep in enumerate(kept):
             if held[node]:
                 # Its own value is done; only the guard that failed is asked again.
@@ -289,6 +351,8 @@ class Scheduler:
                 self.status[node] = WAITING
                 self.cause.pop(node, None)
                 self.flawed[node] = self.shown[node] = 0
+                self.wishes.pop(node, None)
+                self.judged.pop(node, None)
         for node in range(len(self.nodes)):
             self._recount(node)
         actions: list[Action] = []
@@ -306,14 +370,14 @@ class Scheduler:
         if status is SKIPPED:
             return self.cause[node][0] in (Cause.OWN, Cause.BRANCH)
         if status is BLOCKED:  # a guard that failed or never decided is asked again
-            return self.status[self.cause[node][1]] is OK
-        return status in (OK, HELD) or (status is UNKNOWN and node not in rerun)
+            return self.status[self.cause[node][1]] in (OK, JUDGED)
+        return status in (OK, HELD, JUDGED, PARKED) or (status is UNKNOWN and node not in rerun)
 
     def _is_held_again(self, node: int) -> bool:
         return (
             self.status[node] is BLOCKED
             and bool(self.shown[node])
-            and self.status[self.cause[node][1]] is not OK
+            and self.status[self.cause[node][1]] not in (OK, JUDGED)
         )
 
     def _recount(self, node: int) -> None:
@@ -329,14 +393,15 @@ class Scheduler:
         if self.nodes[node].join is not None:
             self.arrived[node] = [p for p, _ in self.plan.parents[node] if self.status[p] is OK]
         if self.status[node] is HELD:
-            self.gates_left[node] = sum(
-                1
+            self.gates_left[node] = {
+                guard
                 for guard in self.plan.raw_children[node]
                 if not (
                     self.status[guard] is OK
+                    or (self.status[guard] is JUDGED and not self._asks_again(guard, node))
                     or (self.status[guard] is SKIPPED and self.cause[guard][0] is Cause.BRANCH)
                 )
-            )
+            }
 
     def restate_end(self) -> None:
         """Writes the end of a run that a new owner took over and that can't go on."""
@@ -365,14 +430,31 @@ class Scheduler:
 
     def _hand_out(self, node: int, actions: list[Action]) -> None:
         """Gives the node's next attempt to the driver."""
-        self.status[node] = RUNNING
-        self.running += 1
+        if self.produced[node]:
+            self.revision[node] += 1
+            self.attempt[node] = self.produced[node] = 0
+            self.abandoned_count.pop(node, None)
         self.attempt[node] += 1
         self.tokens = token = self.tokens + 1
         self.token[node] = token
+        if self.nodes[node].shows is not None:
+            self._park(node, actions)
+            return
+        self.status[node] = RUNNING
+        self.running += 1
         if self.writes:
             self._record(RecordType.INTENT, node)
         actions.append(self.run_actions[node])
+
+    def _park(self, node: int, actions: list[Action]) -> None:
+        """Asks a person; the node waits and costs nothing."""
+        placed = self.nodes[node]
+        assert placed.stage is not None and placed.stage.wait is not None
+        self.status[node] = PARKED
+        self.parked += 1
+        expires_s = placed.stage.wait.expires_s
+        self._record(RecordType.ASKED, node, data={"expires_s": expires_s})
+        actions.append(Ask(node, self.token[node], expires_s))
 
     def _finish(self, node: int, status: NodeState, cause: tuple[Cause, int] | None = None) -> None:
         """The node is terminal; what that means for others is worked off by `_propagate`."""
@@ -380,6 +462,7 @@ class Scheduler:
         if cause is not None:
             self.cause[node] = cause
         self.unfinished -= 1
+        self.judged.pop(node, None)
         self.ended.append(node)
 
     def _raw_value(self, node: int, actions: list[Action]) -> None:
@@ -390,9 +473,13 @@ class Scheduler:
             return
         self.status[node] = HELD
         self.shown[node] = 1
-        self.gates_left[node] = len(guards)
+        self.gates_left[node] = set(guards)
         for guard in guards:
-            if self.status[guard].is_terminal:
+            if self.status[guard] is JUDGED:
+                # It decided about another revision, or about other values: it is asked again.
+                self._ask_again(guard)
+                self._count_down(guard, actions)
+            elif self.status[guard].is_terminal:
                 self._undecided(guard, node)
             else:
                 self._count_down(guard, actions)
@@ -419,6 +506,10 @@ class Scheduler:
                 for gated in self.nodes[node].gates:
                     if self.status[gated] is HELD:
                         self._undecided(node, gated)
+            if self.shown[node]:
+                self._release_guards(node)
+            if not self.ended:
+                self._revise_if_wished(actions)
             if not self.ended:
                 self._stop_if_blocked(actions)
 
@@ -559,42 +650,97 @@ class Scheduler:
     def _controlled(self, node: int, control: tuple[str, Any], actions: list[Action]) -> None:
         """A route or a guard has decided."""
         kind, detail = control
+        if kind == "repeat":
+            self.repeats.add(node)
+            self._raw_value(node, actions)
+            return
         if kind == "branch":
             self.branch[node] = detail
             self._raw_value(node, actions)
             return
-        self._finish(node, OK)
-        if self.ending is not None:
+        # Its decision reaches its own consumers once no value it gates can be revised any more.
+        self.status[node] = JUDGED
+        self.judged[node] = control
+        if self.ending is None:
+            for gated in self.nodes[node].gates:
+                if self.status[gated] is not HELD:
+                    continue  # another guard has blocked it
+                redacts = kind == "redact" and detail == gated
+                if kind == "block" or (redacts and gated in self.redactor):
+                    self._block(gated, node)
+                elif not self._asks_again(node, gated):
+                    if kind == "revise":
+                        self.wishes.setdefault(gated, []).append(node)
+                    elif redacts:
+                        self.redactor[gated] = node
+                    self._pass_gate(gated, node)
+        self._release_guard(node)
+        self._revise_if_wished(actions)
+
+    def _asks_again(self, guard: int, gated: int) -> bool:
+        """True when the guard wants another revision of some other value: it will judge anew."""
+        kind, detail = self.judged.get(guard, ("allow", None))
+        return kind == "revise" and detail != gated
+
+    def _ask_again(self, guard: int) -> None:
+        """A JUDGED guard waits for a new raw value; what it let pass and is not yet released is
+        held for it again."""
+        self.status[guard] = WAITING
+        del self.judged[guard]
+        self.waiting[guard] = 1
+        for gated in self.nodes[guard].gates:
+            if self.status[gated] is HELD:
+                self.gates_left[gated].add(guard)
+                if self.redactor.get(gated) == guard:
+                    del self.redactor[gated]
+                if guard in self.wishes.get(gated, ()):
+                    self.wishes[gated].remove(guard)
+
+    def _release_guards(self, node: int) -> None:
+        for guard in self.plan.raw_children[node]:
+            self._release_guard(guard)
+
+    def _release_guard(self, guard: int) -> None:
+        if self.status[guard] is JUDGED and all(
+            self.status[gated].is_terminal for gated in self.nodes[guard].gates
+        ):
+            self._finish(guard, OK)
+
+    def _revise_if_wished(self, actions: list[Action]) -> None:
+        """Begins another revision of each value about which all guards have decided and some
+        want one; or gives up."""
+        if not self.wishes or self.ending is not None:
             return
-        for gated in self.nodes[node].gates:
-            if self.status[gated] is not HELD:
-                continue  # another guard has blocked it
-            redacts = kind == "redact" and detail == gated
-            if kind == "block" or (redacts and gated in self.redactor):
-                self._block(gated, node)
-            else:
-                if redacts:
-                    self.redactor[gated] = node
-                self._pass_gate(gated)
+        for node in sorted(self.wishes):
+            if self.status[node] is not HELD:
+                del self.wishes[node]
+            elif not self.gates_left[node] and self.wishes[node]:
+                del self.wishes[node], self.gates_left[node]
+                self.redactor.pop(node, None)
+                stage = self.nodes[node].stage
+                if stage is None or self.revision[node] >= stage.revisions or node in self.repeats:
+                    self._fail(node, "exhausted", actions)
+                else:
+                    self._hand_out(node, actions)
 
     def _undecided(self, guard: int, gated: int) -> None:
         """A guard ended without deciding. It passes when its branch was not taken, else it blocks:
         what can't be judged must not pass."""
         if self.status[guard] is SKIPPED and self.cause[guard][0] is Cause.BRANCH:
-            self._pass_gate(gated)
+            self._pass_gate(gated, guard)
         else:
             self._block(gated, guard)
 
-    def _pass_gate(self, node: int) -> None:
-        self.gates_left[node] -= 1
-        if self.gates_left[node] == 0:
+    def _pass_gate(self, node: int, guard: int) -> None:
+        self.gates_left[node].discard(guard)
+        if not self.gates_left[node] and not self.wishes.get(node):
             del self.gates_left[node]
             self._finish(node, OK)
 
     def _block(self, node: int, guard: int) -> None:
         """The guarded value reaches nobody."""
         self.gates_left.pop(node, None)
-        self.redactor.pop(node, None)
+        self.wishes.pop(node, None)
         self._finish(node, BLOCKED, (Cause.BLOCKED, guard))
 
     def _stop_if_blocked(self, actions: list[Action]) -> None:
@@ -646,6 +792,7 @@ class Scheduler:
         """Decides the end: nothing starts any more, what runs is asked to stop.
 
         HELD nodes stay HELD: their values are done and may be judged when the run is reopened.
+        What waits for a person waits no more.
         """
         if self.ending is not None:
             return
@@ -656,6 +803,9 @@ class Scheduler:
                 actions.append(Stop(node, self.token[node]))
             elif state is RETRYING:
                 self.running -= 1
+                self._finish(node, CANCELLED, (Cause.RUN_ENDED, node))
+            elif state is PARKED:
+                self.parked -= 1
                 self._finish(node, CANCELLED, (Cause.RUN_ENDED, node))
             elif state is WAITING:
                 self._finish(node, CANCELLED, (Cause.RUN_ENDED, node))
@@ -671,6 +821,10 @@ class Scheduler:
                 self.ending = self._verdict_of_run()
             elif self.unknown:
                 self.ending = End("suspended", "effect_unknown")
+            elif self.parked:
+                if not self.parks:
+                    return actions
+                self.ending = End("suspended", "waiting")
             else:
                 raise AssertionError(self._story("nothing runs and nothing can start"))
         self.restate_end()
@@ -705,7 +859,7 @@ class Scheduler:
                     type_,
                     self.seq,
                     node=self.nodes[node].name,
-                    revision=1,
+                    revision=self.revision[node],
                     attempt=self.attempt[node],
                     token=self.token[node],
                     data=data or {},
@@ -722,8 +876,9 @@ class Scheduler:
         accepted: bool = False,
         by_stage: bool = False,
         retries: bool = False,
+        extra: dict[str, Any] | None = None,
     ) -> None:
-        data: dict[str, Any] = {"status": status}
+        data: dict[str, Any] = {"status": status, **(extra or {})}
         if retries:
             data["retries"] = True
         if by_stage:
@@ -735,7 +890,7 @@ class Scheduler:
         if control is not None:
             kind, detail = control
             data["control"] = kind
-            if kind == "redact":
+            if kind in ("redact", "revise"):
                 data["of"] = self.nodes[detail].name
             elif kind == "branch":
                 data["branch"] = detail
@@ -750,7 +905,7 @@ class Scheduler:
                     RecordType.LATE,
                     self.seq,
                     node=self.nodes[node].name,
-                    revision=1,
+                    revision=self.revision[node],
                     token=token,
                     data={"status": status},
                 )
@@ -768,6 +923,10 @@ class Scheduler:
         assert all(count >= 0 for count in self.waiting), self._story("waited for too much")
         held = {node for node, state in enumerate(self.status) if state is HELD}
         assert held == set(self.gates_left), self._story("held without guards")
+        judged = {node for node, state in enumerate(self.status) if state is JUDGED}
+        assert judged == set(self.judged), self._story("judged without a decision")
+        parked = sum(1 for state in self.status if state is PARKED)
+        assert parked == self.parked, self._story("parked is miscounted")
         assert not self.ended, self._story("an end was not worked off")
         for node, state in enumerate(self.status):
             if state in (RUNNING, OK) and self.nodes[node].stage is not None:
