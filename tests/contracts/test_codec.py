@@ -93,6 +93,16 @@ class Holder(Generic[T]):
     items: list[T]
 
 
+@dataclasses.dataclass
+class Part:
+    n: int
+
+
+class Keeping(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    part: Part
+
+
 class Pair(NamedTuple):
     left: int
     right: Lax
@@ -348,13 +358,26 @@ def test_what_could_not_come_back_is_refused_with_its_path(
     assert caught.value.fix
 
 
-def test_an_attribute_that_is_no_field_is_refused() -> None:
+def test_an_attribute_that_is_no_field_comes_back_when_it_is_plain() -> None:
     value = Holder([1])
-    value.added = 2  # type: ignore[attr-defined]
+    value.added = {"n": [2]}  # type: ignore[attr-defined]
     contract = contract_of(Holder[int])
+    frozen = Freezer().freeze(value)
+    back = contract.decode(contract.encode(frozen))
+    assert content_hash(back) == content_hash(frozen)
+    assert thaw(back).added == {"n": [2]}
+    value.added = Lax()  # type: ignore[attr-defined]
     with pytest.raises(ValueRefused) as caught:
         contract.encode(Freezer().freeze(value))
     assert caught.value.field == "$.added"
+
+
+def test_surplus_that_a_dataclass_takes_from_its_model_is_no_reason_to_refuse() -> None:
+    contract = contract_of(Keeping)
+    frozen = contract.admit({"part": {"n": 1, "surplus": "s"}, "other": 2}, Freezer())
+    back = contract.decode(contract.encode(frozen))
+    assert content_hash(back) == content_hash(frozen)
+    assert thaw(back).part.surplus == "s"
 
 
 def test_local_classes_are_told_before_anything_runs() -> None:

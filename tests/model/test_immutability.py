@@ -27,8 +27,10 @@ import numpy as np
 import pydantic
 import pytest
 
+from stageflow.model.bag import OutputBag
 from stageflow.model.errors import ValueRefused
 from stageflow.model.identity import Identity
+from stageflow.model.snapshot import ContextSnapshot
 from stageflow.model.values import Freezer, content_hash, thaw
 
 
@@ -406,8 +408,35 @@ def test_an_attribute_named_by_a_subclass_of_str_is_refused_since_views_would_sh
     assert refused.value.field == "$[0][<attribute name>]"
 
 
+class _Elsewhere(Identity):
+    __slots__ = ()
+
+
 def test_no_reference_to_an_identity_moves_a_run_to_another_tenant() -> None:
-    identity = Identity("r", "ours")
+    """Every view is a copy: not even its class, which Python lets anybody exchange, is shared."""
+    snapshot = ContextSnapshot(
+        identity=Identity("r", "ours"), inputs={}, names={}, bag=OutputBag(0), version=0
+    )
+    view = snapshot.identity
     with pytest.raises(AttributeError):
-        object.__setattr__(identity, "tenant", "theirs")
-    assert identity.tenant == "ours"
+        object.__setattr__(view, "tenant", "theirs")
+    object.__setattr__(view, "__class__", _Elsewhere)
+    assert type(snapshot.identity) is Identity
+    assert snapshot.identity == ("r", "ours", None, None, None)
+
+
+class Point(NamedTuple):
+    x: int
+    y: int
+
+
+class _OtherPoint(Point):
+    __slots__ = ()
+
+
+def test_exchanging_the_class_of_a_named_tuple_of_leaves_changes_only_that_view() -> None:
+    original = Point(1, 2)
+    frozen = Freezer().freeze([original])
+    for victim in (original, thaw(frozen)[0]):
+        object.__setattr__(victim, "__class__", _OtherPoint)
+    assert type(thaw(frozen)[0]) is Point

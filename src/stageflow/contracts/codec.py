@@ -245,12 +245,8 @@ class _Writer:
         fields = known.fields
         written = {}
         for name, value in (state or {}).items():
-            if fields and name not in fields:
-                raise _undecodable(
-                    f"the attribute {name} of {type_label(cls)}, which is no declared field,",
-                    type_label(cls),
-                    f"declare {name} as a field",
-                ).within(f".{name}")
+            # No declared field: a dataclass in a model with extra="allow" takes such attributes.
+            # They come back when they are plain data, and are refused with their path when not.
             written[name] = self.attribute(name, value, fields.get(name, ANYWHERE))
         held = {}
         for member, value in slots:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from stageflow.journal.store import OK, RUNNING, SUSPENDED, Append, Owner, RunHeader, RunSummary
 from stageflow.model.errors import JournalError
+from stageflow.model.marks import reached
 from stageflow.model.record import Record, RecordType
 
 Accepted = Callable[[str, int], bool]
@@ -63,6 +64,7 @@ def first_head(owner: Owner, *, now_wall_s: float) -> Head:
 def refusal(append: Append, head: Head, accepted: Accepted) -> JournalError | None:
     """Why `append` can't follow `head`; None when it can."""
     if append.epoch != head.epoch:
+        reached("stale_owner_refused")
         return JournalError(
             "journal.stale_owner",
             f"run {append.run!r} is owned by another epoch",
@@ -185,6 +187,7 @@ def run_exists(new: RunHeader, old: RunHeader) -> JournalError:
 
 def damaged(run: str | None, seq: int | None, what: str) -> JournalError:
     """What the store gives back is not what was written."""
+    reached("damage_found")
     place = "the journal" if run is None else f"run {run!r}"
     place = place if seq is None else f"record {seq} of {place}"
     return JournalError(

@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 
 from stageflow.journal.store import Append, LoadedRun, Owner, RunHeader, RunSummary, Store
 from stageflow.model.errors import JournalError
+from stageflow.model.marks import carrying, reached
 from stageflow.model.record import Record
 
 QUEUE_MAX = 10_000
@@ -192,10 +193,11 @@ class GroupCommit:
         if len(self._queue) < self._queue_max:
             self._queue.append(request)
         else:
+            reached("journal_queue_full")
             self._outside.append(request)
         if self._writer is None:
             self._writer = threading.Thread(
-                target=self._write, name="stageflow-journal", daemon=True
+                target=carrying(self._write), name="stageflow-journal", daemon=True
             )
             self._writer.start()
         elif self._is_idle:
@@ -237,6 +239,8 @@ class GroupCommit:
 
     def _commit(self, batch: list[_Request]) -> None:
         appends = [request.append for request in batch if request.append is not None]
+        if len(appends) > 1:
+            reached("batch_of_several")
         try:
             answers: Sequence[Exception | None] = self._store.commit(appends)
         except Exception as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from stageflow.model.errors import StageflowError
+from stageflow.model.marks import reached
 
 
 class _Missing:
@@ -106,10 +107,12 @@ class OutputBag:
         if value is not MISSING:
             entry = entry._replace(value=value)
             self.values[node] = value
+            reached("redaction_released")
         self.accepted.append(entry)
 
     def withdraw(self, node: int) -> None:
         """A held value was blocked: nobody may read it any more."""
+        reached("guard_blocked")
         self.values[node] = MISSING
         self.held = [e._replace(value=MISSING) if e.node == node else e for e in self.held]
 
@@ -118,6 +121,7 @@ class OutputBag:
         released = any(e.node == node for e in self.accepted)
         if revision > first.revision and not released:
             return  # the next candidate of a value that guards have not let pass
+        reached("second_value_refused")
         raise BagConflict(
             "bag.already_written",
             f"node {node} has a value already, from attempt {first.attempt} (token {first.token})",

@@ -198,9 +198,8 @@ def _named_tuple(walk: Walk, value: Any) -> Any:
     cls = type(value)
     items = walk.items(value)
     if not cls.__dictoffset__:
-        if any(type(item) is Frozen for item in items):
-            return Frozen((boxes.named_tuple, (cls, items, None)))
-        return value
+        # Boxed even when all its items are leaves: its class is Python's and can be exchanged.
+        return Frozen((boxes.named_tuple, (cls, items, None)))
     state = object.__getattribute__(value, "__dict__")
     return Frozen((boxes.named_tuple, (cls, items, walk.visit(state.copy()))))
 

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 
 class Identity(NamedTuple):
-    """Carried by every value, event and record of a run, which all share the one object.
+    """Carried by every value, event and record of a run.
 
-    A tuple, since `object.__setattr__` would move a frozen dataclass to another tenant.
+    What users are given is a copy: `object.__setattr__` with `__class__` changes any instance of a
+    Python class, and one that is shared would move a run to another tenant.
     """
 
     run: str
@@ -18,3 +19,7 @@ class Identity(NamedTuple):
     """The run that started this one from a stage; None for a run a user started."""
     correlation: str | None = None
     """Shared by a run and all its descendants; the root's run id unless the caller gave one."""
+
+    def copied(self) -> Identity:
+        """Another object with the same contents."""
+        return Identity._make(self)

@@ -18,7 +18,7 @@ class ContextSnapshot:
     Values come out as private copies; changing one changes nobody else's.
     """
 
-    __slots__ = ("_bag", "_inputs", "_names", "identity", "version")
+    __slots__ = ("_bag", "_identity", "_inputs", "_names", "version")
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class ContextSnapshot:
         version: int,
     ) -> None:
         """`inputs` holds canonical values; `names` maps node names to numbers."""
-        self.identity = identity
+        self._identity = identity
         self.version = version
         self._inputs = inputs
         self._names = names
@@ -57,6 +57,11 @@ class ContextSnapshot:
         return self.version
 
     @property
+    def identity(self) -> Identity:
+        """Whose state this is; a private copy."""
+        return self._identity.copied()
+
+    @property
     def inputs(self) -> dict[str, Any]:
         """Private views of the run's inputs."""
         return {name: thaw(value) for name, value in self._inputs.items()}
@@ -77,4 +82,4 @@ class ContextSnapshot:
         return digest.hexdigest()
 
     def __repr__(self) -> str:
-        return f"<snapshot {self.version} of run {self.identity.run}>"
+        return f"<snapshot {self.version} of run {self._identity.run}>"

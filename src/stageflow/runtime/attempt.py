@@ -19,6 +19,8 @@ from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
+from stageflow.model.marks import reached
+
 if TYPE_CHECKING:  # a driver makes attempts; an attempt only hands a kill on to one
     from stageflow.runtime.driver import Driver
 
@@ -109,6 +111,7 @@ class Attempt:
             self.child.kill()
         elif not self.killed:
             self.killed = True
+            reached("attempt_killed")
             self._cancel()
 
     def _cancel(self) -> None:

@@ -24,7 +24,7 @@ T = TypeVar("T")
 class Context:
     """One attempt's view of its run. Ask for it with a parameter named `ctx` or annotated so."""
 
-    __slots__ = ("_driver", "_node", "attempt", "deadline_s", "identity", "node", "snapshot")
+    __slots__ = ("_driver", "_node", "attempt", "deadline_s", "node", "snapshot")
 
     def __init__(self, driver: Driver, node: int, *, attempt: int, deadline_s: float) -> None:
         self._driver = driver
@@ -34,14 +34,18 @@ class Context:
         """1, 2, ... over all attempts of this node, those before a crash included."""
         self.deadline_s = deadline_s
         """On the event loop's clock: when this attempt will be stopped."""
-        self.identity: Identity = driver.identity
         self.snapshot: ContextSnapshot = driver.snapshot()
         """The run as it was when this attempt began."""
 
     @property
+    def identity(self) -> Identity:
+        """Whose run this is; a private copy."""
+        return self._driver.identity.copied()
+
+    @property
     def cancelled(self) -> bool:
-        """True once the run is ending: a sync stage in a long loop should look and return."""
-        return self._driver.scheduler.ending is not None
+        """True once this attempt is to stop: a sync stage in a long loop should look and return."""
+        return self._driver.is_stopping(self._node, self.attempt)
 
     @property
     def effect_key(self) -> str:
@@ -49,7 +53,7 @@ class Context:
 
         Derives from tenant, run and node only, so a sink that honours it applies an effect once.
         """
-        identity = self.identity
+        identity = self._driver.identity
         text = f"{identity.tenant}\0{identity.run}\0{self.node}"
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -63,14 +67,17 @@ class Context:
 
     def emit_from_thread(self, item: Any) -> None:
         """`emit` for sync stages; blocks the thread while the reader is behind."""
-        self._driver.emit_from_thread(self._node, item)
+        self._driver.emit_from_thread(self._node, item, self.attempt)
 
     async def run(self, pipeline: Pipeline[O], /, *, key: str, **inputs: Any) -> O:
         """Runs another pipeline as a child of this run and returns its output.
 
         The child has its own snapshot and bag, this run's tenant, session and correlation, and
         at most this attempt's time; it is cancelled, and has ended, before this stage is. `key`
-        tells children of one stage apart. Raises StageFailed when it does not end ok.
+        tells children of one stage apart: with a journal, a stage that is executed again gets the
+        recorded output of a child that ended ok, and any other goes on where it stopped. Raises
+        StageFailed when it does not end ok, JournalError `resume.diverged` when the inputs under
+        one key have changed, StageflowError `run.key_in_use` for a key that is still running.
         """
         run: Run[O] = await self._driver.run_child(
             self._node, pipeline, key, inputs, self.deadline_s
@@ -108,7 +115,7 @@ class Context:
         When this stage runs again, after a crash or under its Retry policy, a step that completed
         returns its recorded result without being called. Without a crash between its end and its
         record it therefore runs once; otherwise at least once. Results pass through the function's
-        return annotation, plain values when it has none. RunError `step.diverged` when the same
+        return annotation, plain values when it has none. RunError `resume.diverged` when the same
         key is used for another call than before, `step.running` for two at a time.
         """
         return await do_step(self._driver, self._node, key, function, args, kwargs)

@@ -25,12 +25,12 @@ from stageflow.graph import Node, Source
 from stageflow.model.bag import MISSING, OutputBag
 from stageflow.model.errors import RunError, StageflowError
 from stageflow.model.identity import Identity
+from stageflow.model.marks import reached
 from stageflow.model.outputs import Allow, Feedback, OutcomeKind, Revise, StageOutput
 from stageflow.model.snapshot import ContextSnapshot
 from stageflow.model.values import Frozen, content_hash, thaw
 from stageflow.runtime.attempt import Attempt, Killed
 from stageflow.runtime.body import begin
-from stageflow.runtime.children import call_of, child_id, diverged
 from stageflow.runtime.context import Context
 from stageflow.runtime.control import control_of
 from stageflow.runtime.durable import StepResult
@@ -119,10 +119,8 @@ class Driver:
         """Revisions of nodes that some guard sent back, oldest first."""
         self.wishes: dict[int, list[Revise]] = {}
         """What guards said about a node's latest revision."""
-        self.child_runs: dict[str, tuple[str, Run[Any] | None]] = {}
-        """Children by run id: what they were asked, and how they ended (None: running)."""
-        self.steps_done: dict[int, dict[str, StepResult]] = {}
-        """Results of durable steps and children by node and key; the same for every attempt."""
+        self.steps_done: dict[tuple[int, int], dict[str, StepResult]] = {}
+        """Durable steps by (node, revision) and key; the same for every attempt."""
         self.questions: dict[int, asyncio.TimerHandle] = {}
         """Expiry of PARKED nodes."""
         self.reasons: dict[int, str] = {}
@@ -136,6 +134,8 @@ class Driver:
         self.quarantined: list[str] = []
         self.children: dict[asyncio.Task[Any], Driver] = {}
         """Runs that stages have started and that have not ended, by their task in `workers`."""
+        self.keys: dict[tuple[int, str], bool] = {}
+        """(node, key) of every child started here: whether it is under way."""
         self.over_by_s: float | None = None
         """On the loop's clock: when what is stopped will be killed; None while nothing ends."""
         self.disturbed = False
@@ -340,6 +340,7 @@ class Driver:
         if not self.is_open:
             self.asked = reason
         elif self.end is None:
+            reached("run_cancelled")
             self._step_aside(self.scheduler.cancel(reason, status=status))
 
     def kill(self) -> None:
@@ -660,6 +661,8 @@ class Driver:
         )
         if actions is None:
             return None
+        if scheduler.status[number] is NodeState.RETRYING:
+            reached("retry_handed_out")
         self.failures[number] = failure
         if self.history is not None:
             self.history.attach(scheduler, token, self.history.encode_failure(failure), "")
@@ -687,6 +690,7 @@ class Driver:
         return actions
 
     def _was_late(self, node: Node) -> list[Action] | None:
+        reached("late_write")
         self.publish(EventType.LATE_WRITE, node.index)
         return None
 
@@ -719,6 +723,7 @@ class Driver:
         return all(states[guard].is_terminal for guard in self.plan.raw_children[number])
 
     def _quarantine(self, name: str) -> None:
+        reached("attempt_quarantined")
         self.quarantined.append(name)
         self.runtime.quarantined.append((self.identity.run, name))
         self.publish(EventType.QUARANTINED, reason=name)
@@ -971,46 +976,44 @@ class Driver:
                 expected=f"at most {self.limits.depth} levels",
                 fix="end the recursion, or raise Limits(depth=...)",
             )
-        node = self.nodes[number].name
-        run_id = child_id(self.identity.run, node, key)
-        call = call_of(pipeline, pipeline.admit_inputs(inputs, self.runtime.freezer))
-        known = self.child_runs.get(run_id)
-        if known is not None:
-            if known[1] is None:
-                raise RunError(
-                    "step.running",
-                    f"child {key!r} of {node!r} is running already",
-                    pipeline=self.plan.name,
-                    node=node,
-                    field=key,
-                    expected="one child at a time per key",
-                    fix="give the second child a key of its own",
-                )
-            if known[0] != call:
-                raise diverged(pipeline.name, key, known[0], call)
-            if known[1].status == "ok":
-                return known[1]
-        self.child_runs[run_id] = (call, None)
+        under_way = self.keys.get((number, key))
+        if under_way:
+            raise StageflowError(
+                "run.key_in_use",
+                f"stage {self.nodes[number].name!r} runs two children under one key at a time",
+                pipeline=self.plan.name,
+                node=self.nodes[number].name,
+                expected="a key of its own for each child",
+                got=repr(key)[:80],
+                fix="ctx.run(pipeline, key=f'item-{number}', ...)",
+            )
+        again = under_way is not None or self.scheduler.attempt[number] > 1
+        self.keys[number, key] = True
         try:
-            run = await self._executed(number, run_id, pipeline, inputs, call, key, deadline_s)
-        except BaseException:
-            del self.child_runs[run_id]
-            raise
-        self.child_runs[run_id] = (call, run)
-        return run
+            return await self._run_child(number, pipeline, key, inputs, deadline_s, again)
+        finally:
+            self.keys[number, key] = False
 
-    async def _executed(
+    async def _run_child(
         self,
         number: int,
-        run_id: str,
         pipeline: Pipeline[Any],
-        inputs: Mapping[str, Any],
-        call: str,
         key: str,
+        inputs: Mapping[str, Any],
         deadline_s: float,
+        again: bool,
     ) -> Run[Any]:
+        # Another revision answers other feedback: its children are others too.
+        revision = self.scheduler.revision[number]
+        name = self.nodes[number].name
         child, first = await self.runtime.child(
-            self, run_id, pipeline, inputs, call=call, key=key, deadline_s=deadline_s
+            self,
+            pipeline,
+            node=name if revision == 1 else f"{name}#{revision}",
+            key=key,
+            inputs=inputs,
+            deadline_s=deadline_s,
+            again=again,
         )
         task = self.loop.create_task(child.execute(first))
         self.workers.add(task)

@@ -38,7 +38,7 @@ async def do_step(
     kwargs: Mapping[str, Any],
 ) -> Any:
     """The result of a step: recorded, or made and recorded now."""
-    steps = driver.steps_done.setdefault(number, {})
+    steps = driver.steps_done.setdefault((number, driver.scheduler.revision[number]), {})
     call = _call_hash(driver, function, args, kwargs)
     node = driver.nodes[number].name
     known = steps.get(key)
@@ -82,7 +82,7 @@ def _check(known: StepResult, call: str, *, key: str, node: str, pipeline: str) 
         )
     if known.call != call:
         raise RunError(
-            "step.diverged",
+            "resume.diverged",
             f"step {key!r} of {node!r} is another call than the one on record",
             pipeline=pipeline,
             node=node,

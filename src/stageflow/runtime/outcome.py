@@ -63,6 +63,7 @@ class Run(Generic[O]):
         "_candidates",
         "_causes",
         "_durations",
+        "_identity",
         "_inputs",
         "_original",
         "_program",
@@ -71,7 +72,6 @@ class Run(Generic[O]):
         "_states",
         "_tried",
         "failures",
-        "identity",
         "quarantined",
         "reason",
         "status",
@@ -81,7 +81,6 @@ class Run(Generic[O]):
     """ok, partial, blocked, failed, cancelled or suspended."""
     reason: str
     """Code: timeout, guard:NAME, error:TYPE, output_skipped, ...; "" when ok."""
-    identity: Identity
     failures: Mapping[str, Failure]
     """The last failure of every node that had one, by node name, in order of failure; a node that
     later succeeded is in it too."""
@@ -109,7 +108,7 @@ class Run(Generic[O]):
         quarantined: tuple[str, ...],
     ) -> None:
         self._program = program
-        self.identity = identity
+        self._identity = identity
         self.status = status
         self.reason = reason
         self._inputs = inputs
@@ -126,9 +125,14 @@ class Run(Generic[O]):
         self.quarantined = quarantined
 
     @property
+    def identity(self) -> Identity:
+        """Whose run it was; a private copy."""
+        return self._identity.copied()
+
+    @property
     def id(self) -> str:
         """The run's id."""
-        return self.identity.run
+        return self._identity.run
 
     @property
     def is_ok(self) -> bool:
@@ -149,7 +153,7 @@ class Run(Generic[O]):
     def snapshot(self) -> ContextSnapshot:
         """The run's last state."""
         return ContextSnapshot(
-            identity=self.identity,
+            identity=self._identity,
             inputs=self._inputs,
             names=self._program.plan.index,
             bag=self._bag,

@@ -11,13 +11,14 @@ from stageflow.journal.store import RUNNING, LoadedRun, RunHeader
 from stageflow.model.bag import MISSING
 from stageflow.model.errors import JournalError
 from stageflow.model.identity import Identity
+from stageflow.model.marks import reached
 from stageflow.model.record import RecordType
 from stageflow.model.values import thaw
 from stageflow.runtime.driver import Driver
 from stageflow.runtime.durable import StepResult
 from stageflow.runtime.events import EventType, Subscription
 from stageflow.runtime.history import History, decode_failure, decode_inputs, decode_value
-from stageflow.scheduler import Action, Scheduler, replay, take_over
+from stageflow.scheduler import Action, Scheduler, Wait, replay, take_over
 
 if TYPE_CHECKING:
     from stageflow.runtime.pipeline import Pipeline
@@ -31,15 +32,18 @@ async def recovered(
     pipeline: Pipeline[Any] | None,
     rerun: Collection[str],
     events: Sequence[Subscription],
-    depth: int = 0,
-    deadline_s: float | None = None,
+    seen: LoadedRun | None = None,
 ) -> tuple[Driver, list[Action]]:
-    """A driver that stands where the run stood, and the actions with which it goes on."""
+    """A driver that stands where the run stood, and the actions with which it goes on.
+
+    `seen` is what the journal holds of the run, when the caller has looked already.
+    """
     journal = runtime.journal
     if journal is None:
         runtime._needs_journal()
         raise AssertionError
-    seen = await journal.load(run)
+    if seen is None:
+        seen = await journal.load(run)
     if pipeline is None:
         pipeline = locate(seen.header)
     plan = pipeline.plan
@@ -52,14 +56,17 @@ async def recovered(
     scheduler = Scheduler(pipeline.program, seed=loaded.header.seed)
     replay(scheduler, loaded.records)
     driver = _driver(runtime, pipeline, loaded, scheduler, events)
-    driver.depth, driver.deadline_s = depth, deadline_s
     _restore(driver, loaded)
     if scheduler.ending is not None and scheduler.running == 0:
         driver.needs_end = loaded.status == RUNNING
         return driver, [scheduler.ending]
-    actions = take_over(scheduler, loaded.records)
+    actions = _on_time(take_over(scheduler, loaded.records), loaded, driver)
+    reached("run_taken_over")
+    if scheduler.unknown:
+        reached("effect_unknown")
     for record in scheduler.records:
         if record.type is RecordType.ABANDONED:
+            reached("attempt_abandoned")
             driver.publish(
                 EventType.STAGE_ENDED,
                 plan.index[record.node or ""],
@@ -67,6 +74,24 @@ async def recovered(
                 attempt=record.attempt,
             )
     return driver, actions
+
+
+def _on_time(actions: list[Action], loaded: LoadedRun, driver: Driver) -> list[Action]:
+    """Waits between attempts end when they were due before the crash, by wall time."""
+    due = {
+        (record.node, record.token): record.data.get("due_wall_s", 0.0)
+        for record in loaded.records
+        if record.type is RecordType.RETRY_DUE
+    }
+    now_s = driver.runtime.clock.wall_s()
+    return [
+        action._replace(
+            wait_s=max(0.0, due.get((driver.nodes[action.node].name, action.token), 0.0) - now_s)
+        )
+        if isinstance(action, Wait)
+        else action
+        for action in actions
+    ]
 
 
 def locate(header: RunHeader) -> Pipeline[Any]:
@@ -172,7 +197,7 @@ def _restore(driver: Driver, loaded: LoadedRun) -> None:
         if record.type is RecordType.ASKED and record.data["expires_wall_s"] is not None:
             driver.due_wall_s[number] = record.data["expires_wall_s"]
         if record.type is RecordType.STEP:
-            steps = driver.steps_done.setdefault(number, {})
+            steps = driver.steps_done.setdefault((number, record.revision), {})
             steps[record.data["key"]] = StepResult(
                 record.data["call"], record.payload, is_done=True, is_encoded=True
             )

@@ -13,7 +13,6 @@ from stageflow.model.errors import BuildError, JournalError, StageflowError
 from stageflow.model.identity import Identity
 from stageflow.model.ids import run_id
 from stageflow.model.values import Adapter, Freezer
-from stageflow.runtime.children import begun_before, check_same_call
 from stageflow.runtime.clock import Clock, SystemClock
 from stageflow.runtime.deps import DepScopes
 from stageflow.runtime.driver import Driver
@@ -21,6 +20,7 @@ from stageflow.runtime.events import Subscription
 from stageflow.runtime.handle import Handle
 from stageflow.runtime.history import History
 from stageflow.runtime.limits import Limits
+from stageflow.runtime.nested import child_run_id, taken_up
 from stageflow.runtime.outcome import Run
 from stageflow.runtime.processes import ProcessPool
 from stageflow.runtime.recovery import recovered
@@ -214,34 +214,28 @@ class Runtime:
     async def child(
         self,
         parent: Driver,
-        run: str,
         pipeline: Pipeline[Any],
-        inputs: Mapping[str, Any],
         *,
-        call: str,
+        node: str,
         key: str,
+        inputs: Mapping[str, Any],
         deadline_s: float,
+        again: bool,
     ) -> tuple[Driver, list[Action] | None]:
-        """A driver for a run that a stage of `parent` starts, or had started before.
+        """A driver for a run that a stage of `parent` starts, and the actions to begin with.
 
-        The second is None for a new run, else the actions with which it goes on. Only a parent
-        that was recovered, or a stage that runs again, can have started it before.
+        `again` says that the stage may have started it before: then a journalled one is taken up
+        where it stands. JournalError `resume.diverged` when that one had other inputs.
         """
-        events = parent.events[len(self.events) :]
-        depth = parent.depth + 1
-        if self.journal is not None:
-            loaded = await begun_before(self, run)
-            if loaded is not None:
-                check_same_call(pipeline, loaded, call, key)
-                return await recovered(
-                    self,
-                    run,
-                    pipeline=pipeline,
-                    rerun=(),
-                    events=events,
-                    depth=depth,
-                    deadline_s=deadline_s,
-                )
+        if self.journal is None:
+            run = run_id()
+        else:
+            run = child_run_id(parent.identity.run, node, key)
+            found = again and await taken_up(
+                self, parent, pipeline, run=run, node=node, inputs=inputs, deadline_s=deadline_s
+            )
+            if found:
+                return found
         identity = Identity(
             run=run,
             tenant=parent.identity.tenant,
@@ -254,8 +248,8 @@ class Runtime:
             identity,
             inputs,
             seed=parent.seed,
-            events=events,
-            depth=depth,
+            events=parent.events[len(self.events) :],
+            depth=parent.depth + 1,
             deadline_s=deadline_s,
         )
         return driver, None

@@ -6,6 +6,8 @@ import asyncio
 from collections import deque
 from typing import Any, NamedTuple
 
+from stageflow.model.marks import reached
+
 
 class Emitted(NamedTuple):
     """One item of a stream."""
@@ -34,6 +36,7 @@ class StreamQueue:
         while len(self._items) >= self._items_max and not self._closed:
             putter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._putters.append(putter)
+            reached("stream_waited")
             try:
                 await putter
             except BaseException:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from stageflow.model.errors import StageflowError
+from stageflow.model.marks import reached
 from stageflow.runtime.simulated import is_simulated
 
 _IDLE_S = 5.0
@@ -67,6 +68,7 @@ class ThreadPool:
                 elif not job.finished:
                     job.abandoned = True
                     self.stuck += 1
+                    reached("thread_stuck")
             raise
 
     def _serve(self) -> None:

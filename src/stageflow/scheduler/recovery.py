@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from stageflow.model.errors import JournalError
+from stageflow.model.marks import reached
 from stageflow.model.record import Record, RecordType
 from stageflow.scheduler.actions import Action, Ask, Launch, Wait
 from stageflow.scheduler.scheduler import Scheduler
 from stageflow.scheduler.state import NodeState
 
 
-def replay(scheduler: Scheduler, records: Sequence[Record]) -> None:
+def replay(scheduler: Scheduler, records: Sequence[Record]) -> list[Record]:
     """Feeds recorded events, in order, to a fresh scheduler. Actions are dropped: they happened.
+
+    Returns the records that the scheduler wrote itself meanwhile, under its own numbers.
 
     Records of nodes that the plan no longer has are passed over; the caller has refused plans
     that changed under a finished node. JournalError `journal.diverged` when an outcome belongs to
@@ -22,7 +25,8 @@ def replay(scheduler: Scheduler, records: Sequence[Record]) -> None:
     for record in records:
         _feed(scheduler, record)
         scheduler.seq = record.seq
-    scheduler.records.clear()
+    written, scheduler.records = scheduler.records, []
+    return written
 
 
 def take_over(scheduler: Scheduler, records: Sequence[Record]) -> list[Action]:
@@ -76,9 +80,12 @@ def _feed(scheduler: Scheduler, record: Record) -> None:
                 scheduler.tokens = max(scheduler.tokens, record.token)
         case RecordType.CLAIMED:
             # A run whose end was decided but not reached when its owner died is still ending.
-            if scheduler.ending is not None and scheduler.running == 0:
+            ending = scheduler.ending
+            if ending is not None and ending.status != "ok" and scheduler.running == 0:
                 index = scheduler.plan.index
                 names = record.data.get("rerun", ())
+                reached("run_reopened")
+                reached("run_reopened")
                 scheduler.reopened({index[name] for name in names if name in index})
         case RecordType.RETRY_DUE | RecordType.LATE | RecordType.STEP | RecordType.RUN_ENDED:
             pass

@@ -45,12 +45,12 @@ class Scheduler:
         "branch",
         "cause",
         "children",
+        "decisions",
         "ended",
         "ending",
         "failures",
         "flawed",
         "gates_left",
-        "judged",
         "nodes",
         "parked",
         "parks",
@@ -111,9 +111,7 @@ class Scheduler:
         self.ended: deque[int] = deque()
         """Terminal nodes whose end has not reached their children; empty between events."""
         self.gates_left: dict[int, set[int]] = {}
-        """For a HELD node: guards that have yet to decide."""
-        self.judged: dict[int, tuple[str, Any]] = {}
-        """JUDGED guards and what they decided."""
+        """For a HELD node: guards that have yet to decide about this revision."""
         self.wishes: dict[int, list[int]] = {}
         """HELD nodes of which guards want another revision, and which guards."""
         self.repeats: set[int] = set()
@@ -123,8 +121,10 @@ class Scheduler:
         """1 when the node's current revision has its value: the next attempt begins another."""
         self.redactor: dict[int, int] = {}
         """Node to the one guard that replaced its value."""
+        self.decisions: dict[int, tuple[str, Any]] = {}
+        """Guards that are JUDGED or OK: what each decided last; a reopened run heeds it."""
         self.arrived: dict[int, list[int]] = {}
-        """Early joins: parents whose value arrived, in order of arrival."""
+        """Joins: branches whose value arrived, in order of arrival."""
         self.branch: dict[int, str] = {}
         """Routes that ended: the branch taken."""
         self.cause: dict[int, tuple[Cause, int]] = {}
@@ -277,6 +277,7 @@ class Scheduler:
         return actions
 
     def _unpark(self, node: int) -> None:
+        """The question is decided; a run that was suspended for it goes on."""
         self.parked -= 1
         if self.ending is not None and self.ending.status == "suspended":
             self.ending = None
@@ -310,13 +311,14 @@ class Scheduler:
         self.abandoned_count[node] = count
         actions: list[Action] = []
         placed = self.nodes[node]
-        if self.ending is not None:
-            self._finish(node, CANCELLED, (Cause.RUN_ENDED, node))
-        elif count >= ABANDONED_MAX:
+        if count >= ABANDONED_MAX and self.ending is None:
             self._fail(node, "crash_loop", actions)
         elif placed.kind.has_effects and not (placed.stage is not None and placed.stage.keyed):
+            # Also in a run that is ending: taken up again, it must not repeat the effect.
             self.status[node] = UNKNOWN
             self.unknown += 1
+        elif self.ending is not None:
+            self._finish(node, CANCELLED, (Cause.RUN_ENDED, node))
         else:
             self._hand_out(node, actions)
         return self._close(actions)
@@ -332,9 +334,9 @@ class Scheduler:
         self.failures.clear()
         kept = [self._is_kept(node, rerun) for node in range(len(self.nodes))]
         held = [self._is_held_again(node) for node in range(len(self.nodes))]
-        for node in self.plan.order:
+        for node in range(len(self.nodes)):
             # What a guard decided about a value that is made again counts no longer.
-            if any(not kept[gated] and not held[gated] for gated in self.nodes[node].gates):
+            if any(self.shown[g] and not kept[g] and not held[g] for g in self.nodes[node].gates):
                 kept[node] = False
         for node, keep in enumerate(kept):
             if held[node]:
@@ -351,11 +353,13 @@ class Scheduler:
                 self.status[node] = WAITING
                 self.cause.pop(node, None)
                 self.flawed[node] = self.shown[node] = 0
-                self.wishes.pop(node, None)
-                self.judged.pop(node, None)
         for node in range(len(self.nodes)):
             self._recount(node)
         actions: list[Action] = []
+        for node, status in enumerate(self.status):
+            if status is HELD:
+                self._judge_again(node)
+        self._revise_if_wished(actions)
         for node, keep in enumerate(kept):
             if not keep and self.status[node] is WAITING:
                 if self.nodes[node].join is not None:
@@ -368,9 +372,14 @@ class Scheduler:
         """True for what has been decided for good: values, own skips, untaken branches, blocks."""
         status = self.status[node]
         if status is SKIPPED:
-            return self.cause[node][0] in (Cause.OWN, Cause.BRANCH)
+            # What made a skip is kept too, so it would only be found again; but a guard that
+            # said nothing is asked again.
+            cause = self.cause[node][0]
+            return cause is not Cause.PARENT_FAILED and not (
+                cause is Cause.OWN and self.nodes[node].gates
+            )
         if status is BLOCKED:  # a guard that failed or never decided is asked again
-            return self.status[self.cause[node][1]] in (OK, JUDGED)
+            return bool(self.shown[node]) and self.status[self.cause[node][1]] in (OK, JUDGED)
         return status in (OK, HELD, JUDGED, PARKED) or (status is UNKNOWN and node not in rerun)
 
     def _is_held_again(self, node: int) -> bool:
@@ -391,17 +400,31 @@ class Scheduler:
                 self.flawed[node] = 1
         self.waiting[node] = left
         if self.nodes[node].join is not None:
-            self.arrived[node] = [p for p, _ in self.plan.parents[node] if self.status[p] is OK]
-        if self.status[node] is HELD:
-            self.gates_left[node] = {
-                guard
-                for guard in self.plan.raw_children[node]
-                if not (
-                    self.status[guard] is OK
-                    or (self.status[guard] is JUDGED and not self._asks_again(guard, node))
-                    or (self.status[guard] is SKIPPED and self.cause[guard][0] is Cause.BRANCH)
-                )
-            }
+            self.arrived[node] = [
+                p
+                for p, role in self.plan.parents[node]
+                if role & Role.OPTIONAL and self.status[p] is OK
+            ]
+
+    def _judge_again(self, node: int) -> None:
+        """A HELD node of a reopened run: what its guards decided counts, though the run was ending
+        or the node was blocked already when they did; the others are waited for."""
+        self.redactor.pop(node, None)
+        self.wishes.pop(node, None)
+        guards = self.plan.raw_children[node]
+        self.gates_left[node] = {guard for guard in guards if not self._is_excused(guard)}
+        for guard in guards:
+            if self.status[guard] in (OK, JUDGED):
+                if self._heed(node, guard):
+                    self.gates_left[node].discard(guard)
+                elif self.status[node] is not HELD:
+                    return
+            elif self.status[guard].is_terminal and not self._is_excused(guard):
+                self._block(node, guard)  # it was not to be asked again
+                return
+        if not self.gates_left[node] and node not in self.wishes:
+            del self.gates_left[node]
+            self._finish(node, OK)
 
     def restate_end(self) -> None:
         """Writes the end of a run that a new owner took over and that can't go on."""
@@ -412,24 +435,27 @@ class Scheduler:
         )
 
     def restate_intent(self, node: int) -> None:
-        """Writes the intent of a handed-out attempt that the journal does not know yet."""
+        """Writes the intent of a handed-out attempt that the journal does not know yet.
+
+        Under a token of its own: the journal may hold the one from replay for another node.
+        """
+        self.tokens += 1
+        self.token[node] = self.tokens
         self._record(RecordType.INTENT, node)
 
     def chosen(self, join: int) -> list[int]:
         """The branches whose values a RUNNING join takes, in the order they were given."""
         spec = self.nodes[join].join
         assert spec is not None
-        have = self._join_values(join)
+        have = self.arrived.get(join, [])
         listed = [parent for parent, role in self.plan.parents[join] if role & Role.OPTIONAL]
-        if spec.waits_for_all:
-            return [parent for parent in listed if parent in have][: spec.need]
-        first = have[: spec.need]
-        return [parent for parent in listed if parent in first]
+        among = set(have if spec.waits_for_all else have[: spec.need])
+        return [parent for parent in listed if parent in among][: spec.need]
 
     # -- transitions -------------------------------------------------------------------------
 
     def _hand_out(self, node: int, actions: list[Action]) -> None:
-        """Gives the node's next attempt to the driver."""
+        """Gives the node's next attempt to the driver, or asks a person."""
         if self.produced[node]:
             self.revision[node] += 1
             self.attempt[node] = self.produced[node] = 0
@@ -448,13 +474,12 @@ class Scheduler:
 
     def _park(self, node: int, actions: list[Action]) -> None:
         """Asks a person; the node waits and costs nothing."""
-        placed = self.nodes[node]
-        assert placed.stage is not None and placed.stage.wait is not None
+        stage = self.nodes[node].stage
+        assert stage is not None and stage.wait is not None
         self.status[node] = PARKED
         self.parked += 1
-        expires_s = placed.stage.wait.expires_s
-        self._record(RecordType.ASKED, node, data={"expires_s": expires_s})
-        actions.append(Ask(node, self.token[node], expires_s))
+        self._record(RecordType.ASKED, node, data={"expires_s": stage.wait.expires_s})
+        actions.append(Ask(node, self.token[node], stage.wait.expires_s))
 
     def _finish(self, node: int, status: NodeState, cause: tuple[Cause, int] | None = None) -> None:
         """The node is terminal; what that means for others is worked off by `_propagate`."""
@@ -462,7 +487,6 @@ class Scheduler:
         if cause is not None:
             self.cause[node] = cause
         self.unfinished -= 1
-        self.judged.pop(node, None)
         self.ended.append(node)
 
     def _raw_value(self, node: int, actions: list[Action]) -> None:
@@ -474,13 +498,12 @@ class Scheduler:
         self.status[node] = HELD
         self.shown[node] = 1
         self.gates_left[node] = set(guards)
+        if self.ending is not None:
+            return
         for guard in guards:
-            if self.status[guard] is JUDGED:
-                # It decided about another revision, or about other values: it is asked again.
-                self._ask_again(guard)
-                self._count_down(guard, actions)
-            elif self.status[guard].is_terminal:
-                self._undecided(guard, node)
+            if self.status[guard].is_terminal:
+                if self.status[node] is HELD:
+                    self._undecided(guard, node)
             else:
                 self._count_down(guard, actions)
 
@@ -502,12 +525,13 @@ class Scheduler:
             if not self.shown[node]:
                 for guard in self.plan.raw_children[node]:
                     self._tell(guard, node, actions)
-            if self.nodes[node].gates and self.status[node] is not OK:
+            if self.nodes[node].gates and self.status[node] is not OK and self.ending is None:
                 for gated in self.nodes[node].gates:
                     if self.status[gated] is HELD:
                         self._undecided(node, gated)
             if self.shown[node]:
-                self._release_guards(node)
+                for guard in self.plan.raw_children[node]:
+                    self._release_guard(guard)
             if not self.ended:
                 self._revise_if_wished(actions)
             if not self.ended:
@@ -519,16 +543,16 @@ class Scheduler:
         if self.ending is not None or self.status[child] is not WAITING:
             return
         if self.nodes[child].join is not None:
-            if self.status[parent] is OK:
+            if self.status[parent] is OK and self._role(child, parent) & Role.OPTIONAL:
                 self.arrived.setdefault(child, []).append(parent)
             self._settle_join(child, actions)
             return
         role = self._role(child, parent)
         if self._is_bad(child, parent, role):
             self.flawed[child] = 1
-            # Death needs no other parent to be known. A skip waits for all of them, so that a
-            # death that comes later still counts and no verdict depends on the schedule.
-            if self._is_dead(parent):
+            # A block needs no other parent to be known: nothing is graver. A skip or a failure
+            # waits for all of them, so that no verdict depends on the schedule.
+            if self.status[parent] is BLOCKED:
                 self._finish(child, *self._verdict(parent))
                 return
         if self.waiting[child] == 0:
@@ -548,7 +572,7 @@ class Scheduler:
         """Fires the join, or ends it, when that is decided."""
         spec = self.nodes[join].join
         assert spec is not None
-        have = self._join_values(join)
+        have = self.arrived.get(join, [])
         if self.waiting[join]:
             early = not spec.waits_for_all and len(have) >= spec.need
             if not early or not self._only_branches_wait(join):
@@ -566,9 +590,7 @@ class Scheduler:
         for parent, role in self.plan.parents[join]:
             if role & Role.OPTIONAL and self.status[parent] is not OK:
                 found = self._verdict(parent)
-                if found[0] > worst[0] or (
-                    found[1][0] is Cause.PARENT_FAILED and worst[1][0] is Cause.TOO_FEW
-                ):
+                if _gravity(found) > _gravity(worst):
                     worst = found
         return worst
 
@@ -579,10 +601,6 @@ class Scheduler:
             for parent, role in self.plan.parents[join]
         )
 
-    def _join_values(self, join: int) -> list[int]:
-        roles = dict(self.plan.parents[join])
-        return [p for p in self.arrived.get(join, ()) if roles[p] & Role.OPTIONAL]
-
     # -- what a parent's end means -----------------------------------------------------------
 
     def _bad_parent(self, node: int) -> tuple[NodeState, tuple[Cause, int]] | None:
@@ -591,7 +609,7 @@ class Scheduler:
         for parent, role in self.plan.parents[node]:
             if self._is_bad(node, parent, role):
                 found = self._verdict(parent)
-                if worst is None or found[0] > worst[0]:
+                if worst is None or _gravity(found) > _gravity(worst):
                     worst = found
         return worst
 
@@ -615,13 +633,6 @@ class Scheduler:
         if role & Role.OPTIONAL and self.nodes[node].join is not None:
             return False
         return status is not SKIPPED or self.cause[parent][0] is Cause.PARENT_FAILED
-
-    def _is_dead(self, parent: int) -> bool:
-        """True when the parent has no value because something failed or was blocked."""
-        status = self.status[parent]
-        return status in (BLOCKED, FAILED) or (
-            status is SKIPPED and self.cause[parent][0] is Cause.PARENT_FAILED
-        )
 
     def _verdict(self, parent: int) -> tuple[NodeState, tuple[Cause, int]]:
         """State and cause of a child that can't run because of this parent."""
@@ -650,57 +661,41 @@ class Scheduler:
     def _controlled(self, node: int, control: tuple[str, Any], actions: list[Action]) -> None:
         """A route or a guard has decided."""
         kind, detail = control
-        if kind == "repeat":
-            self.repeats.add(node)
-            self._raw_value(node, actions)
-            return
-        if kind == "branch":
-            self.branch[node] = detail
+        if kind in ("branch", "repeat"):
+            if kind == "branch":
+                self.branch[node] = detail
+            else:
+                self.repeats.add(node)
             self._raw_value(node, actions)
             return
         # Its decision reaches its own consumers once no value it gates can be revised any more.
+        self.decisions[node] = control
         self.status[node] = JUDGED
-        self.judged[node] = control
-        if self.ending is None:
+        if self.ending is None:  # else heeded when the run is reopened
             for gated in self.nodes[node].gates:
-                if self.status[gated] is not HELD:
-                    continue  # another guard has blocked it
-                redacts = kind == "redact" and detail == gated
-                if kind == "block" or (redacts and gated in self.redactor):
-                    self._block(gated, node)
-                elif not self._asks_again(node, gated):
-                    if kind == "revise":
-                        self.wishes.setdefault(gated, []).append(node)
-                    elif redacts:
-                        self.redactor[gated] = node
+                if self.status[gated] is HELD and self._heed(gated, node):
                     self._pass_gate(gated, node)
         self._release_guard(node)
         self._revise_if_wished(actions)
 
-    def _asks_again(self, guard: int, gated: int) -> bool:
-        """True when the guard wants another revision of some other value: it will judge anew."""
-        kind, detail = self.judged.get(guard, ("allow", None))
-        return kind == "revise" and detail != gated
-
-    def _ask_again(self, guard: int) -> None:
-        """A JUDGED guard waits for a new raw value; what it let pass and is not yet released is
-        held for it again."""
-        self.status[guard] = WAITING
-        del self.judged[guard]
-        self.waiting[guard] = 1
-        for gated in self.nodes[guard].gates:
-            if self.status[gated] is HELD:
-                self.gates_left[gated].add(guard)
-                if self.redactor.get(gated) == guard:
-                    del self.redactor[gated]
-                if guard in self.wishes.get(gated, ()):
-                    self.wishes[gated].remove(guard)
-
-    def _release_guards(self, node: int) -> None:
-        for guard in self.plan.raw_children[node]:
-            self._release_guard(guard)
+    def _heed(self, gated: int, guard: int) -> bool:
+        """False when the guard does not let this value pass: it blocks (any Block, or a second
+        redaction), or wants another value revised first and will judge this one again."""
+        kind, detail = self.decisions[guard]
+        about: bool = detail == gated
+        if kind == "block" or (kind == "redact" and about and gated in self.redactor):
+            self._block(gated, guard)
+            return False
+        if kind == "revise":
+            if about:
+                self.wishes.setdefault(gated, []).append(guard)
+            return about
+        if kind == "redact" and about:
+            self.redactor[gated] = guard
+        return True
 
     def _release_guard(self, guard: int) -> None:
+        """A JUDGED guard is done when everything it gates is."""
         if self.status[guard] is JUDGED and all(
             self.status[gated].is_terminal for gated in self.nodes[guard].gates
         ):
@@ -708,25 +703,53 @@ class Scheduler:
 
     def _revise_if_wished(self, actions: list[Action]) -> None:
         """Begins another revision of each value about which all guards have decided and some
-        want one; or gives up."""
+        want one; or gives up: after `revisions`, or when a value came back unchanged."""
         if not self.wishes or self.ending is not None:
             return
         for node in sorted(self.wishes):
             if self.status[node] is not HELD:
                 del self.wishes[node]
-            elif not self.gates_left[node] and self.wishes[node]:
-                del self.wishes[node], self.gates_left[node]
-                self.redactor.pop(node, None)
-                stage = self.nodes[node].stage
-                if stage is None or self.revision[node] >= stage.revisions or node in self.repeats:
-                    self._fail(node, "exhausted", actions)
-                else:
-                    self._hand_out(node, actions)
+                continue
+            if self.gates_left[node]:
+                continue
+            del self.wishes[node], self.gates_left[node]
+            self.redactor.pop(node, None)
+            stage = self.nodes[node].stage
+            if stage is None or self.revision[node] >= stage.revisions or node in self.repeats:
+                self._fail(node, "exhausted", actions)
+                if self.ending is not None:
+                    return
+                continue
+            for guard in self.plan.raw_children[node]:
+                self._ask_again(guard)
+            self._hand_out(node, actions)
+
+    def _ask_again(self, guard: int) -> None:
+        """The guard waits for a new raw value. What it let pass and is not yet released waits for
+        it again."""
+        if self.status[guard] is WAITING:
+            self.waiting[guard] += 1
+        if self.status[guard] is not JUDGED:
+            return
+        self.status[guard] = WAITING
+        self.waiting[guard] = 1
+        del self.decisions[guard]
+        for gated in self.nodes[guard].gates:
+            if self.status[gated] is HELD and gated in self.gates_left:
+                self.gates_left[gated].add(guard)
+                if self.redactor.get(gated) == guard:
+                    del self.redactor[gated]
+                if guard in self.wishes.get(gated, ()):
+                    self.wishes[gated].remove(guard)
+
+    def _is_excused(self, guard: int) -> bool:
+        """True for a guard that was not to judge: its branch was not taken."""
+        return self.status[guard] is SKIPPED and self.cause[guard][0] is Cause.BRANCH
 
     def _undecided(self, guard: int, gated: int) -> None:
         """A guard ended without deciding. It passes when its branch was not taken, else it blocks:
         what can't be judged must not pass."""
-        if self.status[guard] is SKIPPED and self.cause[guard][0] is Cause.BRANCH:
+        if self._is_excused(guard):
             self._pass_gate(gated, guard)
         else:
             self._block(gated, guard)
@@ -740,6 +763,7 @@ class Scheduler:
     def _block(self, node: int, guard: int) -> None:
         """The guarded value reaches nobody."""
         self.gates_left.pop(node, None)
+        self.redactor.pop(node, None)
         self.wishes.pop(node, None)
         self._finish(node, BLOCKED, (Cause.BLOCKED, guard))
 
@@ -923,10 +947,14 @@ class Scheduler:
         assert all(count >= 0 for count in self.waiting), self._story("waited for too much")
         held = {node for node, state in enumerate(self.status) if state is HELD}
         assert held == set(self.gates_left), self._story("held without guards")
-        judged = {node for node, state in enumerate(self.status) if state is JUDGED}
-        assert judged == set(self.judged), self._story("judged without a decision")
         parked = sum(1 for state in self.status if state is PARKED)
         assert parked == self.parked, self._story("parked is miscounted")
+        for node, state in enumerate(self.status):
+            if state is JUDGED:
+                assert node in self.decisions, self._story("judged without a decision")
+                assert any(not self.status[g].is_terminal for g in self.nodes[node].gates), (
+                    self._story("a guard's decision is kept back for nothing")
+                )
         assert not self.ended, self._story("an end was not worked off")
         for node, state in enumerate(self.status):
             if state in (RUNNING, OK) and self.nodes[node].stage is not None:
@@ -956,3 +984,19 @@ class Scheduler:
             if self.status.count(state)
         }
         return f"{self.plan.name}: {what}; states {counts}, seq {self.seq}, ending {self.ending}"
+
+
+def _gravity(verdict: tuple[NodeState, tuple[Cause, int]]) -> int:
+    """Which of several parents' ends counts: whatever their order, the gravest.
+
+    A stage whose branch was not taken is no part of the run: what its other parents could not give
+    it does not matter, and must not pass through it to others.
+    """
+    status, (cause, _) = verdict
+    if status is CANCELLED:
+        return 4
+    if status is BLOCKED:
+        return 3
+    if cause is Cause.BRANCH:
+        return 2
+    return 1 if cause is Cause.PARENT_FAILED else 0

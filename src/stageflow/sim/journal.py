@@ -22,6 +22,7 @@ from stageflow.journal.line import encoded, header_of, header_text
 from stageflow.journal.memory import MemoryStore
 from stageflow.journal.store import RUNNING, Append, LoadedRun, Owner, RunHeader, RunSummary
 from stageflow.model.errors import JournalError
+from stageflow.model.marks import reached
 from stageflow.model.record import Record, RecordType
 from stageflow.sim.disk import SimDisk
 from stageflow.sim.run import Sim
@@ -252,6 +253,8 @@ class _Log:
         if not self._flushing:
             self._tell_idle()
             return
+        if len(self._flushing) > 1:
+            reached("batch_of_several")
         self._flushes += 1
         flush = self._flushes
         frames = bytearray()

@@ -60,8 +60,8 @@ def text_chain(depth: int, letters: int) -> Pipeline[str]:
 def nest(levels: int, visit: Visit = ignore) -> Pipeline[int]:
     """`levels` pipelines, each run by a stage of the one above; the output is `levels`.
 
-    Level n has stages before (calls `visit`), call (runs level n + 1) and after; the innermost
-    has `before` alone.
+    Level n has stages beforeN (calls `visit`), callN (runs level n + 1) and afterN; the innermost
+    has its `before` alone.
     """
     inner: Pipeline[int] | None = None
     for level in reversed(range(levels)):
@@ -88,8 +88,9 @@ def _level(level: int, inner: Pipeline[int] | None, visit: Visit) -> Pipeline[in
         visit(level)
         return x + 1
 
+    head = before.named(f"before{level}")
     if inner is None:
-        return Pipeline(f"level{level}", [before], inputs={"x": int}, outputs=before)
+        return Pipeline(f"level{level}", [head], inputs={"x": int}, outputs=head)
 
     @transform
     async def call(before: int, ctx: Context) -> int:
@@ -99,6 +100,6 @@ def _level(level: int, inner: Pipeline[int] | None, visit: Visit) -> Pipeline[in
     async def after(call: int) -> int:
         return call
 
-    return Pipeline(
-        f"level{level}", [before, call, after], inputs={"x": int}, outputs=after
-    )
+    calling = call.named(f"call{level}", before=head)
+    tail = after.named(f"after{level}", call=calling)
+    return Pipeline(f"level{level}", [head, calling, tail], inputs={"x": int}, outputs=tail)

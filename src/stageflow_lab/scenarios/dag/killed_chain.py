@@ -24,6 +24,7 @@ from stageflow.journal.store import Append
 from stageflow.model.errors import JournalError
 
 from .chain import chain
+from .depth_defects import applied
 
 MOMENTS: Final = ("in_stage", "before_commit", "after_commit", "from_outside")
 """Where SIGKILL comes: in the body of a stage, around a commit of the journal, or at any time."""
@@ -106,11 +107,8 @@ async def carried_out(order: Order) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> int:
     """Carry the order out; 0 when the process lived and told its account."""
-    # The scenario's header has the sabotages; it starts this module, so it is imported here.
-    from .dag_006_depth import SCENARIO
-
     order = Order(**json.loads(arguments[0]))
-    with SCENARIO.sabotaged(order.sabotage):
+    with applied(order.sabotage):
         account = asyncio.run(carried_out(order))
     sys.stdout.write(json.dumps(account))
     return 0

@@ -1,0 +1,87 @@
+"""Runs that stages start: under a journal, found again by a stage that is executed again.
+
+A child's id follows from its parent's run, its node and its key, so whoever executes the stage
+again meets the same child: one that ended ok gives its recorded output, any other goes on where it
+stopped. So a run that broke 200 levels deep is resumed at the broken stage, and not at the top.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from stageflow.model.content import content_hash
+from stageflow.model.errors import JournalError
+from stageflow.runtime.driver import Driver
+from stageflow.runtime.history import decode_inputs
+from stageflow.runtime.recovery import recovered
+from stageflow.scheduler import Action
+
+if TYPE_CHECKING:
+    from stageflow.runtime.pipeline import Pipeline
+    from stageflow.runtime.runtime import Runtime
+
+
+def child_run_id(parent: str, node: str, key: str) -> str:
+    """26 characters, as of every run id; equal for equal arguments."""
+    # Lengths first: ("a", "bc") and ("ab", "c") are two children.
+    text = f"{len(parent)} {len(node)} {parent}{node}{key}"
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=20).digest()
+    return base64.b32hexencode(digest)[:26].decode().lower()
+
+
+async def taken_up(
+    runtime: Runtime,
+    parent: Driver,
+    pipeline: Pipeline[Any],
+    *,
+    run: str,
+    node: str,
+    inputs: Mapping[str, Any],
+    deadline_s: float,
+) -> tuple[Driver, list[Action]] | None:
+    """The child `run` as it stands in the journal; None when it never began.
+
+    Raises JournalError `resume.diverged` when it was started with other inputs, and whatever
+    `recovered` raises.
+    """
+    assert runtime.journal is not None, "only journalled runs have children that are found again"
+    try:
+        seen = await runtime.journal.load(run)
+    except JournalError as error:
+        if error.code == "journal.unknown_run":
+            return None
+        raise
+    given = pipeline.admit_inputs(inputs, runtime.freezer)
+    before = decode_inputs(pipeline.plan, seen.records[0])
+    changed = sorted(
+        name
+        for name in given.keys() | before.keys()
+        if name not in given
+        or name not in before
+        or content_hash(given[name]) != content_hash(before[name])
+    )
+    if changed:
+        raise JournalError(
+            "resume.diverged",
+            f"stage {node!r} asks for a child run again, with other inputs than before",
+            pipeline=parent.plan.name,
+            node=node,
+            field=changed[0],
+            expected="the inputs that the run of this key was started with",
+            got=f"another value of {', '.join(changed[:8])}",
+            fix="a key of its own for each ctx.run, and inputs that follow from the stage's own",
+        )
+    driver, actions = await recovered(
+        runtime,
+        run,
+        pipeline=pipeline,
+        rerun=(),
+        events=parent.events[len(runtime.events) :],
+        seen=seen,
+    )
+    driver.depth = parent.depth + 1
+    driver.deadline_s = deadline_s
+    return driver, actions
