@@ -429,8 +429,9 @@ class _Build:
 
     def _check_branches(self) -> None:
         used: dict[int, set[str]] = {}
-        for route, branch in self.whens.values():
-            used.setdefault(route, set()).add(branch)
+        for number, (route, branch) in self.whens.items():
+            if self._has_branch(number, route, branch):
+                used.setdefault(route, set()).add(branch)
         for route, branches in used.items():
             stage = self.stages[route]
             assert stage is not None
@@ -445,6 +446,36 @@ class _Build:
                         fix=f"@agent(when={stage.name}.branch({missing!r})), or take it out of "
                         "branches=",
                     )
+
+    def _has_branch(self, number: int, route: int, branch: str) -> bool:
+        """False after noting that the stage waits for a branch that can't be chosen."""
+        stage = self.stages[route]
+        assert stage is not None
+        if stage.kind is not Kind.ROUTE:
+            self.wrong(
+                "stage.no_branches",
+                f"stage {self.names[number]!r} waits for a branch of {stage.name!r}, which is a "
+                f"{stage.kind.value} stage",
+                node=self.names[number],
+                field="when",
+                expected="a route",
+                fix="decorate it with @route(branches=(...)) and return Branch(name)",
+            )
+            return False
+        if stage.branches is not None and branch not in stage.branches:
+            close = nearest(branch, stage.branches)
+            self.wrong(
+                "graph.unknown_branch",
+                f"stage {self.names[number]!r} waits for a branch that route {stage.name!r} "
+                "does not have",
+                node=self.names[number],
+                field="when",
+                expected="one of " + ", ".join(stage.branches),
+                got=branch,
+                fix=f"did you mean {close!r}?" if close else "add it to branches=(...)",
+            )
+            return False
+        return True
 
     def _check_cycles(self) -> None:
         followers = self._followers()
