@@ -533,6 +533,10 @@ class _Build:
                 if not role & Role.RAW:
                     for guard in self.guards.get(parent, ()):
                         followers[guard].append(number)
+                    # A decision is final once no guard of what it gates can ask for a revision.
+                    for gated in self.gates.get(parent, {}).values():
+                        for guard in self.guards[gated]:
+                            followers[guard].append(number)
         return followers
 
     def find_outputs(self, outputs: Reference | Sequence[Reference] | None) -> None:

@@ -530,6 +530,8 @@ class Scheduler:
                     if self.status[gated] is HELD:
                         self._undecided(node, gated)
             if self.shown[node]:
+                if self.status[node] is not OK and self.ending is None:
+                    self._give_up_on(node)
                 for guard in self.plan.raw_children[node]:
                     self._release_guard(guard)
             if not self.ended:
@@ -683,7 +685,8 @@ class Scheduler:
         redaction), or wants another value revised first and will judge this one again."""
         kind, detail = self.decisions[guard]
         about: bool = detail == gated
-        if kind == "block" or (kind == "redact" and about and gated in self.redactor):
+        hopeless = kind == "revise" and not self._can_revise(detail)
+        if kind == "block" or hopeless or (kind == "redact" and about and gated in self.redactor):
             self._block(gated, guard)
             return False
         if kind == "revise":
@@ -693,6 +696,19 @@ class Scheduler:
         if kind == "redact" and about:
             self.redactor[gated] = guard
         return True
+
+    def _can_revise(self, node: int) -> bool:
+        """False for an input, which nobody makes again, and for a value that is decided."""
+        return self.nodes[node].stage is not None and self.status[node] is HELD
+
+    def _give_up_on(self, node: int) -> None:
+        """A value that a guard wanted revised is lost: what the guard did not judge for its sake
+        is lost too."""
+        for guard in self.plan.raw_children[node]:
+            if self.status[guard] is JUDGED and self.decisions[guard] == ("revise", node):
+                for gated in self.nodes[guard].gates:
+                    if self.status[gated] is HELD and guard in self.gates_left[gated]:
+                        self._block(gated, guard)
 
     def _release_guard(self, guard: int) -> None:
         """A JUDGED guard is done when everything it gates is."""
@@ -722,6 +738,7 @@ class Scheduler:
                 continue
             for guard in self.plan.raw_children[node]:
                 self._ask_again(guard)
+            self.shown[node] = 0  # the next value is another one
             self._hand_out(node, actions)
 
     def _ask_again(self, guard: int) -> None:
