@@ -55,7 +55,11 @@ async def run_stage(
     """
     names = [p.name for p in stage.parameters if p.annotation is not Context and p.name != "ctx"]
     given = dict(zip(names, args, strict=False)) | dict(kwargs)
-    alone = replace(stage, after=(), when=None, bindings={}, origin=None)
+    # A parameter that is not given keeps its default; one without a default is a build error.
+    parameters = tuple(p for p in stage.parameters if p.name in given or not p.has_default)
+    alone = replace(
+        stage, parameters=parameters, after=(), when=None, bindings={}, origin=None, of=None
+    )
     pipeline = Pipeline(
         f"{stage.name}_alone",
         [alone],

@@ -197,9 +197,7 @@ SCENARIO = Scenario(
             "times",
             doc="CPU time a stage at 10\u00d7 depth, as a multiple of that at the lesser depth",
         ),
-        Metric(
-            "per_stage_ratio_journalled", "<=", 1.2, "times", doc="the same, with a journal"
-        ),
+        Metric("per_stage_ratio_journalled", "<=", 1.2, "times", doc="the same, with a journal"),
         Metric(
             "per_level_ratio",
             "<=",
@@ -223,9 +221,7 @@ SCENARIO = Scenario(
             doc="stages that one resumed run executed although they had been executed before",
         ),
         Metric("recursion_errors", "==", 0, doc="RecursionError, anywhere"),
-        Metric(
-            "report_lines_max", "<=", 50, "lines", doc="of the exception's printed traceback"
-        ),
+        Metric("report_lines_max", "<=", 50, "lines", doc="of the exception's printed traceback"),
         Metric(
             "faults_reported",
             "==",
@@ -233,9 +229,7 @@ SCENARIO = Scenario(
             doc="failures whose report names the broken stage and leaves what is done readable",
         ),
         Metric("faults_fired", "==", 1.0, doc="links that broke and kills that hit"),
-        Metric(
-            "build_ratio", "<=", 1.2, "times", gate=False, doc="CPU time a stage of building"
-        ),
+        Metric("build_ratio", "<=", 1.2, "times", gate=False, doc="CPU time a stage of building"),
     ),
     sabotages=DEFECTS,
     load=load,

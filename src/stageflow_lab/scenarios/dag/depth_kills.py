@@ -36,9 +36,7 @@ def kill_and_resume(world: World, history: History) -> None:
         world.progress(done, kills, "kills")
 
 
-def _one_run(
-    world: World, history: History, victim: int, kills: list[tuple[int, str]]
-) -> int:
+def _one_run(world: World, history: History, victim: int, kills: list[tuple[int, str]]) -> int:
     """One run from its start to its end; the number of kills that fired."""
     folder = world.scratch / f"victim{victim}"
     folder.mkdir()
@@ -112,9 +110,7 @@ def _last(side: Path, size: int) -> int:
         return int(file.read(LINE_BYTES))
 
 
-def _ending(
-    order: Order, account: dict[str, Any], said: str, executed: set[int]
-) -> dict[str, Any]:
+def _ending(order: Order, account: dict[str, Any], said: str, executed: set[int]) -> dict[str, Any]:
     return {
         "ok": account == {"status": "ok", "output": order.depth}
         and executed == set(range(order.depth)),
