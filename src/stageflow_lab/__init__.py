@@ -8,7 +8,7 @@ from __future__ import annotations
 from .errors import LabError
 from .history import History, HistoryEvent
 from .metric import Measured, Metric, counted, share, zero_claim
-from .ratio import ratio, ratio_of, slope, timed_pairs
+from .ratio import Rounds, ratio, ratio_of, slope, timed_pairs, timed_rounds
 from .sabotage import Sabotage, patched, sabotage
 from .scenario import Judgement, Picture, Scenario, Sizes
 from .world import World
@@ -21,6 +21,7 @@ __all__ = [
     "Measured",
     "Metric",
     "Picture",
+    "Rounds",
     "Sabotage",
     "Scenario",
     "Sizes",
@@ -33,5 +34,6 @@ __all__ = [
     "share",
     "slope",
     "timed_pairs",
+    "timed_rounds",
     "zero_claim",
 ]

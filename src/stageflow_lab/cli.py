@@ -20,6 +20,7 @@ from . import discovery
 from .audit import audit_rows, runs_of
 from .discovery import Found
 from .errors import LabError
+from .metric import Metric
 from .report.display import Display
 from .report.figures import figure
 from .report.html import write_html
@@ -38,6 +39,7 @@ from .roadmap.agreement import disagreements
 from .runner.batch import RunOptions, run_rows
 from .scenario import SIZE_NAMES
 from .selection import Filters, select
+from .statistics import needed
 from .verdict import Verdict, exit_code
 
 USAGE_ERROR: Final = 64  # EX_USAGE of sysexits.h
@@ -192,11 +194,17 @@ def _explain_scenario(page: Page, found: Found, standing: Standing) -> None:
         bound = f"{metric.name} {metric.op} {figure(metric.threshold, metric.unit)}"
         loose = metric.quick_threshold
         quick = "" if loose is None else f" ({figure(loose, metric.unit)} at quick)"
+        if metric.bound is not None:
+            bound += f" by its {metric.bound} bound{_least_n(metric)}"
         kind = "metric" if metric.gate else "reported"
         _paragraph(page, kind, f"{bound}{quick}{'. ' if metric.doc else ''}{metric.doc}")
     for each in scenario.sabotages:
         _paragraph(page, "defect", f"{each.name} -> {each.metric}: {each.defect}")
-    for label, values in (("needs", scenario.components), ("faults", scenario.faults)):
+    for label, values in (
+        ("needs", scenario.components),
+        ("faults", scenario.faults),
+        ("marks", scenario.marks),
+    ):
         if values:
             _paragraph(page, label, ", ".join(values))
     entry = entries().get(found.row)
@@ -206,6 +214,12 @@ def _explain_scenario(page: Page, found: Found, standing: Standing) -> None:
         f", sabotages killed {kill_rate(standing.current_audit)}" if standing.current_audit else ""
     )
     page.line(f"last verdict: {page.verdict(standing.verdict)}{killed}")
+
+
+def _least_n(metric: Metric) -> str:
+    assert metric.bound is not None
+    least = needed(metric.bound, float(metric.threshold), misses=metric.misses)
+    return ", which no n can reach" if least is None else f", which needs n = {least:,}"
 
 
 def _paragraph(page: Page, label: str, text: str) -> None:

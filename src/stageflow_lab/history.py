@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 
 EVENTS_SAVED_MAX: Final = 20_000
 BYTES_SAVED_MAX: Final = 16 * 1024 * 1024
+_FIRED: Final = "fault"
 
 
 class HistoryEvent(NamedTuple):
@@ -34,6 +35,22 @@ class History:
     def record(self, kind: str, /, **data: Any) -> None:
         """Append one event."""
         self._events.append(HistoryEvent(kind, data))
+
+    def fired(self, fault: str, times: int = 1) -> None:
+        """Tell that a fault of the header really happened, `times` times.
+
+        Call it where the fault's effect was seen (the process is dead, the write was torn), not
+        where it was ordered.
+        """
+        self.record(_FIRED, name=fault, times=times)
+
+    def faults_fired(self) -> dict[str, int]:
+        """The faults told by `fired`, and how often."""
+        found: dict[str, int] = {}
+        for event in self.of(_FIRED):
+            name = event.data["name"]
+            found[name] = found.get(name, 0) + event.data["times"]
+        return found
 
     @property
     def events(self) -> tuple[HistoryEvent, ...]:

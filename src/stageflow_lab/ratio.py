@@ -1,7 +1,8 @@
 """Time as a ratio to a floor: interleaved measurement, a bootstrap interval, a log-log slope.
 
 Absolute times say more about the machine than about the subject. The floor is the least code that
-does the same work; both run in turns (ABBA), so that a slow spell hits both.
+does the same work; both run in turns (ABBA), so that a slow spell hits both. The control measures
+the floor against itself: where that is not 1, no ratio of this run says anything.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final, Literal
 
 from .metric import Measured
@@ -19,6 +21,17 @@ Clock = Literal["cpu", "wall"]
 Side = Literal["upper", "lower"]
 _RESAMPLES: Final = 2_000
 _EXAMPLES_MIN: Final = 3
+CONTROL_LIMITS: Final = (0.95, 1.05)
+"""Between these must lie the floor as a multiple of itself."""
+Pairs = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """Seconds per round: `pairs` of (subject, floor), `control` of (floor, floor)."""
+
+    pairs: Pairs
+    control: Pairs
 
 
 def ratio(
@@ -28,9 +41,44 @@ def ratio(
     repeats: int = 7,
     clock: Clock = "cpu",
     side: Side = "upper",
+    control: bool = False,
 ) -> Measured:
-    """The time of `subject` as a multiple of `floor`'s: `ratio_of` their `timed_pairs`."""
+    """The time of `subject` as a multiple of `floor`'s: `ratio_of` their `timed_pairs`.
+
+    With `control` the floor is timed against itself in the same rounds, which costs half as much
+    again; a machine on which that is off gives nothing to judge.
+    """
+    if control:
+        rounds = timed_rounds(subject, floor, repeats=repeats, clock=clock)
+        return ratio_of(rounds.pairs, side=side, control=rounds.control)
     return ratio_of(timed_pairs(subject, floor, repeats=repeats, clock=clock), side=side)
+
+
+def timed_rounds(
+    subject: Callable[[], object],
+    floor: Callable[[], object],
+    *,
+    repeats: int = 7,
+    clock: Clock = "cpu",
+) -> Rounds:
+    """As `timed_pairs`, the floor timed once more in each round, on the subject's other side.
+
+    So a round is floor, subject, floor, and which of the two floors is the subject's and which is
+    the control's first alternates. A load records both lists; its check hands them to `ratio_of`.
+    """
+    subject()
+    floor()
+    now = time.process_time if clock == "cpu" else time.perf_counter
+    pairs: list[tuple[float, float]] = []
+    control: list[tuple[float, float]] = []
+    for turn in range(repeats):
+        before = _took(floor, now)
+        took = _took(subject, now)
+        after = _took(floor, now)
+        near, far = (before, after) if turn % 2 else (after, before)
+        pairs.append((took, near))
+        control.append((far, near))
+    return Rounds(pairs, control)
 
 
 def timed_pairs(
@@ -60,14 +108,25 @@ def timed_pairs(
 
 
 def ratio_of(
-    pairs: Sequence[tuple[float, float]], *, side: Side = "upper", seed: int = 0
+    pairs: Pairs,
+    *,
+    side: Side = "upper",
+    seed: int = 0,
+    control: Pairs | None = None,
 ) -> Measured:
     """The median of the rounds' ratios, judged by the end of its 95% bootstrap interval.
 
     `side` "upper" suits a "<=" metric, "lower" a ">=" one. The percentile bootstrap is Efron's
-    (Annals of Statistics 7, 1979). With fewer than 3 rounds, or a floor too short for the clock,
-    there is nothing to judge.
+    (Annals of Statistics 7, 1979). With fewer than 3 rounds, a floor too short for the clock, or a
+    `control` whose median is outside CONTROL_LIMITS, there is nothing to judge.
     """
+    if control is not None:
+        same = ratio_of(control, seed=seed)
+        low, high = CONTROL_LIMITS
+        if same.empty or not low <= same.value <= high:
+            shown = same.note if same.empty else f"{same.value:.3g} times itself"
+            note = f"A/A control: the floor was {shown}, outside {low} to {high}"
+            return Measured(math.nan, n=0, note=note)
     ratios = [subject / floor for subject, floor in pairs if floor > 0]
     if len(ratios) < max(_EXAMPLES_MIN, len(pairs)):
         return Measured(

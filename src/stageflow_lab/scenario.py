@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
+from stageflow.model.errors import nearest
+from stageflow.model.marks import MARKS
+
 from .errors import LabError
 from .history import History
 from .metric import Measured, Metric, Number
@@ -89,8 +92,11 @@ class Scenario:
 
     `components` are needed outside the lab itself: "python:numpy", "command:git",
     "service:postgresql", "gpu:cuda"; one that is absent makes the row `skipped`. `faults` names
-    what the load injects. `plain` is an ordinary use of the component that must go on working
-    under every sabotage; None takes the lab's own small pipeline. `wall_limit_s` overrides the
+    what the load injects, each told by `History.fired` when it happened, or all accounted for by a
+    gate metric `faults_fired`; `marks` names places of the engine (stageflow.model.marks) that a
+    run must come through. A run that lacks one of either decides nothing. `plain` is an ordinary
+    use of the component that must go on working under every sabotage; None takes the lab's own
+    small pipeline. `wall_limit_s` overrides the
     limit per size; `memory_limit_bytes` bounds the address space.
 
     Raises LabError `lab.scenario` when the header contradicts itself.
@@ -105,6 +111,7 @@ class Scenario:
     check: Callable[[History], Judgement]
     components: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
     plain: Callable[[World], None] | None = None
     wall_limit_s: Mapping[str, float] = field(default_factory=lambda: WALL_LIMIT_S)
     memory_limit_bytes: int = MEMORY_LIMIT_BYTES
@@ -169,6 +176,15 @@ def _contradictions(scenario: Scenario) -> list[str]:
         for key in scenario.sizes.fixed
         if key not in quick
     ]
+    found += [
+        f"metric {metric.name!r} counts its n by {metric.of!r}, which is no quick parameter"
+        for metric in scenario.metrics
+        if metric.of is not None and metric.of not in quick
+    ]
+    for name in scenario.marks:
+        if name not in MARKS:
+            close = nearest(name, list(MARKS))
+            found.append(f"there is no mark {name!r}" + (f"; is it {close!r}?" if close else ""))
     unknown = sorted(scenario.wall_limit_s.keys() - set(SIZE_NAMES))
     found += [f"wall limit for unknown size {name!r}" for name in unknown]
     return found

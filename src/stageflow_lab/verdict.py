@@ -5,16 +5,20 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from .metric import Measured, Metric, Number
+from .coverage import Coverage, vacuous
+from .metric import Measured, Metric, Number, zero_claim
+from .power import undecided
 from .scenario import Judgement, Scenario
+from .statistics import is_lower, reachable
 
 
 class Verdict(enum.StrEnum):
     """What is known about a row.
 
-    UNKNOWN: the fault never fired, the load never happened, the check raised. INVALID: a sabotage
+    UNKNOWN: the fault never fired, a mark was never reached, the load never happened, the check
+    raised, the size can't reach a bound. INVALID: a sabotage
     survived, so a pass would prove nothing. ERROR: the load crashed or hit a limit. SKIPPED: a
     component is absent. MISSING: the row has no scenario, or none was run yet.
     """
@@ -58,14 +62,25 @@ class Ruling:
     reason: str | None = None
 
 
-def rule(scenario: Scenario, judgement: Judgement, *, size: str) -> Ruling:
+def rule(
+    scenario: Scenario,
+    judgement: Judgement,
+    *,
+    size: str,
+    coverage: Coverage | None = None,
+    scaled: bool = False,
+) -> Ruling:
     """Judge a history's figures against the header.
 
     The check's own `unknown` comes first. Then one failed gate is a fail, even beside a missing
-    one: a violation that was seen stands. A gate without a figure, or a figure the header does
-    not declare, is unknown.
+    one: a violation that was seen stands. A gate without a figure, one that its n can't decide, or
+    a figure the header does not declare, is unknown; so is a run whose `coverage` lacks a mark or
+    a fault of the header (None: not asked).
+
+    `scaled` is an audit's fraction of a size: a bound that is out of reach there is left out, and
+    the share itself is judged. Else healthy and sabotaged runs would miss it alike.
     """
-    results = tuple(_result(metric, judgement, size) for metric in scenario.metrics)
+    results = tuple(_result(metric, judgement, size, scaled) for metric in scenario.metrics)
     gates = [result for result in results if result.gate]
     if judgement.unknown is not None:
         return Ruling(Verdict.UNKNOWN, results, judgement.unknown)
@@ -74,10 +89,14 @@ def rule(scenario: Scenario, judgement: Judgement, *, size: str) -> Ruling:
         return Ruling(Verdict.FAIL, results, f"not met: {', '.join(failed)}")
     unjudged = [result.name for result in gates if result.passed is None]
     if unjudged:
-        return Ruling(Verdict.UNKNOWN, results, f"not measured: {', '.join(unjudged)}")
+        reasons = _unjudged_because(scenario, judgement, unjudged, size)
+        return Ruling(Verdict.UNKNOWN, results, "; ".join(reasons))
     undeclared = sorted(judgement.metrics.keys() - {metric.name for metric in scenario.metrics})
     if undeclared:
         return Ruling(Verdict.UNKNOWN, results, f"not in the header: {', '.join(undeclared)}")
+    empty = None if coverage is None else vacuous(scenario, coverage)
+    if empty is not None:
+        return Ruling(Verdict.UNKNOWN, results, empty)
     return Ruling(Verdict.PASS, results)
 
 
@@ -93,11 +112,12 @@ def exit_code(verdicts: Iterable[Verdict], *, allow_skipped: bool = False) -> in
     return 0
 
 
-def _result(metric: Metric, judgement: Judgement, size: str) -> MetricResult:
-    given = judgement.metrics.get(metric.name)
-    measured = given if isinstance(given, Measured) or given is None else Measured(given)
+def _result(metric: Metric, judgement: Judgement, size: str, scaled: bool) -> MetricResult:
+    measured = _measured(metric, judgement, size, scaled)
     threshold = metric.threshold_at(size)
     nothing = measured is None or measured.empty
+    if not nothing and measured is not None and not scaled:
+        nothing = undecided(metric, measured, size=size) is not None
     return MetricResult(
         name=metric.name,
         op=metric.op,
@@ -108,10 +128,43 @@ def _result(metric: Metric, judgement: Judgement, size: str) -> MetricResult:
         unit=metric.unit,
         passed=None if measured is None or nothing else metric.met(measured, size=size),
         gate=metric.gate,
-        note="" if measured is None else _noted(measured),
+        note="" if measured is None else _noted(metric, measured),
         loosened=threshold != metric.threshold,
         doc=metric.doc,
     )
+
+
+def _measured(metric: Metric, judgement: Judgement, size: str, scaled: bool) -> Measured | None:
+    """What the check gave, with the declared bound."""
+    given = judgement.metrics.get(metric.name)
+    if given is None:
+        return None
+    measured = given if isinstance(given, Measured) else Measured(given)
+    kind, n = metric.bound, measured.n
+    if scaled and kind is not None and measured.bound is None and n:
+        threshold = float(metric.threshold_at(size))
+        if not reachable(kind, threshold, n):
+            end = "lower" if is_lower(kind) else "upper"
+            note = f"the share itself is judged: no {end} bound of {n:,} reaches {threshold:g}"
+            return replace(measured, note="; ".join(filter(None, (measured.note, note))))
+    return metric.bounded(measured)
+
+
+def _unjudged_because(
+    scenario: Scenario, judgement: Judgement, unjudged: list[str], size: str
+) -> list[str]:
+    """Figures out of reach, each with its n; then the ones that were not measured."""
+    said, absent = [], []
+    for name in unjudged:
+        metric = scenario.metric(name)
+        assert metric is not None, "only declared metrics are judged"
+        measured = _measured(metric, judgement, size, False)
+        beyond = None if measured is None else undecided(metric, measured, size=size)
+        if beyond is None:
+            absent.append(name)
+        else:
+            said.append(beyond)
+    return [*said, *([f"not measured: {', '.join(absent)}"] if absent else [])]
 
 
 def _finite(value: Number | None) -> Number | None:
@@ -121,6 +174,10 @@ def _finite(value: Number | None) -> Number | None:
     return value if isinstance(value, bool | int) else float(value)
 
 
-def _noted(measured: Measured) -> str:
+def _noted(metric: Metric, measured: Measured) -> str:
+    """The check's note, what a zero shows where it says nothing, and figures JSON can't hold."""
     odd = [str(v) for v in (measured.value, measured.bound) if v is not None and _finite(v) is None]
-    return "; ".join([*([measured.note] if measured.note else []), *odd])
+    note = measured.note
+    if not note and metric.threshold == 0 and metric.op in ("==", "<=") and measured.value == 0:
+        note = zero_claim(measured.n) if measured.n else "of how many is not told"
+    return "; ".join([*([note] if note else []), *odd])

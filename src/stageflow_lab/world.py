@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stageflow.model.marks import MarkCounts
+
 Progress = Callable[[int, int, str], None]
 
 
@@ -20,7 +22,8 @@ class World:
     `size` holds the parameters of `size_name`, already scaled; `scale` is 1.0, or 0.1 in an audit.
     `scratch` is an empty folder of this run, removed afterwards. `deadline` is a `time.monotonic()`
     instant after which the runner kills the process; None when there is no limit. `sabotage` names
-    the defect already applied in this process, or None.
+    the defect already applied in this process, or None. `marks` counts what this process and the
+    tasks of its load reach; what other processes or threads of the load reached is added by hand.
     """
 
     seed: int
@@ -31,6 +34,7 @@ class World:
     deadline: float | None = None
     sabotage: str | None = None
     report: Progress | None = None
+    marks: MarkCounts = field(default_factory=MarkCounts)
     rng: random.Random = field(init=False)
 
     def __post_init__(self) -> None:

@@ -168,3 +168,38 @@ def test_a_scenario_that_does_not_import_cannot_be_audited(
 ) -> None:
     result = audit(case("DEMO-001", "import absent_library"))
     assert not result.valid and "does not import" in (result.reason or "")
+
+
+def test_a_bound_out_of_reach_at_a_tenth_neither_fails_the_healthy_nor_kills_for_free(
+    case: WriteCase, audit: Callable[[str], AuditResult]
+) -> None:
+    """At 15 of 150 no Wilson bound reaches 0.97: the share decides, and only the defect fails."""
+    result = audit(
+        case(
+            "DEMO-001",
+            """
+            from stageflow_lab import Measured
+
+            SETTINGS["metrics"] = (
+                Metric("lost", "==", 0),
+                Metric("kept", ">=", 0.97, bound="wilson_lower", of="adds"),
+            )
+            SETTINGS["sizes"] = Sizes(quick={"adds": 150}, full={"adds": 1_000})
+
+            @sabotage(metric="kept")
+            def last_of_ten_lost():
+                "One addition in ten is lost."
+                with every_tenth_lost.apply():
+                    yield
+
+            SETTINGS["sabotages"] = (last_of_ten_lost,)
+
+            def check(history):
+                last = history.last("total").data
+                kept = Measured(last["total"] / last["added"], n=last["added"])
+                return Judgement({"lost": counted(last["added"] - last["total"], 10), "kept": kept})
+            """,
+        )
+    )
+    assert result.healthy_failures == ()
+    assert [each.killed for each in result.sabotages] == [5] and result.valid

@@ -305,3 +305,58 @@ def test_a_component_of_unknown_form_is_an_error() -> None:
     with pytest.raises(LabError) as caught:
         absent(["postgres"])
     assert caught.value.code == "lab.component"
+
+
+BOUNDED = """
+SETTINGS["metrics"] = (
+    Metric("lost", "==", 0), Metric("kept", ">=", 0.97, bound="wilson_lower", of="adds"),
+)
+SETTINGS["sizes"] = Sizes(quick={"adds": 100}, full={"adds": 1_000})
+
+def check(history):
+    last = history.last("total").data
+    lost = last["added"] - last["total"]
+    return Judgement({
+        "lost": counted(lost, last["added"]),
+        "kept": Measured(last["total"] / last["added"], n=last["added"]),
+    })
+"""
+
+
+def test_a_size_that_no_bound_can_be_met_at_is_not_run(
+    case: WriteCase, run: Callable[..., list[Result]]
+) -> None:
+    row = case("DEMO-001", f"from stageflow_lab import Measured\n{BOUNDED}")
+    (quick,), (full,) = run(row), run(row, size="full")
+    assert (quick.verdict, quick.metrics) == ("unknown", ())
+    assert quick.reason is not None and "125 are needed" in quick.reason
+    assert full.verdict == "pass" and full.metrics[1].bound is not None
+
+
+VACUOUS = """
+SETTINGS["faults"] = ("kill",)
+SETTINGS["marks"] = ("late_write",)
+"""
+MET = """
+from stageflow.model.marks import reached
+healthy = load
+
+def load(world):
+    reached("late_write")
+    history = healthy(world)
+    history.fired("kill", 2)
+    return history
+"""
+
+
+def test_a_run_that_met_neither_its_marks_nor_its_faults_is_unknown(
+    case: WriteCase, run: Callable[..., list[Result]]
+) -> None:
+    empty = case("DEMO-001", VACUOUS)
+    met = case("DEMO-002", VACUOUS + MET)
+    nothing, something = run(empty, met)
+    assert nothing.verdict == "unknown"
+    assert nothing.reason == "never reached: late_write; never fired: kill"
+    assert something.verdict == "pass"
+    assert (something.marks, something.fired) == ({"late_write": 1}, {"kill": 2})
+    assert Result.from_json(something.to_json()) == something

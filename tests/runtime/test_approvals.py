@@ -72,9 +72,7 @@ async def test_an_answer_is_given_once() -> None:
         assert refused.value.code == "run.not_waiting"
 
 
-async def test_an_answer_about_other_content_or_of_another_type_is_refused_and_changes_nothing() -> (
-    None
-):
+async def test_a_refused_answer_changes_nothing() -> None:
     async with Runtime(journal=memory_journal()) as runtime:
         run = await desk.using(runtime=runtime).run(topic="hi")
         with pytest.raises(RunError) as stale:

@@ -408,7 +408,7 @@ class Reading:
                 grave = [w for end in ends if end[0] is not OK for w in [_passed_on(end)]]
                 hindered = [w for w in grave if w in ("blocked", "failed")] or ["skipped"]
         if hindered:
-            return "never", max(hindered, key=["skipped", "failed", "branch", "blocked"].index)
+            return "never", max(hindered, key=["skipped", "failed", "blocked", "branch"].index)
         self.executed.add(node)
         attempts = 1 if placed.retry is None else placed.retry.attempts
         for attempt in range(1, attempts + 1):

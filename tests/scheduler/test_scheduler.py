@@ -363,3 +363,24 @@ def test_a_wide_join_costs_linear_time() -> None:
         scheduler.completed(action.node, scheduler.token[action.node])
     assert told.states("all") == [RUNNING]
     assert len(scheduler.chosen(told.number("all"))) == 5_000
+
+
+@pytest.mark.parametrize("order", [("strict", "way"), ("way", "strict")])
+def test_a_block_does_not_pass_through_a_branch_that_was_not_taken(order: tuple[str, str]) -> None:
+    @route(branches=("one", "other"))
+    def way(x: str) -> Branch:
+        return Branch("one")
+
+    told = Told(
+        left,
+        strict,
+        way,
+        right.named("main", when=way.branch("one")),
+        taker.named("side", when=way.branch("other")),
+        both.named("last", left="main", right="main"),
+        outputs="last",
+    )
+    told.tell("completed", "left")
+    for one in order:
+        told.tell("completed", one, ("block", None) if one == "strict" else ("branch", "one"))
+    assert told.states("left", "side", "main") == [BLOCKED, SKIPPED, RUNNING]

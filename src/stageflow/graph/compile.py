@@ -99,6 +99,14 @@ class _Build:
             optional = typing.get_origin(annotation) is NotRequired
             kept = typing.get_args(annotation)[0] if optional else annotation
             self.input_types[input_name] = (kept, not optional)
+        for dep_name in self.deps:
+            checked_name(dep_name)
+        for taken, what in (
+            *((name, "an input") for name in self.inputs if name == CONTEXT),
+            *((name, "a dep") for name in self.deps if name in (*self.inputs, CONTEXT)),
+        ):
+            other = "an input" if taken in self.inputs and taken != CONTEXT else "the context"
+            self._name_is_taken(taken, what, other, fix="give one of them another name")
         for stage in self.given:
             if not isinstance(stage, Stage):
                 self.wrong(
@@ -120,13 +128,8 @@ class _Build:
         name = stage.name
         taken = self._taken_by(name)
         if taken:
-            self.wrong(
-                "graph.duplicate_name",
-                f"the name {name!r} stands for two things: a stage and {taken}",
-                node=name,
-                expected="each of inputs, deps and nodes under its own name",
-                fix=f"give one of them another name: stage.named({name + '_b'!r})",
-            )
+            fix = f"give one of them another name: stage.named({name + '_b'!r})"
+            self._name_is_taken(name, "a stage", taken, fix=fix)
             return
         if stage.unresolved is not None:
             stage = self._resolved(stage)
@@ -134,6 +137,15 @@ class _Build:
         self.templates[id(stage)] = len(self.stages)
         self.stages.append(stage)
         self.names.append(name)
+
+    def _name_is_taken(self, name: str, what: str, other: str, *, fix: str) -> None:
+        self.wrong(
+            "graph.duplicate_name",
+            f"the name {name!r} stands for two things: {what} and {other}",
+            node=name,
+            expected="each of inputs, deps and nodes under its own name",
+            fix=fix,
+        )
 
     def _taken_by(self, name: str) -> str | None:
         if name in self.index:
@@ -500,11 +512,12 @@ class _Build:
         if len(names) > 12:
             shown = [*names[:6], f"({len(names) - 12} more)", *names[-6:]]
         path = " -> ".join([*shown, names[0]])
-        for number in cycle:
+        for place, number in enumerate(cycle):
             gated = self.gates.get(number, {})
             if len(gated) > 1:
                 inner = [p for p, target in gated.items() if target in cycle]
-                keep = [p for p in gated if p not in inner] or inner[-1:]
+                # The last one made is before the guard; that one can be gated without the others.
+                keep = [p for p in inner if gated[p] == cycle[place - 1]] or inner or list(gated)
                 self.wrong(
                     "graph.guard_cycle",
                     f"guard {self.names[number]!r} gates values that are made from one another",

@@ -17,6 +17,7 @@ from stageflow.graph.stage import (
     Stage,
     Wait,
     as_references,
+    check_policies,
     checked_name,
     checked_timeout,
     mode_of,
@@ -380,6 +381,12 @@ def _stage(
     place = _place(kind, mode, options.get("place"), name)
     parameters, returns, unresolved = signature_of(function, name=name, local_names=local_names)
     _known_options(kind, options, name)
+    check_policies(
+        name,
+        retry=options.get("retry"),
+        when=options.get("when"),
+        on_failure=options.get("on_failure"),
+    )
     branches = options.get("branches")
     of = options.get("of")
     return Stage(
@@ -398,7 +405,11 @@ def _stage(
         version=options.get("version", "1"),
         place=place,
         revisions=_revisions(options.get("revisions", 5), name),
-        branches=None if branches is None else tuple(branches),
+        branches=None
+        if branches is None
+        else (branches,)
+        if isinstance(branches, str)
+        else tuple(branches),
         of=None if of is None else (of,) if isinstance(of, str) else tuple(of),
         keyed=options.get("keyed", False),
     )

@@ -143,6 +143,7 @@ class Stage(Generic[P, T]):
         `bind` does what keywords do, for parameters whose names are options here. BuildError when
         a bound name is no parameter.
         """
+        check_policies(self.name, retry=retry, when=when, on_failure=on_failure)
         bound = {**self.bindings, **(bind or {}), **bindings}
         names = [parameter.name for parameter in self.parameters]
         for parameter in bound:
@@ -194,6 +195,27 @@ def checked_timeout(timeout: float, name: str) -> float:
             fix="timeout=2.0",
         )
     return float(timeout)
+
+
+def check_policies(name: str, *, retry: object, when: object, on_failure: object) -> None:
+    """BuildError for an option of another type or value; None is an option not given."""
+    for option, value, accepted, expected in (
+        ("retry", retry, isinstance(retry, Retry), "a Retry"),
+        ("when", when, isinstance(when, BranchRef), "a branch: when=route.branch(name)"),
+        ("on_failure", on_failure, on_failure in ("stop", "isolate"), "'stop' or 'isolate'"),
+    ):
+        if value is not None and not accepted:
+            raise BuildError(
+                "stage.option",
+                f"stage {name!r} can't take this {option}",
+                node=name,
+                field=option,
+                expected=expected,
+                got=type(value).__name__ if not isinstance(value, str) else repr(value)[:80],
+                fix={"retry": "retry=Retry(attempts=3)", "on_failure": "on_failure='isolate'"}.get(
+                    option, "when=route.branch('name')"
+                ),
+            )
 
 
 def as_references(

@@ -11,8 +11,8 @@ from stageflow.model.errors import JournalError
 from stageflow.model.marks import reached
 from stageflow.model.record import Record, RecordType
 
-Accepted = Callable[[str, int], bool]
-"""Whether (node, revision) already has its accepted outcome in the store."""
+Accepted = Callable[[str, int], tuple[int, int] | None]
+"""Attempt and token of the accepted outcome that (node, revision) has in the store, or None."""
 
 
 class Head(NamedTuple):
@@ -72,7 +72,7 @@ def refusal(append: Append, head: Head, accepted: Accepted) -> JournalError | No
             got=f"epoch {append.epoch}",
             fix="stop this run here: another process claimed it and goes on with it",
         )
-    ours: set[tuple[str | None, int]] = set()
+    ours: dict[tuple[str, int], tuple[int, int]] = {}
     has_ended = head.is_finished
     for place, record in enumerate(append.records, start=head.records + 1):
         if record.seq != place:
@@ -96,17 +96,19 @@ def refusal(append: Append, head: Head, accepted: Accepted) -> JournalError | No
             )
         has_ended = has_ended or (ends and record.data.get("status") != SUSPENDED)
         if record.is_accepted:
-            key = (record.node, record.revision)
-            if key in ours or accepted(record.node or "", record.revision):
+            key = (record.node or "", record.revision)
+            first = ours.get(key) or accepted(*key)
+            if first is not None:
                 return JournalError(
                     "journal.already_accepted",
                     f"run {append.run!r} already has the accepted outcome of this node",
                     node=record.node,
-                    expected=f"one accepted outcome of revision {record.revision}",
-                    got=f"a second one, from attempt {record.attempt}",
-                    fix="declare a merge policy, or record the second outcome as late",
+                    expected=f"one accepted outcome of revision {record.revision}, which is that"
+                    f" of attempt {first[0]} (token {first[1]}); declared merges: none",
+                    got=f"a second one, from attempt {record.attempt} (token {record.token})",
+                    fix="keep the second outcome as a LATE record, with its value as the payload",
                 )
-            ours.add(key)
+            ours[key] = (record.attempt, record.token)
     return None
 
 

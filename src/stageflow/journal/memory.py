@@ -30,7 +30,8 @@ class _Run:
     header: RunHeader
     head: Head
     lines: list[Line] = field(default_factory=list)
-    accepted: set[tuple[str, int]] = field(default_factory=set)
+    accepted: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
+    """(node, revision) to attempt and token of its accepted outcome."""
 
 
 class MemoryStore:
@@ -103,11 +104,15 @@ class MemoryStore:
             return unknown_run(append.run)
         if isinstance(lines, JournalError):
             return lines
-        refused = refusal(append, kept.head, lambda *key: key in kept.accepted)
+        refused = refusal(append, kept.head, lambda *key: kept.accepted.get(key))
         if refused is not None:
             return refused
         kept.lines.extend(lines)
-        kept.accepted.update((line.node or "", line.revision) for line in lines if line.accepted)
+        kept.accepted.update(
+            ((line.node or "", line.revision), (line.attempt, line.token))
+            for line in lines
+            if line.accepted
+        )
         kept.head = kept.head.after(append.records, now_wall_s=self._wall_s())
         self._runs[append.run] = kept
         return None

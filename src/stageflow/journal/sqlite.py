@@ -101,7 +101,8 @@ FROM runs LEFT JOIN heads ON heads.run = runs.run
 """
 _LISTING_MAX = 1_000_000
 _ACCEPTED = (
-    "SELECT 1 FROM records WHERE run = ? AND node = ? AND revision = ? AND accepted = 1 LIMIT 1"
+    "SELECT attempt, token FROM records"
+    " WHERE run = ? AND node = ? AND revision = ? AND accepted = 1 LIMIT 1"
 )
 _ADD_LINE = f"INSERT INTO records VALUES ({', '.join('?' * 18)})"
 _ADD_CONTENT = "INSERT OR IGNORE INTO contents VALUES (?, ?)"
@@ -340,7 +341,7 @@ class SQLiteStore:
         refused = refusal(
             append,
             head,
-            lambda *key: writer.execute(_ACCEPTED, (run, *key)).fetchone() is not None,
+            lambda *key: writer.execute(_ACCEPTED, (run, *key)).fetchone(),
         )
         if refused is not None:
             return refused

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from stageflow.model.errors import StageflowError
@@ -24,7 +25,8 @@ MISSING = _Missing()
 
 
 class BagConflict(StageflowError):
-    """A second value for a (node, revision) that has one; both writers are named."""
+    """A second value for a (node, revision) that has one. Names the key and both writers, each by
+    attempt, fencing token and owner's epoch, and the merges that were declared for the key."""
 
 
 class Entry(NamedTuple):
@@ -51,15 +53,30 @@ class OutputBag:
     of the run's state is its first v items.
     """
 
-    __slots__ = ("_indexed", "_position", "accepted", "epoch", "held", "values")
+    __slots__ = (
+        "_indexed",
+        "_position",
+        "accepted",
+        "epoch",
+        "held",
+        "names",
+        "values",
+        "withdrawn",
+    )
 
-    def __init__(self, nodes: int, *, epoch: int = 1) -> None:
+    def __init__(
+        self, nodes: int, *, epoch: int = 1, names: Mapping[str, int] | None = None
+    ) -> None:
+        """`names` maps node names to numbers, for errors; without it, numbers are shown."""
         self.epoch = epoch
         """The owner's epoch, stamped on every entry."""
+        self.names = names
         self.values: list[Any] = [MISSING] * nodes
         self.accepted: list[Entry] = []
         self.held: list[Entry] = []
         """Entries that had to pass guards, as they were before; blanked when blocked."""
+        self.withdrawn: set[int] = set()
+        """Nodes whose value was blocked: they have none, and can't be given another."""
         self._position: dict[int, int] = {}
         self._indexed = 0
 
@@ -87,10 +104,12 @@ class OutputBag:
     ) -> None:
         """Appends a node's value. `held` keeps it out of the versions until `release`.
 
-        BagConflict `bag.already_written` when this (node, revision) has one; nothing changes then.
+        BagConflict `bag.already_written` when the node has one, or had one that was withdrawn;
+        nothing changes then.
         """
-        if self.values[node] is not MISSING:
-            self._check_newer(node, attempt, token, revision)
+        taken = self.values[node] is not MISSING or (self.withdrawn and node in self.withdrawn)
+        if taken and not self._is_next_candidate(node, revision):
+            raise self._conflict(node, attempt, token)
         self.values[node] = value
         entry = _new(Entry, (node, revision, attempt, self.epoch, token, value))
         (self.held if held else self.accepted).append(entry)
@@ -114,18 +133,33 @@ class OutputBag:
         """A held value was blocked: nobody may read it any more."""
         reached("guard_blocked")
         self.values[node] = MISSING
+        self.withdrawn.add(node)
         self.held = [e._replace(value=MISSING) if e.node == node else e for e in self.held]
 
-    def _check_newer(self, node: int, attempt: int, token: int, revision: int) -> None:
-        first = next(e for e in reversed([*self.held, *self.accepted]) if e.node == node)
-        released = any(e.node == node for e in self.accepted)
-        if revision > first.revision and not released:
-            return  # the next candidate of a value that guards have not let pass
-        reached("second_value_refused")
-        raise BagConflict(
-            "bag.already_written",
-            f"node {node} has a value already, from attempt {first.attempt} (token {first.token})",
-            got=f"another from attempt {attempt} (token {token})",
-            expected="one accepted value per node and revision",
-            fix="a stage returns once; a late attempt's value is refused",
+    def _is_next_candidate(self, node: int, revision: int) -> bool:
+        """True for a later revision of a value that guards have neither let pass nor blocked."""
+        before = [entry.revision for entry in self.held if entry.node == node]
+        return (
+            bool(before)
+            and revision > before[-1]
+            and node not in self.withdrawn
+            and not any(entry.node == node for entry in self.accepted)
         )
+
+    def _conflict(self, node: int, attempt: int, token: int) -> BagConflict:
+        reached("second_value_refused")
+        first = next(e for e in (*self.accepted, *self.held) if e.node == node)
+        names = {} if self.names is None else {number: name for name, number in self.names.items()}
+        return BagConflict(
+            "bag.already_written",
+            f"node {names.get(node, node)!r} has a value already, of revision {first.revision}:"
+            f" from {_writer(first.attempt, first.token, first.epoch)}",
+            node=names.get(node),
+            expected="one value per node and revision; declared merges: none",
+            got=f"a second value, from {_writer(attempt, token, self.epoch)}",
+            fix="give each writer a node of its own: a second value is never merged into the first",
+        )
+
+
+def _writer(attempt: int, token: int, epoch: int) -> str:
+    return f"attempt {attempt} (token {token}, epoch {epoch})"

@@ -6,9 +6,9 @@ deadline timer and a place where a stop can reach it. A stage that never waits c
 task and no Attempt.
 
 Stopping. `stop` cancels the worker task, so the stage sees an ordinary CancelledError at its
-await. A stage that goes on is closed after the grace period (`coroutine.close()` raises
-GeneratorExit at its await); one that even swallows that is quarantined: named, counted, and never
-resumed. `asyncio.wait_for` and `asyncio.timeout` have no part in this: the first hides
+await. A stage that goes on is killed after the grace period: Killed is raised at its await, which
+`except Exception` and `except CancelledError` let pass, and it is never resumed. It is quarantined:
+named and counted. `asyncio.wait_for` and `asyncio.timeout` have no part in this: the first hides
 cancellations on 3.11 (gh-86296), the second costs as much as a task.
 """
 
@@ -24,12 +24,46 @@ from stageflow.model.marks import reached
 if TYPE_CHECKING:  # a driver makes attempts; an attempt only hands a kill on to one
     from stageflow.runtime.driver import Driver
 
-_CLOSE_TRIES = 16
-"""Awaits in `finally` blocks that a closing coroutine may still swallow, one per try."""
+_KILL_TRIES = 16
+"""Awaits in `finally` blocks that a killed coroutine may still begin, one per try."""
+_PLAIN_CANCEL = asyncio.Future.cancel
 
 
 class Killed(BaseException):
-    """Raised in the worker in place of whatever the stage would have done."""
+    """Raised at the await of a stage that did not end in time, and in its worker."""
+
+
+class _Gate(asyncio.Future[Any]):
+    """Stands for a task, a gather, or whatever else can refuse to be cancelled.
+
+    The worker awaits it in the other's place. Cancelling it asks the other, as if that had been
+    awaited itself; `open` wakes the worker without asking.
+    """
+
+    def __init__(self, other: asyncio.Future[Any], loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self._other = other
+        # What `await` says to the task that steps a coroutine: this is the future to wait for.
+        other._asyncio_future_blocking = False
+        self._asyncio_future_blocking = True
+        other.add_done_callback(self._pass_on)
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        return not self.done() and self._other.cancel(msg)
+
+    def open(self) -> None:
+        """The awaiting worker sees a CancelledError now."""
+        super().cancel()
+
+    def _pass_on(self, other: asyncio.Future[Any]) -> None:
+        if self.done():
+            return
+        if other.cancelled():
+            super().cancel()
+        elif (error := other.exception()) is not None:
+            self.set_exception(error)
+        else:
+            self.set_result(None)
 
 
 class Attempt:
@@ -44,6 +78,7 @@ class Attempt:
         "context",
         "coroutine",
         "expired",
+        "gate",
         "killed",
         "loop",
         "node",
@@ -77,6 +112,8 @@ class Attempt:
         """Its time to stop is over, and it is only waiting for `child`: no further wait is its."""
         self.child: Driver | None = None
         """The cancelled child run whose end the stage awaits."""
+        self.gate: _Gate | None = None
+        """What the worker awaits, when it awaits something that can refuse a cancellation."""
         self._cancellations = 0
         """Of the worker task, by this attempt."""
         self._asking: asyncio.Handle | None = None
@@ -112,6 +149,8 @@ class Attempt:
         elif not self.killed:
             self.killed = True
             reached("attempt_killed")
+            if self.gate is not None:
+                self.gate.open()
             self._cancel()
 
     def _cancel(self) -> None:
@@ -140,23 +179,25 @@ class Attempt:
 
     def close(self) -> None:
         """Ends the coroutine without its consent, as far as that is possible."""
-        force_closed(self.coroutine, self.context)
+        kill(self.coroutine, self.context)
 
 
-def force_closed(coroutine: Coroutine[Any, Any, Any], context: Context) -> bool:
-    """Raises GeneratorExit at the coroutine's await until it is over; False when it never is.
+def kill(coroutine: Coroutine[Any, Any, Any], context: Context) -> bool:
+    """Raises Killed at the coroutine's await until it is over; False when it never is.
 
-    Its cleanup runs, but whatever that awaits is cut off as well.
+    Its cleanup runs, but whatever that awaits is cut off as well. `coroutine.close()` would not do:
+    before Python 3.13 it leaves an async generator that awaits where it is.
     """
-    for _ in range(_CLOSE_TRIES):
+    for _ in range(_KILL_TRIES):
         try:
-            context.run(coroutine.close)
-        except RuntimeError:
-            continue  # it awaited again while closing; ask again at that await
-        except BaseException:  # the stage boundary: its cleanup raised; it is over all the same
+            context.run(coroutine.throw, Killed())
+        except BaseException:  # the stage boundary: how it ends, now that it does, is its own
             return True
-        return True
-    return False
+    try:
+        context.run(coroutine.close)
+    except RuntimeError:
+        return False  # it awaits on even so
+    return True
 
 
 class Resumption:
@@ -175,6 +216,11 @@ class Resumption:
         send: Callable[..., Any] = coroutine.send
         throw: Callable[..., Any] = coroutine.throw
         while True:
+            # What sleeps, locks and queues yield is a plain future, which ends when cancelled.
+            if getattr(type(yielded), "cancel", _PLAIN_CANCEL) is not _PLAIN_CANCEL:
+                yielded = attempt.gate = _Gate(yielded, attempt.loop)
+            else:
+                attempt.gate = None
             try:
                 sent = yield yielded
             except GeneratorExit:

@@ -42,7 +42,13 @@ def begin(
         call = functools.partial(own.run, _collect_in_thread, driver, node, function, arguments)
     else:
         call = functools.partial(own.run, functools.partial(function, **arguments))
-    return driver.runtime.threads.call(call), None
+    late = functools.partial(
+        driver.came_late,
+        node.index,
+        driver.scheduler.token[node.index],
+        driver.scheduler.attempt[node.index],
+    )
+    return driver.runtime.threads.call(call, late), None
 
 
 def _joined(driver: Driver, node: Node) -> Any:
@@ -75,9 +81,11 @@ def _collect_in_thread(
     driver: Driver, node: Node, function: Any, arguments: dict[str, Any]
 ) -> list[Any]:
     items = []
-    for item in function(**arguments):
-        if driver.end is not None:
-            break
-        items.append(item)
-        driver.emit_from_thread(node.index, item)
+    attempt = driver.scheduler.attempt[node.index]
+    with contextlib.closing(function(**arguments)) as generator:
+        for item in generator:
+            if driver.is_stopping(node.index, attempt):
+                break
+            items.append(item)
+            driver.emit_from_thread(node.index, item, attempt)
     return items

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stageflow.graph import Node
+from stageflow.model.bag import MISSING
 from stageflow.model.errors import ContractError, nearest
 from stageflow.model.kinds import Kind
 from stageflow.model.outputs import Allow, Block, Branch, Redact, Revise
@@ -13,24 +14,41 @@ if TYPE_CHECKING:
     from stageflow.runtime.driver import Driver
 
 
-def control_of(driver: Driver, node: Node, raw: Any) -> tuple[str, Any]:
-    """What the scheduler needs to know. ContractError when the stage decided nothing."""
+class Control(NamedTuple):
+    """What a route or guard decided. Nothing of it counts until the scheduler took it."""
+
+    kind: str
+    detail: Any
+    """Branch name, or the node that is redacted or sent back."""
+    reason: str = ""
+    replaced: Any = MISSING
+    """Canonical form of what stands in the redacted value's place."""
+    wish: Revise | None = None
+
+    def heed(self, driver: Driver, node: Node) -> None:
+        """Keeps the reason and the replacement; for a decision that was not refused as late."""
+        if self.reason:
+            driver.reasons[node.index] = self.reason
+        if self.replaced is not MISSING:
+            driver.redactions.setdefault(self.detail, self.replaced)
+        if self.wish is not None:
+            driver.wishes.setdefault(self.detail, []).append(self.wish)
+
+
+def control_of(driver: Driver, node: Node, raw: Any) -> Control:
+    """What was decided. ContractError when the stage decided nothing."""
     if node.kind is Kind.ROUTE:
-        return _branch(driver, node, raw)
+        return Control(*_branch(driver, node, raw))
     if isinstance(raw, Allow):
-        return "allow", None
+        return Control("allow", None)
     if isinstance(raw, Block):
-        driver.reasons[node.index] = raw.reason
-        return "block", None
+        return Control("block", None, reason=raw.reason)
     if isinstance(raw, Redact):
         target = _target(node, raw.of, "redacts")
         replaced = driver.nodes[target].contract.admit(raw.value, driver.runtime.freezer)
-        driver.redactions.setdefault(target, replaced)
-        return "redact", target
+        return Control("redact", target, replaced=replaced)
     if isinstance(raw, Revise):
-        target = _target(node, raw.of, "revises")
-        driver.wishes.setdefault(target, []).append(raw)
-        return "revise", target
+        return Control("revise", _target(node, raw.of, "revises"), wish=raw)
     raise ContractError(
         "contract.no_decision",
         f"guard {node.name!r} returned no decision",

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from stageflow.graph import Node, Source
 from stageflow.model.bag import MISSING, OutputBag
-from stageflow.model.errors import RunError, StageflowError
+from stageflow.model.errors import JournalError, RunError, StageflowError
 from stageflow.model.identity import Identity
 from stageflow.model.marks import reached
 from stageflow.model.outputs import Allow, Feedback, OutcomeKind, Revise, StageOutput
@@ -32,7 +32,7 @@ from stageflow.model.values import Frozen, content_hash, thaw
 from stageflow.runtime.attempt import Attempt, Killed
 from stageflow.runtime.body import begin
 from stageflow.runtime.context import Context
-from stageflow.runtime.control import control_of
+from stageflow.runtime.control import Control, control_of
 from stageflow.runtime.durable import StepResult
 from stageflow.runtime.events import EventType, RawEvent, Subscription
 from stageflow.runtime.failure import Failure, StageFailed, failure_of
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from stageflow.runtime.runtime import Runtime
 
 OK, BLOCKED = NodeState.OK, NodeState.BLOCKED
+_LOOK_EVERY_S = 0.05
+"""How often a thread that waits for room in a stream looks whether it should stop."""
 STARTED, ENDED = EventType.STAGE_STARTED.value, EventType.STAGE_ENDED.value
 
 
@@ -101,7 +103,7 @@ class Driver:
             if scheduler is None
             else scheduler
         )
-        self.bag = OutputBag(len(self.nodes), epoch=epoch)
+        self.bag = OutputBag(len(self.nodes), epoch=epoch, names=self.plan.index)
         self.deps: Mapping[str, Any] = {}
         self.ready: deque[int] = deque()
         """Nodes that may start now, in order of readiness."""
@@ -130,8 +132,12 @@ class Driver:
         self.failures: dict[int, Failure] = {}
         self.original: BaseException | None = None
         """Exception of the failure that ended the run, without its frames."""
+        self.late_attempts: dict[int, int] = {}
+        """Token to attempt of what is being refused now."""
         self.retries: dict[int, asyncio.TimerHandle] = {}
         self.quarantined: list[str] = []
+        self.parent: Driver | None = None
+        """The run whose stage started this one."""
         self.children: dict[asyncio.Task[Any], Driver] = {}
         """Runs that stages have started and that have not ended, by their task in `workers`."""
         self.keys: dict[tuple[int, str], bool] = {}
@@ -144,6 +150,10 @@ class Driver:
         self.bug: BaseException | None = None
         self.waiter: asyncio.Future[None] | None = None
         self.context: contextvars.Context
+        """The caller's, as the stages see it: each runs in a copy."""
+        self.neutral: contextvars.Context
+        """The caller's, but of no run: the engine's own tasks run in copies. A parent ends what
+        its stages left behind, and this run's engine must not be taken for that."""
         self.loop: asyncio.AbstractEventLoop
         self.time: Callable[[], float] = monotonic
         self.started_s = 0.0
@@ -182,6 +192,9 @@ class Driver:
         # A simulated loop explores orders of starting; on a real one, order is readiness.
         self.spreads = is_simulated(self.loop)
         self.context = contextvars.copy_context()
+        self.neutral = contextvars.copy_context()
+        if RUN.get() is not None:
+            self.neutral.run(RUN.set, None)
         self.context.run(RUN.set, self)
         cancelled = False
         if self.history is not None:
@@ -198,13 +211,16 @@ class Driver:
                 try:
                     await self._woken()
                 except asyncio.CancelledError:
-                    cancelled = True
+                    cancelled = self.disturbed = True
                     self.cancel("caller_cancelled")
         finally:
             if self._is_clean():
                 self._let_go()
-            elif await self._whole(self._clean_up()):
+            elif await self._whole(self._clean_up()) and not cancelled:
                 cancelled = True
+                # The run was over by itself, and what its stages left behind was let be; a
+                # cancelled caller leaves nothing.
+                await self._whole(self._end_tasks())
         if self.bug is not None:
             for watcher in self.watchers:
                 watcher.cancel()
@@ -232,7 +248,7 @@ class Driver:
     async def _whole(self, work: Coroutine[Any, Any, None]) -> bool:
         """Awaits `work` to its end, however often the caller is cancelled; True when it was."""
         cancelled = False
-        task = self.loop.create_task(work)
+        task = self.loop.create_task(work, context=self.neutral.copy())
         while not task.done():
             try:
                 await asyncio.shield(task)
@@ -303,17 +319,21 @@ class Driver:
         """Nothing of this run is left behind, whatever ended it."""
         try:
             if self._may_linger():
-                over_by_s = self._over_by_s()
-                for child in list(self.children.values()):
-                    child.cancel("parent_ended", over_by_s=over_by_s)
-                left = await end_lingering(self, workers=self.workers, over_by_s=over_by_s)
-                for name in left:
-                    self._quarantine(name)
+                await self._end_tasks()
             await self._settled(self.workers)
             if self.plan.deps:
                 await self.runtime.close_deps(self)
         finally:
             self._let_go()
+
+    async def _end_tasks(self) -> None:
+        """Ends child runs and whatever else stages have left behind."""
+        over_by_s = self._over_by_s()
+        for child in list(self.children.values()):
+            child.cancel("parent_ended", over_by_s=over_by_s)
+        left = await end_lingering(self, workers=self.workers, over_by_s=over_by_s)
+        for name in left:
+            self._quarantine(name)
 
     def _let_go(self) -> None:
         for timer in (*self.retries.values(), *self.questions.values()):
@@ -348,6 +368,15 @@ class Driver:
         for attempt in list(self.attempts.values()):
             attempt.kill()
 
+    def is_stopping(self, number: int, attempt_number: int) -> bool:
+        """True when that attempt was asked to stop, or counts no more. Threads ask, too."""
+        attempt = self.attempts.get(number)
+        return (
+            self.scheduler.ending is not None
+            or self.scheduler.attempt[number] != attempt_number
+            or (attempt is not None and attempt.why is not None)
+        )
+
     def _over_by_s(self) -> float:
         """When what is being stopped will be killed: one moment for the whole run."""
         if self.over_by_s is None:
@@ -379,7 +408,7 @@ class Driver:
 
     def _hire(self) -> None:
         self.starting += 1
-        task = self.loop.create_task(self._work())
+        task = self.loop.create_task(self._work(), context=self.neutral.copy())
         self.workers.add(task)
         task.add_done_callback(self.workers.discard)
 
@@ -446,6 +475,10 @@ class Driver:
                 actions = self._returned(step, token, raw, started_s, now)
             else:
                 actions = self._raised(step.node, token, error, now - started_s)
+                left = error.value if isinstance(error, Stopped) else raw
+                if left is not MISSING and (error is None or isinstance(error, Stopped)):
+                    # It returned all the same: a value like any other, which its token refuses.
+                    self._returned(step, token, left, started_s, now)
             if history is not None:
                 await self._done(actions)
                 now = time()
@@ -481,6 +514,7 @@ class Driver:
         )
         self.attempts[node.index] = attempt
         attempt.arm(started_s + node.timeout_s, self.limits.grace_s)
+        raw: Any = MISSING
         try:
             raw = await attempt.wait(yielded)
         except Killed:
@@ -503,7 +537,7 @@ class Driver:
             del self.attempts[node.index]
         if attempt.why is not None:
             self.disturbed = True
-            raise Stopped(attempt.why)
+            raise Stopped(attempt.why, raw)
         return raw
 
     def _crash(self, bug: BaseException) -> None:
@@ -526,7 +560,7 @@ class Driver:
     ) -> list[Action] | None:
         """The stage returned: admit the value, tell the scheduler, put it in the bag."""
         number = step.index
-        control: tuple[str, Any] | None = None
+        control: Control | None = None
         if type(raw) is StageOutput:
             if raw.kind is not OutcomeKind.OK:
                 return self._said(step.node, token, raw, ended_s - started_s)
@@ -544,9 +578,11 @@ class Driver:
                 payload = history.encode(self, step.node, frozen)
         except StageflowError as error:
             return self._raised(step.node, token, error, ended_s - started_s)
-        actions = scheduler.completed(number, token, control)
+        actions = scheduler.completed(number, token, None if control is None else control[:2])
         if actions is None:
-            return self._was_late(step.node)
+            return self._was_late(step.node, token, payload)
+        if control is not None:
+            control.heed(self, step.node)
         attempt = scheduler.attempt[number]
         if history is not None:
             history.attach(scheduler, token, payload, step.node.contract.hash)
@@ -606,7 +642,7 @@ class Driver:
                     node, token, Failure((node.name,), "failed", "", output.reason, "", output.data)
                 )
         if actions is None:
-            return self._was_late(node)
+            return self._was_late(node, token)
         self.reasons[number] = output.reason
         return self._ended(node, attempt, duration_s, status, actions)
 
@@ -642,7 +678,7 @@ class Driver:
                     error=error,
                 )
         if actions is None:
-            return self._was_late(node)
+            return self._was_late(node, token)
         return self._ended(node, attempt, duration_s, status, actions)
 
     def _failed(
@@ -689,9 +725,38 @@ class Driver:
             )
         return actions
 
-    def _was_late(self, node: Node) -> list[Action] | None:
+    def came_late(
+        self, number: int, token: int, attempt: int, raw: Any, error: BaseException | None
+    ) -> None:
+        """What a thread returned or raised after its attempt was over: told and journalled.
+
+        Runs on the loop, whenever the thread is back: perhaps when the run is over as well.
+        """
+        step, now = self.steps[number], self.time()
+        self.late_attempts[token] = attempt
+        if error is None:
+            actions = self._returned(step, token, raw, now, now)
+        else:
+            actions = self._raised(step.node, token, error, 0.0)
+        if self.end is None and self.bug is None:
+            self._step_aside(() if actions is None else actions)
+        elif self.history is not None and self.bug is None:
+            self.runtime.owe(self._journal_late())
+
+    async def _journal_late(self) -> None:
+        assert self.history is not None
+        with contextlib.suppress(JournalError):  # another owner has the run now, or nobody writes
+            await self.history.commit(self)
+
+    def _was_late(
+        self, node: Node, token: int, payload: bytes | None = None
+    ) -> list[Action] | None:
+        """The attempt's end came after the scheduler had closed it; what it gave is refused."""
+        attempt = self.late_attempts.pop(token, self.scheduler.attempt[node.index])
+        if self.history is not None:
+            self.history.attach_late(self.scheduler, attempt, payload, node.contract.hash)
         reached("late_write")
-        self.publish(EventType.LATE_WRITE, node.index)
+        self.publish(EventType.LATE_WRITE, node.index, attempt=attempt)
         return None
 
     def sort_held(self) -> None:
@@ -730,7 +795,7 @@ class Driver:
 
     # -- actions -----------------------------------------------------------------------------
 
-    async def _done(self, actions: list[Action] | None) -> None:
+    async def _done(self, actions: Sequence[Action] | None) -> None:
         """Makes the records durable, then carries out the actions. Stops need no record."""
         if actions:
             self._stop_attempts(actions)
@@ -741,17 +806,17 @@ class Driver:
         if actions:
             self._apply(actions)
 
-    def _step_aside(self, actions: list[Action]) -> None:
+    def _step_aside(self, actions: Sequence[Action]) -> None:
         """As `_done`, from a callback that can't wait."""
         if self.history is None:
             self._apply(actions)
             self._wake_worker()
             return
-        task = self.loop.create_task(self._done_aside(actions))
+        task = self.loop.create_task(self._done_aside(actions), context=self.neutral.copy())
         self.workers.add(task)
         task.add_done_callback(self.workers.discard)
 
-    async def _done_aside(self, actions: list[Action]) -> None:
+    async def _done_aside(self, actions: Sequence[Action]) -> None:
         try:
             await self._done(actions)
             self._wake_worker()
@@ -826,11 +891,11 @@ class Driver:
             return None
         return Feedback(candidates[-1].feedback, self.scheduler.revision[number])
 
-    def _repeats(self, number: int, frozen: Any) -> tuple[str, Any] | None:
+    def _repeats(self, number: int, frozen: Any) -> Control | None:
         """Control that says so when the value equals an earlier candidate's."""
         new = content_hash(frozen)
         if any(content_hash(candidate.value) == new for candidate in self.candidates[number]):
-            return "repeat", None
+            return Control("repeat", None)
         return None
 
     def note_candidates(self) -> None:
@@ -950,9 +1015,16 @@ class Driver:
             return
         await self.stream.put(Emitted(node.name, thaw(frozen)))
 
-    def emit_from_thread(self, number: int, item: Any) -> None:
-        if self.stream is not None:
-            asyncio.run_coroutine_threadsafe(self.emit(number, item), self.loop).result()
+    def emit_from_thread(self, number: int, item: Any, attempt_number: int) -> None:
+        """`emit` from a thread, which waits for room only while its attempt counts."""
+        if self.stream is None:
+            return
+        sent = asyncio.run_coroutine_threadsafe(self.emit(number, item), self.loop)
+        while not self.is_stopping(number, attempt_number):
+            with contextlib.suppress(TimeoutError):
+                sent.result(timeout=_LOOK_EVERY_S)
+                return
+        sent.cancel()
 
     async def run_child(
         self,
@@ -1015,7 +1087,10 @@ class Driver:
             deadline_s=deadline_s,
             again=again,
         )
-        task = self.loop.create_task(child.execute(first))
+        context = contextvars.copy_context()
+        context.run(RUN.set, None)  # the child's engine is nothing that a stage left behind
+        task = self.loop.create_task(child.execute(first), context=context)
+        child.parent = self
         self.workers.add(task)
         self.children[task] = child
         task.add_done_callback(self.workers.discard)
@@ -1089,8 +1164,10 @@ class Driver:
 class Stopped(BaseException):
     """The engine stopped this attempt; `why` is "timeout" or "stop"."""
 
-    def __init__(self, why: str) -> None:
+    def __init__(self, why: str, value: Any = MISSING) -> None:
         self.why = why
+        self.value = value
+        """What the stage returned in spite of it."""
         super().__init__(why)
 
 

@@ -147,6 +147,16 @@ class History:
                 records[place] = record._replace(payload=payload, contract=contract)
                 return
 
+    def attach_late(
+        self, scheduler: Scheduler, attempt: int, payload: bytes | None, contract: str
+    ) -> None:
+        """Gives the refused outcome just written its attempt, and the value that lost."""
+        record = scheduler.records[-1]
+        assert record.type is RecordType.LATE, "nothing is written between a refusal and this"
+        scheduler.records[-1] = record._replace(
+            attempt=attempt, payload=payload, contract=contract if payload is not None else ""
+        )
+
 
 def decode_inputs(plan: Plan, record: Record) -> dict[str, Any]:
     """Canonical inputs of a run, from its first record."""

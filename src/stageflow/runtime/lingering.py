@@ -9,20 +9,27 @@ from __future__ import annotations
 import asyncio
 import gc
 from contextvars import Context, ContextVar
-from typing import Any
+from typing import Any, Protocol
 
-from stageflow.runtime.attempt import force_closed
+from stageflow.runtime.attempt import kill
 
-RUN: ContextVar[object | None] = ContextVar("stageflow_run", default=None)
+
+class Owner(Protocol):
+    """A run, and the run whose stage started it."""
+
+    parent: Any
+
+
+RUN: ContextVar[Owner | None] = ContextVar("stageflow_run", default=None)
 """The driver in whose context code runs; set once per run, inherited by tasks made there."""
 
 
 async def end_lingering(
-    owner: object, *, workers: set[asyncio.Task[Any]], over_by_s: float
+    owner: Owner, *, workers: set[asyncio.Task[Any]], over_by_s: float
 ) -> list[str]:
-    """Ends the tasks of `owner`'s stages: cancelled, and closed by force at `over_by_s`.
+    """Ends the tasks of `owner`'s stages and of its child runs': cancelled, killed at `over_by_s`.
 
-    Returns the names of those that had to be closed. `workers` are the engine's own.
+    Returns the names of those that had to be killed. `workers` are the engine's own.
     """
     loop = asyncio.get_running_loop()
     while (left := _tasks_of(owner, workers)) and loop.time() < over_by_s:
@@ -30,7 +37,7 @@ async def end_lingering(
             task.cancel()
         await asyncio.wait(left, timeout=over_by_s - loop.time())
     for task in left:
-        if force_closed(task.get_coro(), _context_of(task)):  # type: ignore[arg-type]
+        if kill(task.get_coro(), _context_of(task)):  # type: ignore[arg-type]
             # It still awaits a future: woken, it finds that its coroutine is over.
             task.add_done_callback(_heard)
             task.cancel()
@@ -41,7 +48,7 @@ async def end_lingering(
 
 
 def _heard(task: asyncio.Task[Any]) -> None:
-    """Reads the error of a task that was closed, so that nobody is told of it."""
+    """Reads the error of a task that was killed, so that nobody is told of it."""
     if not task.cancelled():
         task.exception()
 
@@ -50,7 +57,7 @@ def _is_over(task: asyncio.Task[Any]) -> bool:
     return getattr(task.get_coro(), "cr_frame", None) is None
 
 
-def _tasks_of(owner: object, workers: set[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
+def _tasks_of(owner: Owner, workers: set[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
     current = asyncio.current_task()
     return [
         task
@@ -58,8 +65,14 @@ def _tasks_of(owner: object, workers: set[asyncio.Task[Any]]) -> list[asyncio.Ta
         if task is not current
         and task not in workers
         and not task.done()
-        and _context_of(task).get(RUN) is owner
+        and _is_of(_context_of(task).get(RUN), owner)
     ]
+
+
+def _is_of(run: Owner | None, owner: Owner) -> bool:
+    while run is not None and run is not owner:
+        run = run.parent
+    return run is owner
 
 
 def _context_of(task: asyncio.Task[Any]) -> Context:

@@ -244,6 +244,8 @@ class Pipeline(Generic[O]):
                 try:
                     admitted[name] = spec.contract.admit(inputs[name], freezer)
                 except StageflowError as error:
+                    if error.field is not None and error.field.startswith("$"):
+                        error.field = name + error.field[1:]  # the path, from the input's name on
                     raise error.at(pipeline=self.name, node="inputs", field=name) from None
             elif spec.required:
                 raise InputError(

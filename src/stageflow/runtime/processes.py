@@ -119,11 +119,19 @@ class ProcessPool:
         while self._busy >= self._processes_max:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
-            await waiter
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                if waiter.done() and not waiter.cancelled():
+                    self._offer()  # the place offered to this one goes to the next
+                raise
         self._busy += 1
 
     def _leave(self) -> None:
         self._busy -= 1
+        self._offer()
+
+    def _offer(self) -> None:
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,8 @@ class Runtime:
         self.active: dict[str, Driver] = {}
         """Journalled runs that this runtime drives; a store can't tell two drivers of one process
         apart."""
+        self._owed: set[asyncio.Task[None]] = set()
+        """What runs that are over still owe the journal: values that came too late."""
         self._deps = DepScopes({} if deps is None else deps)
 
     @classmethod
@@ -85,6 +88,10 @@ class Runtime:
 
     async def aclose(self) -> None:
         """Closes deps, processes and the journal. Runs must have ended."""
+        loop = asyncio.get_running_loop()
+        owed = [task for task in self._owed if task.get_loop() is loop]
+        if owed:
+            await asyncio.wait(owed)
         await self._deps.close(self.limits.close_s)
         await self.processes.close()
         if self.journal is not None:
@@ -171,6 +178,12 @@ class Runtime:
             return await driver.watch()
         driver, _ = await reopened_for(self, run, pipeline=pipeline, events=())
         return await driver.execute(driver.scheduler.cancel(reason))
+
+    def owe(self, work: Coroutine[Any, Any, None]) -> None:
+        """Has `work` done, for a run that is over; `aclose` waits for it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._owed.add(task)
+        task.add_done_callback(self._owed.discard)
 
     def _needs_journal(self) -> Journal:
         if self.journal is None:

@@ -11,6 +11,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from stageflow.model.errors import StageflowError
@@ -18,15 +19,35 @@ from stageflow.model.marks import reached
 from stageflow.runtime.simulated import is_simulated
 
 _IDLE_S = 5.0
+Late = Callable[[Any, BaseException | None], None]
+"""Told what a call gave, or raised, when nobody waits for it any more."""
 
 
 class _Job:
-    __slots__ = ("abandoned", "call", "finished", "future", "loop")
+    __slots__ = (
+        "abandoned",
+        "back",
+        "call",
+        "finished",
+        "future",
+        "late",
+        "left",
+        "loop",
+        "outcome",
+    )
 
-    def __init__(self, call: Callable[[], Any], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, call: Callable[[], Any], loop: asyncio.AbstractEventLoop, late: Late | None
+    ) -> None:
         self.call = call
         self.loop = loop
+        self.late = late
+        self.outcome: tuple[Any, BaseException | None] | None = None
+        """What came while the caller was leaving; told as late once it has left."""
+        self.left = False
         self.future: asyncio.Future[Any] = loop.create_future()
+        self.back: asyncio.Future[None] | None = None
+        """Where a cancelled caller waits for the thread; None while the caller is not cancelled."""
         self.abandoned = False
         self.finished = False
 
@@ -40,38 +61,98 @@ class ThreadPool:
         self._wake = threading.Condition(self._lock)
         self._jobs: deque[_Job] = deque()
         self._idle = 0
+        self._starting = 0
         self._alive = 0
         self.stuck = 0
         """Threads whose attempt has ended and that have not come back."""
+        self.simulated_s: Callable[[], float] | None = None
+        """For simulations: draws the virtual seconds that the next call takes; it is made at their
+        end. None: calls take no time, and no attempt can be left behind by its thread."""
 
-    async def call(self, call: Callable[[], Any]) -> Any:
-        """The call's result. Cancelling drops it when it has not begun; else the thread is stuck
-        until it returns, and its result is thrown away."""
+    async def call(self, call: Callable[[], Any], late: Late | None = None) -> Any:
+        """The call's result. Cancelling drops it when it has not begun; else the caller waits for
+        the thread and throws its result away. A thread whose caller is killed before it is back is
+        stuck until it returns."""
         loop = asyncio.get_running_loop()
-        if is_simulated(loop):
+        simulated = is_simulated(loop)
+        if simulated and self.simulated_s is None:
             await asyncio.sleep(0)  # a later step, which the schedule chooses
             return call()
-        job = _Job(call, loop)
-        with self._lock:
-            self._jobs.append(job)
-            if self._idle:
-                self._wake.notify()
-            elif self._alive < self._threads_max:
-                self._alive += 1
-                threading.Thread(target=self._serve, daemon=True, name="stageflow-stage").start()
+        job = _Job(call, loop, late)
+        if self.simulated_s is not None and simulated:
+            loop.call_later(self.simulated_s(), self._simulate, job)
+        else:
+            self._begin(job)
         try:
             return await job.future
         except asyncio.CancelledError:
-            with self._lock:
-                if job in self._jobs:
-                    self._jobs.remove(job)
-                elif not job.finished:
-                    job.abandoned = True
-                    self.stuck += 1
-                    reached("thread_stuck")
+            if self._dropped(job):
+                raise
+            try:
+                await self._returned(job)
+            finally:
+                self._abandon(job)
+                _leave(job)
             raise
 
+    def _begin(self, job: _Job) -> None:
+        with self._lock:
+            self._jobs.append(job)
+            # A notified thread counts as idle, and a new one as starting, until it takes its job.
+            if len(self._jobs) <= self._idle:
+                self._wake.notify()
+            elif len(self._jobs) > self._idle + self._starting and self._alive < self._threads_max:
+                self._alive += 1
+                self._starting += 1
+                threading.Thread(target=self._serve, daemon=True, name="stageflow-stage").start()
+
+    def _simulate(self, job: _Job) -> None:
+        job.loop.call_soon(_settle, job, *self._done(job))
+
+    def _done(self, job: _Job) -> tuple[Any, BaseException | None]:
+        """(result, error) of the call."""
+        result, error = None, None
+        try:
+            result = job.call()
+        except BaseException as raised:  # the stage boundary: it is the attempt's outcome
+            error = raised
+        with self._lock:
+            job.finished = True
+            if job.abandoned:
+                self.stuck -= 1
+        return result, error
+
+    def _dropped(self, job: _Job) -> bool:
+        """Takes the job back; False when it has begun. Then, `back` tells of its end."""
+        with self._lock:
+            if job in self._jobs:
+                self._jobs.remove(job)
+                return True
+            job.back = job.loop.create_future()
+            if job.finished:
+                job.back.set_result(None)
+            return False
+
+    async def _returned(self, job: _Job) -> None:
+        """Waits for the thread, however often the caller is cancelled: a kill is no cancellation.
+
+        Else the stage's cleanup would run after its run has ended, beside whatever comes next.
+        """
+        assert job.back is not None
+        while not job.back.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.shield(job.back)
+
+    def _abandon(self, job: _Job) -> None:
+        with self._lock:
+            if not job.finished:
+                job.abandoned = True
+                self.stuck += 1
+                reached("thread_stuck")
+
     def _serve(self) -> None:
+        with self._lock:
+            self._starting -= 1
         while True:
             with self._lock:
                 while not self._jobs:
@@ -82,24 +163,35 @@ class ThreadPool:
                         self._alive -= 1
                         return
                 job = self._jobs.popleft()
-            result, error = None, None
-            try:
-                result = job.call()
-            except BaseException as raised:  # the stage boundary: it is the attempt's outcome
-                error = raised
-            with self._lock:
-                job.finished = True
-                if job.abandoned:
-                    self.stuck -= 1
-                    continue
+            result, error = self._done(job)
             try:
                 job.loop.call_soon_threadsafe(_settle, job, result, error)
             except RuntimeError:
                 continue  # the loop is closed; nobody waits any more
 
 
+def _leave(job: _Job) -> None:
+    """The caller has gone, in this very step of the loop: what it did not take is late."""
+    job.left = True
+    if job.outcome is None and job.future.done() and not job.future.cancelled():
+        error = job.future.exception()  # it came in the same turn as the cancellation
+        job.outcome = (None if error is not None else job.future.result(), error)
+    if job.outcome is not None:
+        job.loop.call_soon(_tell, job)
+
+
+def _tell(job: _Job) -> None:
+    if job.late is not None and job.outcome is not None:
+        job.late(*job.outcome)
+
+
 def _settle(job: _Job, result: Any, error: BaseException | None) -> None:
+    if job.back is not None and not job.back.done():
+        job.back.set_result(None)
     if job.future.done():
+        job.outcome = (result, error)
+        if job.left:
+            _tell(job)
         return
     if error is None:
         job.future.set_result(result)

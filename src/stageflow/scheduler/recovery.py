@@ -85,7 +85,6 @@ def _feed(scheduler: Scheduler, record: Record) -> None:
                 index = scheduler.plan.index
                 names = record.data.get("rerun", ())
                 reached("run_reopened")
-                reached("run_reopened")
                 scheduler.reopened({index[name] for name in names if name in index})
         case RecordType.RETRY_DUE | RecordType.LATE | RecordType.STEP | RecordType.RUN_ENDED:
             pass

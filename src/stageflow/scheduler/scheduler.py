@@ -552,9 +552,9 @@ class Scheduler:
         role = self._role(child, parent)
         if self._is_bad(child, parent, role):
             self.flawed[child] = 1
-            # A block needs no other parent to be known: nothing is graver. A skip or a failure
-            # waits for all of them, so that no verdict depends on the schedule.
-            if self.status[parent] is BLOCKED:
+            # A block needs no other parent to be known, once the stage is part of the run: nothing
+            # is graver. A skip or a failure waits for all, so that no verdict depends on the order.
+            if self.status[parent] is BLOCKED and self._is_on_its_branch(child):
                 self._finish(child, *self._verdict(parent))
                 return
         if self.waiting[child] == 0:
@@ -635,6 +635,10 @@ class Scheduler:
         if role & Role.OPTIONAL and self.nodes[node].join is not None:
             return False
         return status is not SKIPPED or self.cause[parent][0] is Cause.PARENT_FAILED
+
+    def _is_on_its_branch(self, node: int) -> bool:
+        when = self.nodes[node].when
+        return when is None or self.branch.get(when[0]) == when[1]
 
     def _verdict(self, parent: int) -> tuple[NodeState, tuple[Cause, int]]:
         """State and cause of a child that can't run because of this parent."""
@@ -938,7 +942,10 @@ class Scheduler:
         self._record(RecordType.OUTCOME, node, data)
 
     def _late(self, node: int, token: int, status: str) -> list[Action] | None:
-        """A zombie's write: refused, and told. None, for its caller to return."""
+        """A zombie's write: refused, and told. None, for its caller to return.
+
+        The record names the attempt that the node has now; the late one is named by its token.
+        """
         self.seq += 1
         if self.writes:
             self.records.append(
@@ -948,7 +955,11 @@ class Scheduler:
                     node=self.nodes[node].name,
                     revision=self.revision[node],
                     token=token,
-                    data={"status": status},
+                    data={
+                        "status": status,
+                        "current": self.attempt[node],
+                        "current_token": self.token[node],
+                    },
                 )
             )
         return None
@@ -991,7 +1002,8 @@ class Scheduler:
         elif self.nodes[node].join is not None:
             fine = True
         else:
-            fine = status.is_terminal
+            # A kept value in a reopened run: what it came after may be asked again.
+            fine = status.is_terminal or self.status[node] is OK
         assert fine, self._story(f"{self.nodes[node].name} ran before {self.nodes[parent].name}")
 
     def _story(self, what: str) -> str:
@@ -1012,8 +1024,8 @@ def _gravity(verdict: tuple[NodeState, tuple[Cause, int]]) -> int:
     status, (cause, _) = verdict
     if status is CANCELLED:
         return 4
-    if status is BLOCKED:
-        return 3
     if cause is Cause.BRANCH:
+        return 3
+    if status is BLOCKED:
         return 2
     return 1 if cause is Cause.PARENT_FAILED else 0

@@ -9,8 +9,10 @@ from stageflow.sim.journal import Dropped, SimJournal
 from stageflow.sim.loop import SimLoop
 from stageflow.sim.run import Sim, SimClock, SimResult, simulate, trial
 from stageflow.sim.schedule import Fifo, Pct, Pick, RandomWalk, Replay, Schedule
+from stageflow.sim.shrink import Deviations, Shrunk, shrink
 
 __all__ = [
+    "Deviations",
     "DiskFailure",
     "DiskFaults",
     "Dropped",
@@ -20,12 +22,14 @@ __all__ = [
     "RandomWalk",
     "Replay",
     "Schedule",
+    "Shrunk",
     "Sim",
     "SimClock",
     "SimDisk",
     "SimJournal",
     "SimLoop",
     "SimResult",
+    "shrink",
     "simulate",
     "trial",
 ]

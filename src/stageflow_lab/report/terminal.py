@@ -172,6 +172,11 @@ def _write_result(page: Page, result: Result, *, row_width: int, name_width: int
     for note in result.notes:
         page.line(f"{head}{note}")
         head = blank
+    for what, met in (("reached", result.marks), ("fired", result.fired)):
+        if met:
+            listed = ", ".join(f"{name} {times:,}" for name, times in met.items())
+            page.line(textwrap.fill(f"{head}{what} {listed}", page.width, subsequent_indent=blank))
+            head = blank
     used = f"{result.size}, seed {result.seed}, {duration(result.duration_s)}"
     page.line(f"{head}{used}")
 

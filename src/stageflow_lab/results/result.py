@@ -21,7 +21,8 @@ class Result:
 
     `reason` says why the verdict is not pass; `evidence` are paths relative to the results folder;
     `audit` is the row's audit at that time, of the same scenario text; None when there was none.
-    `params` are the size parameters as used, after scaling; `scale` is 1.0 outside audits.
+    `params` are the size parameters as used, after scaling; `scale` is 1.0 outside audits. `marks`
+    and `fired` say how often each mark was reached and each fault told.
     """
 
     row: str
@@ -38,6 +39,8 @@ class Result:
     cpu_s: float | None = None
     memory_peak_bytes: int | None = None
     versions: Mapping[str, Any] = field(default_factory=dict)
+    marks: Mapping[str, int] = field(default_factory=dict)
+    fired: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     pictures: tuple[Picture, ...] = ()
     evidence: tuple[str, ...] = ()

@@ -19,10 +19,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from stageflow.model.marks import counting
+
 from .. import discovery
+from ..coverage import Coverage
 from ..errors import LabError
 from ..history import History
 from ..plain import plain as default_plain
+from ..power import unreachable
 from ..results import Result
 from ..scenario import Judgement, Scenario
 from ..verdict import Verdict, rule
@@ -104,6 +108,11 @@ def _outcome(request: Request, line: ParentPipe) -> Result:
     if params is None:
         reason = f"has no size {request.size}"
         return replace(blank, verdict=Verdict.SKIPPED, reason=reason)
+    blank = replace(blank, params=dict(params))
+    if request.mode == "judge" and request.scale == 1.0:
+        beyond = unreachable(scenario, request.size, params)
+        if beyond:  # before anything runs: no result of this size could decide
+            return replace(blank, verdict=Verdict.UNKNOWN, reason="; ".join(beyond))
     limit_s = scenario.wall_limit(request.size)
     line.tell("ready", wall_limit_s=limit_s)
     set_memory_limit(scenario.memory_limit_bytes)
@@ -117,7 +126,6 @@ def _outcome(request: Request, line: ParentPipe) -> Result:
         sabotage=request.sabotage,
         report=line.progress,
     )
-    blank = replace(blank, params=dict(params))
     if request.mode == "plain":
         return _plain(scenario, world, request, blank)
     return _judge(scenario, world, request, blank)
@@ -126,17 +134,30 @@ def _outcome(request: Request, line: ParentPipe) -> Result:
 def _judge(scenario: Scenario, world: World, request: Request, blank: Result) -> Result:
     caught: list[str] = []
     history: History | None = None
-    with _witness(request.evidence, "load", caught), scenario.sabotaged(request.sabotage):
+    with (
+        _witness(request.evidence, "load", caught),
+        scenario.sabotaged(request.sabotage),
+        counting(world.marks),
+    ):
         history = scenario.load(world)
+    blank = replace(blank, marks=world.marks.all())
     if caught:
         return replace(blank, reason=f"the load raised {caught[0]}")
     if not isinstance(history, History):
         return replace(blank, reason=f"the load returned {type(history).__name__}, not a History")
     history.save(request.evidence / "history.jsonl")
+    coverage = Coverage.of(history, world.marks.all())
+    blank = replace(blank, fired=coverage.fired)
     judgement: Judgement | None = None
     with _witness(request.evidence, "check", caught):
         judgement = scenario.check(history)
-        ruling = rule(scenario, judgement, size=request.size)
+        ruling = rule(
+            scenario,
+            judgement,
+            size=request.size,
+            coverage=coverage,
+            scaled=request.scale != 1.0,
+        )
     if caught or judgement is None:
         reason = f"the check raised {caught[0] if caught else 'nothing and returned None'}"
         return replace(blank, verdict=Verdict.UNKNOWN, reason=reason)

@@ -73,6 +73,7 @@ def check(history: History) -> Judgement:
             "faults_reported": share(named, len(reports)),
             "faults_fired": _fired(history),
             "build_ratio": _times(history, "built"),
+            "per_stage_ratio_collected": _sums(history, "collected"),
         },
         notes=_notes(history),
     )
@@ -85,6 +86,14 @@ def _times(history: History, what: str) -> Measured:
         if event.data["what"] == what
     ]
     return ratio_of(pairs)
+
+
+def _sums(history: History, what: str) -> Measured:
+    """All rounds together: what hits few rounds hard, as full collections do, counts in full."""
+    pairs = [event.data for event in history.of("timed") if event.data["what"] == what]
+    shallow_s = sum(pair["shallow_s"] for pair in pairs)
+    value = sum(pair["deep_s"] for pair in pairs) / shallow_s if shallow_s else math.nan
+    return Measured(value, n=len(pairs))
 
 
 def _retained(history: History) -> Measured:
@@ -156,7 +165,7 @@ SCENARIO = Scenario(
             "link_depth": 1_000,
             "sim_depth": 300,
             "failures": 50,
-            "nested_failures": 50,
+            "nested_failures": 20,
             "sim_crashes": 20,
             "kills": 20,
             "rounds": 41,
@@ -229,7 +238,17 @@ SCENARIO = Scenario(
             doc="failures whose report names the broken stage and leaves what is done readable",
         ),
         Metric("faults_fired", "==", 1.0, doc="links that broke and kills that hit"),
-        Metric("build_ratio", "<=", 1.2, "times", gate=False, doc="CPU time a stage of building"),
+        Metric(
+            "per_stage_ratio_collected",
+            "<=",
+            1.2,
+            "times",
+            gate=False,
+            doc="as per_stage_ratio, with full garbage collections of all that the process holds",
+        ),
+        Metric(
+            "build_ratio", "<=", 1.2, "times", gate=False, doc="CPU time a stage of building"
+        ),
     ),
     sabotages=DEFECTS,
     load=load,

@@ -26,9 +26,10 @@ LETTERS: Final = 1_000
 
 @contextmanager
 def still_heap() -> Iterator[None]:
-    """What the process held before is left out of garbage collections: it is no cost of depth.
+    """What is alive now, pipelines too, is left out of garbage collections meanwhile.
 
-    What is built inside, pipelines too, is collected as ever.
+    How often and how long a full collection walks what was there before is settled by the heap,
+    not by the runs: what these make is collected as ever.
     """
     gc.collect()
     gc.freeze()
@@ -38,36 +39,38 @@ def still_heap() -> Iterator[None]:
         gc.unfreeze()
 
 
-@still_heap()
 def time_depths(world: World, history: History) -> None:
     """Records `timed` pairs of seconds: (deep once, shallow ten times), by what was timed."""
     shallow, deep = chain(world.size["shallow"]), chain(world.size["deep"])
     for pipeline in (shallow, deep):
         _record(history, "memory", pipeline, asyncio.run(pipeline.run(x=0)))
-    _timed(history, "run", world.size["rounds"], lambda: _run(deep), lambda: _run(shallow, TIMES))
-    world.progress(1, 4, "timing: runs in memory")
-    _timed(
-        history,
-        "journalled",
-        world.size["rounds_journalled"],
-        lambda: _journalled(deep),
-        lambda: _journalled(shallow, TIMES),
-    )
-    world.progress(2, 4, "timing: journalled runs")
-    _time_builds(world, history)
+    rounds, journalled = world.size["rounds"], world.size["rounds_journalled"]
+    with still_heap():
+        _timed(history, "run", rounds, lambda: _run(deep), lambda: _run(shallow, TIMES))
+        world.progress(1, 4, "timing: runs in memory")
+        _timed(
+            history,
+            "journalled",
+            journalled,
+            lambda: _journalled(deep),
+            lambda: _journalled(shallow, TIMES),
+        )
+        world.progress(2, 4, "timing: journalled runs")
+    _timed(history, "collected", rounds, lambda: _run(deep), lambda: _run(shallow, TIMES))
     world.progress(3, 4, "timing: builds")
+    _time_builds(world, history)
 
 
-@still_heap()
 def time_nesting(world: World, history: History) -> None:
     """As `time_depths`, of nested pipelines against as many levels that are nested less."""
-    times = world.size["nesting"] // NEST_SHALLOW
-    shallow, deep = nest(NEST_SHALLOW), nest(world.size["nesting"])
-    for pipeline, levels in ((shallow, NEST_SHALLOW), (deep, world.size["nesting"])):
+    levels, rounds = world.size["nesting"], world.size["rounds"]
+    shallow, deep = nest(NEST_SHALLOW), nest(levels)
+    for pipeline, expected in ((shallow, NEST_SHALLOW), (deep, levels)):
         run = asyncio.run(pipeline.run(x=0))
-        history.record("completed", how="nested", ok=run.is_ok and run.output == levels)
-    rounds = world.size["rounds"]
-    _timed(history, "nested", rounds, lambda: _run(deep), lambda: _run(shallow, times))
+        history.record("completed", how="nested", ok=run.is_ok and run.output == expected)
+    times = levels // NEST_SHALLOW
+    with still_heap():
+        _timed(history, "nested", rounds, lambda: _run(deep), lambda: _run(shallow, times))
 
 
 def weigh(world: World, history: History) -> None:

@@ -68,7 +68,8 @@ def break_nested(world: World, history: History) -> None:
     link = Link()
     pipeline = nest(levels, link)
     for number in range(count):
-        link.broken, link.executed = world.rng.randrange(levels), []
+        # One from each stratum, so that few failures reach deep levels too.
+        link.broken, link.executed = int((number + world.rng.random()) / count * levels), []
         run = asyncio.run(pipeline.run(x=0))
         _report(history, "nested", run, stage=f"before{link.broken}", done=_has(run, link.broken))
         link.executed = []

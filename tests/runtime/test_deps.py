@@ -1,0 +1,148 @@
+"""Deps: opened once a scope, given by name, closed in reverse, whatever ends the run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Literal
+
+import pytest
+
+from stageflow import BuildError, Dep, InputError, Pipeline, Runtime, transform
+
+LOG: list[str]
+
+
+def opening(log: list[str], name: str) -> Any:
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[str]:
+        log.append(f"open {name}")
+        await asyncio.sleep(0)
+        yield name
+        log.append(f"close {name}")
+
+    return opened
+
+
+@transform
+async def uses(x: int, db: str, model: str) -> str:
+    if x < 0:
+        raise ValueError
+    return f"{db}+{model}"
+
+
+DESK = Pipeline("d", [uses], inputs={"x": int}, deps={"db": str, "model": str}, outputs=uses)
+
+
+def runtime(log: list[str], scope: Literal["runtime", "tenant", "run"]) -> Runtime:
+    return Runtime(
+        deps={
+            "db": Dep(opening(log, "db"), scope=scope),
+            "model": Dep(opening(log, "model"), scope=scope),
+        }
+    )
+
+
+async def test_a_dep_of_the_runtime_is_opened_once_and_closed_in_reverse() -> None:
+    log: list[str] = []
+    async with runtime(log, "runtime") as one:
+        handles = [DESK.using(runtime=one).start(x=n) for n in range(5)]
+        assert {(await handle).output for handle in handles} == {"db+model"}
+    assert log == ["open db", "open model", "close model", "close db"]
+
+
+async def test_a_dep_of_the_run_lives_as_long_as_its_run() -> None:
+    log: list[str] = []
+    async with runtime(log, "run") as one:
+        for _ in range(2):
+            await DESK.using(runtime=one).run(x=1)
+            log.append("ended")
+    once = ["open db", "open model", "close model", "close db", "ended"]
+    assert log == once * 2
+
+
+async def test_a_dep_of_the_run_is_closed_when_the_run_fails_or_is_cancelled() -> None:
+    log: list[str] = []
+    async with runtime(log, "run") as one:
+        assert (await DESK.using(runtime=one).run(x=-1)).status == "failed"
+        handle = DESK.using(runtime=one).start(x=1)
+        handle.cancel()
+        assert (await handle).status == "cancelled"
+        assert log.count("open db") == log.count("close db")
+        assert log.count("open model") == log.count("close model")
+
+
+async def test_tenants_do_not_share_their_deps() -> None:
+    made: list[object] = []
+
+    def client() -> object:
+        made.append(object())
+        return made[-1]
+
+    @transform
+    async def which(x: int, client: object) -> int:
+        return made.index(client)
+
+    desk = Pipeline("t", [which], inputs={"x": int}, deps={"client": object}, outputs=which)
+    async with Runtime(deps={"client": Dep(client, scope="tenant")}) as one:
+        seen = [
+            (await desk.using(runtime=one, tenant=tenant).run(x=1)).output
+            for tenant in ("a", "b", "a")
+        ]
+    assert seen == [0, 1, 0]
+
+
+async def test_what_a_factory_may_be() -> None:
+    closed: list[str] = []
+
+    @contextmanager
+    def plain() -> Iterator[str]:
+        yield "context"
+        closed.append("context")
+
+    async def awaited() -> str:
+        return "awaited"
+
+    class Settings:
+        text = "class"
+
+    @transform
+    async def all_of(x: int, a: str, b: str, c: Settings, d: dict[str, int]) -> list[Any]:
+        return [a, b, c.text, d["k"]]
+
+    desk = Pipeline(
+        "f",
+        [all_of],
+        inputs={"x": int},
+        deps={"a": str, "b": str, "c": Settings, "d": dict},
+        outputs=all_of,
+    )
+    deps = {"a": plain, "b": awaited, "c": Settings, "d": {"k": 1}}
+    async with Runtime(deps=deps) as one:
+        run = await desk.using(runtime=one).run(x=1)
+    assert run.output == ["context", "awaited", "class", 1] and closed == ["context"]
+
+
+async def test_a_dep_that_is_missing_or_odd_is_told() -> None:
+    with pytest.raises(InputError) as caught:
+        await DESK.using(runtime=Runtime(deps={"dbs": 1, "model": 2})).run(x=1)
+    assert caught.value.code == "run.missing_dep"
+    assert caught.value.fix == "did you mean 'dbs'?"
+    with pytest.raises(BuildError) as odd:
+        Runtime(deps={"db": Dep(object, scope="week")})  # type: ignore[arg-type]
+    assert odd.value.code == "runtime.dep_scope"
+
+
+async def test_a_dep_that_can_not_be_opened_leaves_nothing_open() -> None:
+    log: list[str] = []
+
+    def broken() -> str:
+        raise OSError("down")
+
+    async with Runtime(
+        deps={"db": Dep(opening(log, "db"), scope="run"), "model": Dep(broken, scope="run")}
+    ) as one:
+        with pytest.raises(OSError, match="down"):
+            await DESK.using(runtime=one).run(x=1)
+        assert log == ["open db", "close db"]

@@ -1,0 +1,139 @@
+"""Stages in child processes: they work, fail, die and are killed without a trace."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from stageflow import Limits, Pipeline, Runtime, transform
+from stageflow.runtime.processes import ProcessPool
+
+STAGES = """
+import os, time
+
+def where(x: int) -> int:
+    print("this goes to standard error")
+    return os.getpid()
+
+def breaks(x: int) -> int:
+    raise LookupError("in a child")
+
+def odd(x: int) -> int:
+    class Local(Exception):
+        pass
+    raise Local("can't travel")
+
+def dies(x: int) -> int:
+    os._exit(7)
+
+def sleeps(x: int) -> int:
+    open(f"{os.environ['PIDS']}/{os.getpid()}", "w").close()
+    time.sleep(60)
+    return x
+"""
+
+
+@pytest.fixture
+def stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    (tmp_path / "stages_of_a_child.py").write_text(STAGES)
+    (tmp_path / "pids").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PIDS", str(tmp_path / "pids"))
+    yield importlib.import_module("stages_of_a_child")
+    del sys.modules["stages_of_a_child"]
+
+
+@pytest_asyncio.fixture
+async def runtime() -> AsyncIterator[Runtime]:
+    async with Runtime(limits=Limits(processes=1, grace_s=1.0)) as one:
+        yield one
+
+
+def desk(body: Any, runtime: Runtime, **options: Any) -> Pipeline[Any]:
+    stage = transform(place="process", **options)(body)
+    return Pipeline("p", [stage], inputs={"x": int}, outputs=stage).using(runtime=runtime)
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+async def test_a_stage_runs_in_a_child_that_is_kept_for_the_next(
+    stages: ModuleType, runtime: Runtime
+) -> None:
+    pids = {(await desk(stages.where, runtime).run(x=1)).output for _ in range(3)}
+    assert len(pids) == 1 and pids != {os.getpid()}
+    await runtime.processes.close()
+    assert is_gone(pids.pop())
+
+
+async def test_exceptions_travel_and_a_death_is_named(stages: ModuleType, runtime: Runtime) -> None:
+    run = await desk(stages.breaks, runtime).run(x=1)
+    assert (run.status, run.reason) == ("failed", "error:LookupError")
+    run = await desk(stages.odd, runtime).run(x=1)
+    assert run.failure is not None and "Local" in run.failure.message
+    run = await desk(stages.dies, runtime).run(x=1)
+    assert run.failure is not None and run.failure.reason == "stage.process_died"
+    assert "exit status 7" in run.failure.message
+    assert (await desk(stages.where, runtime).run(x=1)).status == "ok"
+
+
+async def test_a_child_is_killed_when_its_time_is_over(
+    stages: ModuleType, runtime: Runtime, tmp_path: Path
+) -> None:
+    begun = time.monotonic()
+    run = await desk(stages.sleeps, runtime, timeout=1.0).run(x=1)
+    assert (run.status, run.reason) == ("failed", "timeout") and time.monotonic() - begun < 10
+    pids = [int(path.name) for path in (tmp_path / "pids").iterdir()]
+    assert pids and all(is_gone(pid) for pid in pids)
+    assert run.quarantined == ()
+
+
+async def test_calls_beyond_the_limit_wait_for_a_place(
+    stages: ModuleType, runtime: Runtime, tmp_path: Path
+) -> None:
+    """
+    1. one call sleeps in the only child; three more wait for a place
+    2. the sleeper and one that waits are cancelled in the same turn
+    3. the others get the place, one after another
+    """
+    sleeper = desk(stages.sleeps, runtime).start(x=1)
+    while not list((tmp_path / "pids").iterdir()):  # noqa: ASYNC110  (another process's file)
+        await asyncio.sleep(0.005)
+    handles = [desk(stages.where, runtime).start(x=1) for _ in range(3)]
+    await asyncio.sleep(0.005)
+    sleeper.cancel()
+    handles[0].cancel()
+    assert (await sleeper).status == (await handles[0]).status == "cancelled"
+    assert [(await handle).status for handle in handles[1:]] == ["ok", "ok"]
+
+
+async def test_a_place_offered_to_a_call_that_is_cancelled_goes_to_the_next() -> None:
+    """
+    1. one call has the only place, two wait for it
+    2. the place is offered to the first of them, which is cancelled before it can take it
+    3. the second gets it
+    """
+    pool = ProcessPool(1)
+    await pool._place()
+    first, second = (asyncio.create_task(pool._place()) for _ in range(2))
+    await asyncio.sleep(0)
+    pool._leave()
+    first.cancel()
+    async with asyncio.timeout(5):
+        await second
+    assert first.cancelled()

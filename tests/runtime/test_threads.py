@@ -1,0 +1,43 @@
+"""Sync stages get threads of their own, up to the pool's bound."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+from stageflow.runtime.threads import ThreadPool
+
+
+async def _all_at_once(pool: ThreadPool, calls: int, call: Callable[[], object]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for _ in range(calls):
+            group.create_task(pool.call(call))
+
+
+async def test_as_many_calls_run_at_once_as_the_pool_allows_also_when_some_threads_are_idle() -> (
+    None
+):
+    """1 two threads become idle, 2 eight calls come in one step of the loop, before either thread
+    wakes, 3 each call waits for the other seven: two idle threads are not enough for eight."""
+    pool = ThreadPool(8)
+    two, eight = threading.Barrier(2), threading.Barrier(8)
+    await _all_at_once(pool, 2, lambda: two.wait(5))
+    await _all_at_once(pool, 8, lambda: eight.wait(5))
+
+
+async def test_never_more_calls_run_at_once_than_the_pool_allows() -> None:
+    pool = ThreadPool(3)
+    together = threading.Barrier(3)
+    lock = threading.Lock()
+    running, peak = 0, 0
+
+    def call() -> None:
+        nonlocal running, peak
+        with lock:
+            running += 1
+            peak = max(peak, running)
+        together.wait(5)
+        with lock:
+            running -= 1
+
+    await _all_at_once(pool, 30, call)
+    assert peak == 3
