@@ -38,9 +38,7 @@ class Inner:
             self.executed.append("third")
             return second + 1
 
-        self.pipeline = Pipeline(
-            "inner", [first, second, third], inputs={"x": int}, outputs=third
-        )
+        self.pipeline = Pipeline("inner", [first, second, third], inputs={"x": int}, outputs=third)
 
     def outer(self) -> Pipeline[int]:
         @transform

@@ -14,8 +14,8 @@ from stageflow.graph.stage import (
     Join,
     OnFailure,
     Place,
+    Question,
     Stage,
-    Wait,
     as_references,
     check_policies,
     checked_name,
@@ -285,7 +285,7 @@ def approval(
         after=as_references(after),
         when=when,
         on_failure=on_failure,
-        wait=Wait(of, None if expires is None else checked_timeout(expires, name)),
+        wait=Question(of, None if expires is None else checked_timeout(expires, name)),
     )
 
 

@@ -51,7 +51,7 @@ class Join:
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
+class Question:
     """What a person is shown, and for how long the question stands."""
 
     of: Stage[..., Any] | str
@@ -91,7 +91,7 @@ class Stage(Generic[P, T]):
     revisions: int = 5
     """How many revisions guards may ask for, the first one counted, before it is exhausted."""
     join: Join | None = None
-    wait: Wait | None = None
+    wait: Question | None = None
     origin: Stage[..., Any] | None = None
     """The template this one was derived from by `named`, at the root of the chain."""
 

@@ -14,18 +14,18 @@ from typing import Any, Protocol
 from stageflow.runtime.attempt import kill
 
 
-class Owner(Protocol):
+class Kin(Protocol):
     """A run, and the run whose stage started it."""
 
     parent: Any
 
 
-RUN: ContextVar[Owner | None] = ContextVar("stageflow_run", default=None)
+RUN: ContextVar[Kin | None] = ContextVar("stageflow_run", default=None)
 """The driver in whose context code runs; set once per run, inherited by tasks made there."""
 
 
 async def end_lingering(
-    owner: Owner, *, workers: set[asyncio.Task[Any]], over_by_s: float
+    owner: Kin, *, workers: set[asyncio.Task[Any]], over_by_s: float
 ) -> list[str]:
     """Ends the tasks of `owner`'s stages and of its child runs': cancelled, killed at `over_by_s`.
 
@@ -57,7 +57,7 @@ def _is_over(task: asyncio.Task[Any]) -> bool:
     return getattr(task.get_coro(), "cr_frame", None) is None
 
 
-def _tasks_of(owner: Owner, workers: set[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
+def _tasks_of(owner: Kin, workers: set[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
     current = asyncio.current_task()
     return [
         task
@@ -69,7 +69,7 @@ def _tasks_of(owner: Owner, workers: set[asyncio.Task[Any]]) -> list[asyncio.Tas
     ]
 
 
-def _is_of(run: Owner | None, owner: Owner) -> bool:
+def _is_of(run: Kin | None, owner: Kin) -> bool:
     while run is not None and run is not owner:
         run = run.parent
     return run is owner

@@ -246,9 +246,7 @@ SCENARIO = Scenario(
             gate=False,
             doc="as per_stage_ratio, with full garbage collections of all that the process holds",
         ),
-        Metric(
-            "build_ratio", "<=", 1.2, "times", gate=False, doc="CPU time a stage of building"
-        ),
+        Metric("build_ratio", "<=", 1.2, "times", gate=False, doc="CPU time a stage of building"),
     ),
     sabotages=DEFECTS,
     load=load,
