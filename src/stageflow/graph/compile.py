@@ -491,8 +491,10 @@ class _Build:
 
     def _check_cycles(self) -> None:
         followers = self._followers()
-        self.sorted = order.topological(followers)
-        if len(self.sorted) == len(followers):
+        count = len(self.stages)
+        found = order.topological(followers)
+        self.sorted = [number for number in found if number < count]
+        if len(found) == len(followers):
             for number, why in unreachable(
                 self.sorted,
                 self.parents,
@@ -506,7 +508,7 @@ class _Build:
                     fix="join the branches with first_of(...), or take one of them only",
                 )
             return
-        cycle = order.find_cycle(followers, self.sorted)
+        cycle = [n for n in order.find_cycle(followers, found) if n < count]
         names = [self.names[number] for number in cycle]
         shown = names
         if len(names) > 12:
@@ -538,19 +540,45 @@ class _Build:
         )
 
     def _followers(self) -> list[list[int]]:
-        """Who may run only after whom, guards' release included."""
+        """Who may run only after whom. Behind the nodes stand the verdicts, one per group of
+        values that share guards: any guard of a group may send a value back, after which all of
+        them judge again, so nothing of a group is released before all have decided."""
         followers: list[list[int]] = [[] for _ in self.stages]
+        verdicts: dict[int, int] = {}
+        grouped = self._groups()
+        for guard, leader in grouped.items():
+            if leader not in verdicts:
+                verdicts[leader] = len(followers)
+                followers.append([])
+            followers[guard].append(verdicts[leader])
         for number, roles in enumerate(self.parents):
             for parent, role in roles.items():
                 followers[parent].append(number)
-                if not role & Role.RAW:
-                    for guard in self.guards.get(parent, ()):
-                        followers[guard].append(number)
-                    # A decision is final once no guard of what it gates can ask for a revision.
-                    for gated in self.gates.get(parent, {}).values():
-                        for guard in self.guards[gated]:
-                            followers[guard].append(number)
+                group = grouped.get(parent if parent in self.gates else self._guard_of(parent))
+                if group is not None and not role & Role.RAW:
+                    followers[verdicts[group]].append(number)
         return followers
+
+    def _guard_of(self, node: int) -> int:
+        guards = self.guards.get(node)
+        return guards[0] if guards else -1
+
+    def _groups(self) -> dict[int, int]:
+        """Guard to the least guard of its group: guards are of one group when a value, or a chain
+        of values and guards, connects them."""
+        group: dict[int, int] = {guard: guard for guard in self.gates}
+
+        def root(guard: int) -> int:
+            while group[guard] != guard:
+                group[guard] = group[group[guard]]
+                guard = group[guard]
+            return guard
+
+        for guards in self.guards.values():
+            for guard in guards[1:]:
+                first, second = sorted((root(guards[0]), root(guard)))
+                group[second] = first
+        return {guard: root(guard) for guard in group}
 
     def find_outputs(self, outputs: Reference | Sequence[Reference] | None) -> None:
         if self.errors:

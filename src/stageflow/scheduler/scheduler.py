@@ -345,6 +345,10 @@ class Scheduler:
                 self.status[node] = HELD
                 self.unfinished += 1
                 del self.cause[node]
+                for guard in self.plan.raw_children[node]:
+                    if self.status[guard] is OK:
+                        self.status[guard] = JUDGED
+                        self.unfinished += 1
             elif not keep:
                 if self.status[node] is UNKNOWN:
                     self.unknown -= 1
