@@ -251,7 +251,14 @@ def _report(run: Run[Any]) -> int:
     sys.stderr.write(f"run {run.id} ended as {run.status}: {run.reason}\n")
     if run.failure is not None:
         sys.stderr.write(f"{run.failure}\n")
-    if run.status != "blocked":
+    unknown = [name for name, node in run.nodes.items() if node.state == "unknown"]
+    if unknown:
+        rerun = "".join(f" --rerun {name}" for name in unknown)
+        sys.stderr.write(
+            f"nobody knows whether {', '.join(unknown)} took effect; look, and where it may be\n"
+            f"repeated go on with: stageflow resume {run.id}{rerun}\n"
+        )
+    elif run.status != "blocked":
         sys.stderr.write(f"go on with: stageflow resume {run.id}\n")
     return 1
 

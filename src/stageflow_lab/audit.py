@@ -19,6 +19,7 @@ from typing import Final
 from . import discovery
 from .discovery import Found
 from .errors import LabError
+from .findings import FindingStore
 from .results import AuditResult, Result, ResultStore, SabotageResult
 from .runner.batch import RunOptions, new_scratch
 from .runner.request import Mode, Request
@@ -59,7 +60,8 @@ def audit_rows(
 ) -> tuple[list[AuditResult], bool]:
     """Audit `rows`, all of which have scenarios; stored results, and whether Ctrl-C came.
 
-    An interrupted audit stores nothing for the rows it did not complete and does not return them.
+    A row that can't fail is recorded as a finding. An interrupted audit stores nothing for the rows
+    it did not complete and does not return them.
     """
     started = time.monotonic()
     broken: dict[str, AuditResult] = {}
@@ -82,8 +84,15 @@ def audit_rows(
             _keep_only_escapes(plans[row], by_folder)
         if not (interrupted and audit.reason == "interrupted"):
             store.save_audit(audit)
+            FindingStore(store.root).record_audit(
+                audit, evidence=_evidence(plans, row, store), folders=options.folders
+            )
             audits.append(audit)
     return audits, interrupted
+
+
+def _evidence(plans: Mapping[str, _Plan], row: str, store: ResultStore) -> tuple[str, ...]:
+    return store.evidence_in(plans[row].evidence) if row in plans else ()
 
 
 def runs_of(found: Found) -> int:

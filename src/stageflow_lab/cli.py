@@ -1,4 +1,4 @@
-"""`stageflow lab`: list, explain, run, audit, report.
+"""`stageflow lab`: list, explain, run, audit, report, findings, reproduce.
 
 `command` is the entry point through which the framework's own command line takes the lab in.
 """
@@ -6,20 +6,29 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, NoReturn, Protocol
-
-from stageflow.model.errors import StageflowError
+from typing import Any, Final
 
 from . import discovery
+from .arguments import (
+    Parser,
+    Subparsers,
+    add_places,
+    add_running,
+    add_selection,
+    handling,
+    places,
+    row_filters,
+    run_options,
+    write_json,
+)
 from .audit import audit_rows, runs_of
 from .discovery import Found
-from .errors import LabError
+from .findings.commands import add_findings, add_reproduce
 from .metric import Metric
 from .report.display import Display
 from .report.figures import figure
@@ -33,36 +42,19 @@ from .report.terminal import (
     write_results,
     write_summary,
 )
-from .results import SCHEMA_VERSION, AuditResult, Result, ResultStore, Standing
-from .roadmap import PHASE_NAMES, RoadmapRow, entries
+from .results import SCHEMA_VERSION, AuditResult, Result, Standing
+from .roadmap import RoadmapRow, entries
 from .roadmap.agreement import disagreements
-from .runner.batch import RunOptions, run_rows
+from .runner.batch import run_rows
 from .scenario import SIZE_NAMES
 from .selection import Filters, select
 from .statistics import needed
 from .verdict import Verdict, exit_code
 
-USAGE_ERROR: Final = 64  # EX_USAGE of sysexits.h
-
-
-class Subparsers(Protocol):
-    """What `argparse.ArgumentParser.add_subparsers` returns, as far as it is used here."""
-
-    def add_parser(self, name: str, **options: Any) -> argparse.ArgumentParser:
-        """A parser for the command `name`."""
-
-
-class _Parser(argparse.ArgumentParser):
-    """Ends with the exit code of a usage error, not with argparse's own."""
-
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(USAGE_ERROR, f"{self.prog}: {message}\n")
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m stageflow_lab ...` is `stageflow lab ...`."""
-    parser = _Parser(prog="python -m stageflow_lab", description=_DESCRIPTION)
+    parser = Parser(prog="python -m stageflow_lab", description=_DESCRIPTION)
     _commands(parser)
     chosen = parser.parse_args(arguments)
     handler: Callable[[argparse.Namespace], int] = chosen.handler
@@ -82,87 +74,45 @@ _DESCRIPTION: Final = "Runs the roadmap's 308 rows as executable scenarios with 
 
 def _commands(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(
-        dest="lab_command", metavar="COMMAND", required=True, parser_class=_Parser
+        dest="lab_command", metavar="COMMAND", required=True, parser_class=Parser
     )
     known = commands.add_parser("list", help="every row and its last verdict")
-    _add_selection(known)
-    known.set_defaults(handler=_handling(_list))
+    add_selection(known)
+    known.set_defaults(handler=handling(_list))
     told = commands.add_parser("explain", help="what one row claims, does and measures")
     told.add_argument("row", metavar="ROW")
-    _add_places(told)
-    told.set_defaults(handler=_handling(_explain))
+    add_places(told)
+    told.set_defaults(handler=handling(_explain))
     run = commands.add_parser("run", help="run rows and judge them")
-    _add_selection(run)
-    _add_running(run)
+    add_selection(run)
+    add_running(run)
     run.add_argument("--size", choices=SIZE_NAMES, default="quick", help="default: quick")
-    run.set_defaults(handler=_handling(_run))
+    run.set_defaults(handler=handling(_run))
     audit = commands.add_parser("audit", help="check that rows fail under their sabotages")
-    _add_selection(audit)
-    _add_running(audit)
-    audit.set_defaults(handler=_handling(_audit))
+    add_selection(audit)
+    add_running(audit)
+    audit.set_defaults(handler=handling(_audit))
     report = commands.add_parser("report", help="the last results, as text or one HTML file")
-    _add_selection(report)
+    add_selection(report)
     report.add_argument("--html", metavar="DIR", help="write DIR/index.html")
-    report.set_defaults(handler=_handling(_report))
-
-
-def _add_selection(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("rows", nargs="*", metavar="ROW", help="names or quoted globs: 'DAG-*'")
-    parser.add_argument("--tier", type=int, action="append", choices=range(1, 11), metavar="1..10")
-    parser.add_argument("--phase", type=int, action="append", choices=sorted(PHASE_NAMES))
-    parser.add_argument("--priority", action="append", choices=("P0", "P1", "P2"))
-    parser.add_argument("--section", action="append", metavar="NAME", help="core, dag, guard, ...")
-    parser.add_argument(
-        "--json", nargs="?", const="-", metavar="FILE", help="as JSON, to FILE or standard output"
-    )
-    _add_places(parser)
-
-
-def _add_places(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", metavar="DIR", help="results folder (default .stageflow/lab)")
-    parser.add_argument(
-        "--scenarios", action="append", default=[], metavar="DIR", help="further scenario files"
-    )
-
-
-def _add_running(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=_natural, default=1, help="default: 1")
-    parser.add_argument("--jobs", type=_positive, default=2, help="rows at a time (default 2)")
-    parser.add_argument("--keep", action="store_true", help="keep the scratch folders")
-    parser.add_argument(
-        "--allow-skipped", action="store_true", help="skipped and missing rows do not fail the run"
-    )
-
-
-def _handling(action: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
-    """`action`, with the errors of users shown as text and given the code of a usage error."""
-
-    def handler(arguments: argparse.Namespace) -> int:
-        try:
-            return action(arguments)
-        except StageflowError as error:
-            Page(sys.stderr).line(str(error))
-            return USAGE_ERROR
-        except BrokenPipeError:  # the reader, such as `head`, has seen enough
-            sys.stderr.close()
-            return 0
-
-    return handler
+    report.set_defaults(handler=handling(_report))
+    add_findings(commands)
+    add_reproduce(commands)
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    found, store = _places(arguments)
-    rows = select(_filters(arguments), found, executing=False)
+    found, store = places(arguments)
+    rows = select(row_filters(arguments), found, executing=False)
     listed = [(row, entries().get(row), store.standing(row)) for row in rows]
     if arguments.json is not None:
-        _write_json(arguments.json, {"rows": [_listed_json(*each) for each in listed]})
+        write_json(arguments.json, {"rows": [_listed_json(*each) for each in listed]})
     if arguments.json != "-":
         write_list(Page(sys.stdout), listed)
     return 0
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    found, store = _places(arguments)
+    found, store = places(arguments)
     (row,) = select(Filters(patterns=(arguments.row,)), found, executing=False)[:1]
     page = Page(sys.stdout)
     entry = entries().get(row)
@@ -189,7 +139,12 @@ def _explain_scenario(page: Page, found: Found, standing: Standing) -> None:
     for name in SIZE_NAMES:
         params = scenario.sizes.params(name)
         if params is not None:
-            _paragraph(page, name, ", ".join(f"{key} {value}" for key, value in params.items()))
+            told = [f"{key} {value}" for key, value in params.items()]
+            told += [
+                f"{key} = {scenario.sizes.totals[key]} = {scenario.sizes.total(key, name):,g}"
+                for key in scenario.sizes.totals
+            ]
+            _paragraph(page, name, ", ".join(told))
     for metric in scenario.metrics:
         bound = f"{metric.name} {metric.op} {figure(metric.threshold, metric.unit)}"
         loose = metric.quick_threshold
@@ -229,16 +184,16 @@ def _paragraph(page: Page, label: str, text: str) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    found, store = _places(arguments)
-    rows = select(_filters(arguments), found, executing=True)
+    found, store = places(arguments)
+    rows = select(row_filters(arguments), found, executing=True)
     display = Display(Page(sys.stderr), total=sum(row in found for row in rows))
     results, interrupted = run_rows(
-        rows, found, options=_options(arguments), store=store, watcher=display
+        rows, found, options=run_options(arguments), store=store, watcher=display
     )
     display.close()
     code = exit_code((each.verdict for each in results), allow_skipped=arguments.allow_skipped)
     if arguments.json is not None:
-        _write_json(arguments.json, _run_json(results, code=code, interrupted=interrupted))
+        write_json(arguments.json, _run_json(results, code=code, interrupted=interrupted))
     if arguments.json != "-":
         page = Page(sys.stdout)
         page.line()
@@ -250,19 +205,19 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _audit(arguments: argparse.Namespace) -> int:
-    found, store = _places(arguments)
-    chosen = select(_filters(arguments), found, executing=True)
+    found, store = places(arguments)
+    chosen = select(row_filters(arguments), found, executing=True)
     rows = [row for row in chosen if row in found]
     missing = [row for row in chosen if row not in found]
     page = Page(sys.stdout)
     runs = sum(runs_of(found[row]) for row in rows)
     display = Display(Page(sys.stderr), total=runs, noun="run")
     audits, interrupted = audit_rows(
-        rows, found, options=_options(arguments), store=store, watcher=display
+        rows, found, options=run_options(arguments), store=store, watcher=display
     )
     display.close()
     if arguments.json is not None:
-        _write_json(arguments.json, {"audits": [audit.to_json() for audit in audits]})
+        write_json(arguments.json, {"audits": [audit.to_json() for audit in audits]})
     if arguments.json != "-":
         page.line()
         write_audits(page, audits)
@@ -274,8 +229,8 @@ def _audit(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    found, store = _places(arguments)
-    rows = select(_filters(arguments), found, executing=False)
+    found, store = places(arguments)
+    rows = select(row_filters(arguments), found, executing=False)
     standings = {row: store.standing(row) for row in rows}
     page = Page(sys.stdout)
     if arguments.html is not None:
@@ -283,7 +238,7 @@ def _report(arguments: argparse.Namespace) -> int:
         page.line(f"wrote {shown(target)}")
     if arguments.json is not None:
         results = [each.shown(row) for row, each in standings.items()]
-        _write_json(arguments.json, _run_json(results, code=None, interrupted=False))
+        write_json(arguments.json, _run_json(results, code=None, interrupted=False))
     if arguments.html is None and arguments.json is None:
         results = [standing.shown(row) for row, standing in standings.items()]
         write_results(page, results)
@@ -307,31 +262,6 @@ def _audit_code(
     verdicts += [Verdict.MISSING] * bool(missing)
     verdicts += [Verdict.UNKNOWN] * interrupted
     return exit_code(verdicts, allow_skipped=allow_skipped)
-
-
-def _places(arguments: argparse.Namespace) -> tuple[Mapping[str, Found], ResultStore]:
-    folders = [Path(folder) for folder in arguments.scenarios]
-    return discovery.find(folders), ResultStore.at(arguments.out)
-
-
-def _filters(arguments: argparse.Namespace) -> Filters:
-    return Filters(
-        patterns=tuple(arguments.rows),
-        tiers=tuple(arguments.tier or ()),
-        phases=tuple(arguments.phase or ()),
-        priorities=tuple(arguments.priority or ()),
-        sections=tuple(arguments.section or ()),
-    )
-
-
-def _options(arguments: argparse.Namespace) -> RunOptions:
-    return RunOptions(
-        size=getattr(arguments, "size", "quick"),
-        seed=arguments.seed,
-        jobs=arguments.jobs,
-        keep=arguments.keep,
-        folders=tuple(arguments.scenarios),
-    )
 
 
 def _run_json(results: Sequence[Result], *, code: int | None, interrupted: bool) -> dict[str, Any]:
@@ -358,32 +288,3 @@ def _listed_json(row: str, entry: RoadmapRow | None, standing: Standing) -> dict
         "sabotages_killed": None if audit is None else audit.killed,
         "sabotages": None if audit is None else len(audit.sabotages),
     }
-
-
-def _write_json(target: str, data: Mapping[str, Any]) -> None:
-    text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    if target == "-":
-        sys.stdout.write(text)
-        return
-    try:
-        Path(target).write_text(text, "utf-8")
-    except OSError as error:
-        raise LabError(
-            "lab.output",
-            f"{target} cannot be written: {error.strerror}.",
-            fix="give a file in a folder that exists and may be written",
-        ) from error
-
-
-def _natural(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text} is below 0")
-    return number
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
-    return number

@@ -6,6 +6,7 @@ judging, `check` judges that history. Sabotages show that the row can fail at al
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -35,13 +36,16 @@ class Sizes:
     """The parameters of each size. Counts are ints; `fixed` names ints that are not counts.
 
     `scaled` multiplies the counts, as an audit does; widths, depths, payload sizes and anything
-    that changes what is tested rather than how often belong in `fixed`.
+    that changes what is tested rather than how often belong in `fixed`. `totals` says what
+    parameters make together, as "sim + real" or "pipelines * points": where the catalogue's number
+    is such a sum or product, this is where it is reached.
     """
 
     quick: Mapping[str, Any]
     full: Mapping[str, Any]
     soak: Mapping[str, Any] | None = None
     fixed: tuple[str, ...] = ()
+    totals: Mapping[str, str] = field(default_factory=dict)
 
     def params(self, name: str, *, scale: float = 1.0) -> Mapping[str, Any] | None:
         """The parameters of size `name`, counts multiplied by `scale` but at least 1.
@@ -55,6 +59,18 @@ class Sizes:
             key: max(1, round(value * scale)) if self._is_count(key, value) else value
             for key, value in chosen.items()
         }
+
+    def total(self, name: str, size: str) -> float:
+        """The sum or product called `name` at `size`; 0 when there is no such size."""
+        params = self.params(size)
+        if params is None:
+            return 0.0
+        values = [float(params[part]) for part in self.parts(name)]
+        return math.prod(values) if "*" in self.totals[name] else math.fsum(values)
+
+    def parts(self, name: str) -> list[str]:
+        """The parameters that the total `name` is made of."""
+        return [part.strip() for part in self.totals[name].replace("*", "+").split("+")]
 
     def _is_count(self, key: str, value: object) -> bool:
         return type(value) is int and value > 0 and key not in self.fixed
@@ -176,6 +192,11 @@ def _contradictions(scenario: Scenario) -> list[str]:
         for key in scenario.sizes.fixed
         if key not in quick
     ]
+    for name, text in scenario.sizes.totals.items():
+        absent = [part for part in scenario.sizes.parts(name) if part not in quick]
+        found += [f"total {name!r} takes {part!r}, which is no quick parameter" for part in absent]
+        if "+" in text and "*" in text:
+            found.append(f"total {name!r} is both a sum and a product")
     found += [
         f"metric {metric.name!r} counts its n by {metric.of!r}, which is no quick parameter"
         for metric in scenario.metrics

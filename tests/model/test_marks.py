@@ -120,7 +120,9 @@ def test_the_journal_counts_for_whoever_started_its_writer(tmp_path: Path) -> No
 
     async def main() -> None:
         async with Runtime.local(tmp_path) as runtime:
-            runs = [asyncio.ensure_future(desk.using(runtime=runtime).run(word="a")) for _ in range(30)]
+            runs = [
+                asyncio.ensure_future(desk.using(runtime=runtime).run(word="a")) for _ in range(30)
+            ]
             for run in runs:
                 await run
 

@@ -82,10 +82,15 @@ class OutputBag:
 
     @property
     def position(self) -> dict[int, int]:
-        """Node to its index in `accepted`. Brought up to date when asked, not at every put."""
-        while self._indexed < len(self.accepted):
-            self._position[self.accepted[self._indexed].node] = self._indexed
-            self._indexed += 1
+        """Node to its index in `accepted`. Brought up to date when asked, not at every put.
+
+        Several threads may ask at once: each enters the right pairs itself, and says how far it
+        came only after that, so that a thread overtaken by another repeats its work at most.
+        """
+        known = len(self.accepted)
+        for place in range(self._indexed, known):
+            self._position[self.accepted[place].node] = place
+        self._indexed = known
         return self._position
 
     @property

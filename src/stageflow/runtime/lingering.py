@@ -34,7 +34,9 @@ async def end_lingering(
     loop = asyncio.get_running_loop()
     while (left := _tasks_of(owner, workers)) and loop.time() < over_by_s:
         for task in left:
-            task.cancel()
+            # Not twice: a second cancellation would cut off the cleanup of the first.
+            if not task.cancelling():
+                task.cancel()
         await asyncio.wait(left, timeout=over_by_s - loop.time())
     for task in left:
         if kill(task.get_coro(), _context_of(task)):  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .audit import AuditResult, SabotageResult
 from .result import SCHEMA_VERSION, Result
-from .store import ResultStore, Standing, judged_with_audit
+from .store import ResultStore, Standing, invalid_because, judged_with_audit
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -13,5 +13,6 @@ __all__ = [
     "ResultStore",
     "SabotageResult",
     "Standing",
+    "invalid_because",
     "judged_with_audit",
 ]

@@ -49,7 +49,7 @@ class Standing:
         if self.result is not None:
             return judged_with_audit(self.result, self.audit)
         if self.audit is not None and not self.audit.valid and not self.audit.skipped:
-            reason = _invalid_because(self.audit)
+            reason = invalid_because(self.audit)
             return Result(row=row, verdict=Verdict.INVALID, size="quick", seed=1, reason=reason)
         reason = "never run" if self.audit is not None else "no scenario, or never run"
         return Result(row=row, verdict=Verdict.MISSING, size="quick", seed=1, reason=reason)
@@ -112,10 +112,11 @@ def judged_with_audit(result: Result, audit: AuditResult | None) -> Result:
     result = replace(result, audit=current)
     if current is None or result.verdict is not Verdict.PASS or current.skipped or current.valid:
         return result
-    return replace(result, verdict=Verdict.INVALID, reason=_invalid_because(current))
+    return replace(result, verdict=Verdict.INVALID, reason=invalid_because(current))
 
 
-def _invalid_because(audit: AuditResult) -> str:
+def invalid_because(audit: AuditResult) -> str:
+    """Why a row is invalid whose audit is not valid."""
     if audit.survivors:
         return f"sabotages survived the audit: {', '.join(audit.survivors)}"
     if audit.healthy_failures:

@@ -4,6 +4,8 @@ The claim is the catalogue's, word for word. Every defect of the Sabotage line h
 Every number of the Pass line is accounted for: one that is a bound (after a comparison sign, a
 zero, a percentage, N of N) is the threshold of a gate metric of its own; one that only describes
 the measurement ("at depth 200") is such a threshold or stands in a gate metric's name or doc.
+Every number of the Load line is reached by some value of its size: this notices a size that was
+made smaller than the catalogue's, not one that counts the wrong thing.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Final
 
 from ..scenario import Scenario
 from .entries import RoadmapRow
+from .loads import unreached
 
 # A number that continues no word or name: not the 95 of P95, the 1 of F1 or f+1, the 9 of kill -9.
 # \u2212 is the minus sign, \u00d7 the multiplication sign.
@@ -67,6 +70,7 @@ def disagreements(scenario: Scenario, entry: RoadmapRow) -> list[str]:
     if not scenario.sizes.quick or not scenario.sizes.full:
         found.append("the quick or the full size is empty")
     found.extend(_unmeasured(scenario, entry.passes))
+    found.extend(unreached(scenario.sizes, entry.load))
     return found
 
 

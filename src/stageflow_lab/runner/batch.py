@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..discovery import Found
+from ..findings import FindingStore
 from ..results import Result, ResultStore, judged_with_audit
 from ..verdict import Verdict
 from .request import Request
@@ -37,7 +38,8 @@ def run_rows(
 ) -> tuple[list[Result], bool]:
     """Run `rows`; results in their order, stored, and whether the user interrupted.
 
-    A row without a scenario gives `missing`. An interrupted row does not replace its last result.
+    A row without a scenario gives `missing`. What fails is recorded as a finding. An interrupted
+    row does not replace its last result.
     """
     label = f"{options.size}-{options.seed}"
     requests = [
@@ -74,7 +76,9 @@ def _kept(result: Result, request: Request, store: ResultStore, *, interrupted: 
         return result
     # Stored as run: a later audit may clear a row that is invalid today, or the reverse.
     store.save_result(result)
-    return judged_with_audit(result, store.standing(result.row).audit)
+    shown = judged_with_audit(result, store.standing(result.row).audit)
+    FindingStore(store.root).record(shown)
+    return shown
 
 
 def _missing(row: str, options: RunOptions) -> Result:

@@ -62,9 +62,7 @@ def test_depth_that_costs_nothing_passes() -> None:
         ("reported", {"done_readable": False}, "faults_reported"),
     ],
 )
-def test_each_violation_fails_its_metric(
-    kind: str, change: Mapping[str, Any], metric: str
-) -> None:
+def test_each_violation_fails_its_metric(kind: str, change: Mapping[str, Any], metric: str) -> None:
     verdict, reason = judged(history(**{kind: change}))
     assert verdict is Verdict.FAIL
     assert metric in reason

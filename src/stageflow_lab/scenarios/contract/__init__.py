@@ -1,0 +1,1 @@
+"""Rows about contracts: typed outputs, their evolution, and what a violation tells."""

@@ -1,0 +1,1 @@
+"""Rows of section 1.1: context and state."""
