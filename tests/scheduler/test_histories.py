@@ -538,9 +538,7 @@ def taken_over(one: World, kept: list[Record], order: int) -> Ride:
 
 def _one_less(one: World, history: list[Record]) -> World:
     """An abandoned attempt is not the stage's doing: what it would have done comes later."""
-    lost = {
-        (r.node, r.token) for r in history if r.type is RecordType.INTENT and r.revision == 1
-    }
+    lost = {(r.node, r.token) for r in history if r.type is RecordType.INTENT and r.revision == 1}
     lost -= {(r.node, r.token) for r in history if r.type is RecordType.OUTCOME}
     does = dict(one.does)
     for name, _ in lost:
