@@ -65,7 +65,7 @@ class Sizes:
         params = self.params(size)
         if params is None:
             return 0.0
-        values = [float(params[part]) for part in self.parts(name)]
+        values = [float(params.get(part, 0)) for part in self.parts(name)]
         return math.prod(values) if "*" in self.totals[name] else math.fsum(values)
 
     def parts(self, name: str) -> list[str]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import resources
 from typing import Any
 
 import pytest
 
 from stageflow_lab import LabError, Picture
+from stageflow_lab.findings import Finding
 from stageflow_lab.results import AuditResult, Result, ResultStore, SabotageResult
 from stageflow_lab.verdict import MetricResult, Verdict
 
@@ -117,6 +119,12 @@ def test_a_result_follows_the_schema() -> None:
 
 def test_an_audit_follows_the_schema() -> None:
     assert mistakes(json.loads(json.dumps(AUDIT.to_json())), SCHEMA["$defs"]["audit"]) == []
+
+
+def test_a_finding_follows_the_schema() -> None:
+    result = replace(RESULT, verdict=Verdict.FAIL)
+    written = json.loads(json.dumps(Finding.of(result, evidence=()).to_json(), allow_nan=False))
+    assert mistakes(written, SCHEMA["$defs"]["finding"]) == []
 
 
 def test_the_schema_refuses_what_is_wrong() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import tempfile
 import threading
 import time
 import weakref
@@ -226,7 +227,7 @@ class SQLiteStore:
         with _translated("journal.cannot_open", self._path):
             try:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+                _make_private(self._path)
             except OSError as error:
                 raise sqlite3.OperationalError(type(error).__name__) from error
             self._writer = self._connection()
@@ -394,6 +395,25 @@ def _is_text(run: object) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _make_private(path: Path) -> None:
+    """Makes an empty file that only this user can read, unless there is a file.
+
+    One that is there is never opened here: closing any descriptor of a file gives up all locks that
+    the process holds on it (https://www.sqlite.org/howtocorrupt.html, section 2.2), and another
+    store of this process may hold some. Another process would take its log for left behind.
+    """
+    if path.exists():
+        return
+    descriptor, name = tempfile.mkstemp(prefix=path.name, dir=path.parent)  # with mode 0600
+    os.close(descriptor)
+    empty = Path(name)
+    try:
+        with suppress(FileExistsError):
+            path.hardlink_to(empty)
+    finally:
+        empty.unlink()
 
 
 def _prepare(writer: sqlite3.Connection, path: Path, *, until_s: float) -> None:

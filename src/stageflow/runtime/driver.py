@@ -138,6 +138,8 @@ class Driver:
         self.quarantined: list[str] = []
         self.parent: Driver | None = None
         """The run whose stage started this one."""
+        self.is_over = False
+        """True when everything that the run started has ended, as far as it could be."""
         self.children: dict[asyncio.Task[Any], Driver] = {}
         """Runs that stages have started and that have not ended, by their task in `workers`."""
         self.keys: dict[tuple[int, str], bool] = {}
@@ -332,10 +334,14 @@ class Driver:
         for child in list(self.children.values()):
             child.cancel("parent_ended", over_by_s=over_by_s)
         left = await end_lingering(self, workers=self.workers, over_by_s=over_by_s)
+        if self.children:
+            await self._settled(self.children)
+            left += await end_lingering(self, workers=self.workers, over_by_s=over_by_s)
         for name in left:
             self._quarantine(name)
 
     def _let_go(self) -> None:
+        self.is_over = True
         for timer in (*self.retries.values(), *self.questions.values()):
             timer.cancel()
         if self.timer is not None:

@@ -18,6 +18,8 @@ class Kin(Protocol):
     """A run, and the run whose stage started it."""
 
     parent: Any
+    is_over: bool
+    """True when it has ended what it started itself."""
 
 
 RUN: ContextVar[Kin | None] = ContextVar("stageflow_run", default=None)
@@ -27,9 +29,10 @@ RUN: ContextVar[Kin | None] = ContextVar("stageflow_run", default=None)
 async def end_lingering(
     owner: Kin, *, workers: set[asyncio.Task[Any]], over_by_s: float
 ) -> list[str]:
-    """Ends the tasks of `owner`'s stages and of its child runs': cancelled, killed at `over_by_s`.
+    """Ends the tasks of `owner`'s stages, and those that child runs which are over left behind.
 
-    Returns the names of those that had to be killed. `workers` are the engine's own.
+    They are cancelled, and killed at `over_by_s`; returns the names of those that had to be.
+    `workers` are the engine's own.
     """
     loop = asyncio.get_running_loop()
     while (left := _tasks_of(owner, workers)) and loop.time() < over_by_s:
@@ -72,7 +75,9 @@ def _tasks_of(owner: Kin, workers: set[asyncio.Task[Any]]) -> list[asyncio.Task[
 
 
 def _is_of(run: Kin | None, owner: Kin) -> bool:
-    while run is not None and run is not owner:
+    # A child that is not over ends its own: a task group of it would cancel once more what was
+    # cancelled from here, and cut off a cleanup.
+    while run is not None and run is not owner and run.is_over:
         run = run.parent
     return run is owner
 

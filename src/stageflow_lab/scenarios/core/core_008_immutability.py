@@ -13,11 +13,14 @@ from __future__ import annotations
 import asyncio
 import math
 import multiprocessing
+import os
 import pickle
 import random
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.connection import wait
 from typing import Any, Final
 
 from stageflow.model.boxes import Frozen
@@ -118,9 +121,23 @@ def _results(planned: list[Portion], world: World) -> Iterator[dict[str, Any]]:
         return
     # Not forked: the timings above may have left threads behind.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(world.size["workers"], mp_context=context) as pool:
+    with ProcessPoolExecutor(
+        world.size["workers"], mp_context=context, initializer=follow_parent
+    ) as pool:
         names = [world.sabotage] * len(planned)
         yield from pool.map(besiege_sabotaged, planned, names)
+
+
+def follow_parent() -> None:
+    """Ends this worker when its parent is killed: nothing else would wake it from its queue."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "only worker processes call this"
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def besiege_sabotaged(portion: Portion, name: str | None) -> dict[str, Any]:
