@@ -5,6 +5,7 @@ from stageflow.graph import (
     Stage,
     agent,
     any_of,
+    approval,
     enrich,
     first_of,
     guard,
@@ -31,7 +32,9 @@ from stageflow.model.outputs import (
     Block,
     Branch,
     Decision,
+    Feedback,
     Redact,
+    Revise,
     StageOutput,
     Stream,
 )
@@ -42,11 +45,13 @@ from stageflow.runtime.context import Context
 from stageflow.runtime.deps import Dep
 from stageflow.runtime.events import Event, EventType, Subscription
 from stageflow.runtime.failure import Failure, StageFailed
+from stageflow.runtime.handle import Handle
 from stageflow.runtime.limits import Limits
-from stageflow.runtime.outcome import NodeOutcome, Run
-from stageflow.runtime.pipeline import Handle, Pipeline, RunStream
+from stageflow.runtime.outcome import Candidate, NodeOutcome, Run
+from stageflow.runtime.pipeline import Pipeline, RunStream
 from stageflow.runtime.runtime import Runtime
 from stageflow.runtime.stream import Emitted
+from stageflow.runtime.waiting import Waiting
 
 __all__ = [
     "Adapter",
@@ -56,6 +61,7 @@ __all__ = [
     "BranchRef",
     "BuildError",
     "BuildErrors",
+    "Candidate",
     "Context",
     "ContextSnapshot",
     "ContractError",
@@ -65,6 +71,7 @@ __all__ = [
     "Event",
     "EventType",
     "Failure",
+    "Feedback",
     "Handle",
     "Identity",
     "InputError",
@@ -75,6 +82,7 @@ __all__ = [
     "Pipeline",
     "Redact",
     "Retry",
+    "Revise",
     "Run",
     "RunError",
     "RunStream",
@@ -87,8 +95,10 @@ __all__ = [
     "Stream",
     "Subscription",
     "ValueRefused",
+    "Waiting",
     "agent",
     "any_of",
+    "approval",
     "enrich",
     "first_of",
     "guard",

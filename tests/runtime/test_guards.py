@@ -204,7 +204,7 @@ async def test_a_guard_of_several_values_says_which_it_redacts() -> None:
     assert (run[draft], run[other]) == ("a", "x")
     run = await Pipeline("b", [draft, other, vague], inputs={"text": str}).run(text="a")
     assert run.status == "blocked"
-    assert run.failures["vague"].reason == "contract.redact_of"
+    assert run.failures["vague"].reason == "contract.decision_of"
 
 
 async def test_a_guard_that_waits_for_more_sees_a_value_that_another_has_blocked() -> None:

@@ -74,8 +74,9 @@ class World:
         return listed[min(attempt, len(listed)) - 1]
 
 
-def world(seed: int, *, calm: bool = False) -> World:
-    """`calm`: no stage ends the run early by failing or cancelling."""
+def world(seed: int, *, calm: bool = False, revises: bool = True) -> World:
+    """`calm`: no stage ends the run early by failing or cancelling. `revises`: guards may ask
+    for other revisions."""
     rng = random.Random(f"world:{seed}")
     while True:
         try:
@@ -84,7 +85,13 @@ def world(seed: int, *, calm: bool = False) -> World:
             continue
         return World(
             Program(plan),
-            {number: _behaviour(rng, plan, number, calm=calm) for number in range(len(plan.nodes))},
+            {
+                number: [
+                    one if revises or one[0] != "revise" else ("allow", None)
+                    for one in _behaviour(rng, plan, number, calm=calm)
+                ]
+                for number in range(len(plan.nodes))
+            },
             tuple(
                 spec.node
                 for spec in plan.inputs.values()
@@ -166,9 +173,17 @@ def _behaviour(rng: random.Random, plan: Plan, number: int, *, calm: bool) -> li
         return [("value", None)]
     if node.kind is Kind.GUARD:
         last = rng.choices(
-            [("allow", None), ("block", None), ("redact", rng.choice(node.gates)), ("skip", None)],
-            [10, 2, 3, 1],
+            [
+                ("allow", None),
+                ("block", None),
+                ("redact", rng.choice(node.gates)),
+                ("skip", None),
+                ("revise", rng.choice(node.gates)),
+            ],
+            [10, 2, 3, 1, 3],
         )[0]
+        if rng.random() < 0.3:
+            endings.append(("revise", rng.choice(node.gates)))
     elif node.kind is Kind.ROUTE:
         last = ("branch", rng.choice("ab"))
     else:
@@ -237,7 +252,9 @@ class Ride:
         scheduler = self.scheduler
         if scheduler.nodes[node].join is not None:
             assert len(scheduler.chosen(node)) == scheduler.nodes[node].join.need
-        what, detail = self.world.ending(node, scheduler.attempt[node])
+        # Another revision ends as the last attempt of the first would.
+        tried = scheduler.attempt[node] if scheduler.revision[node] == 1 else 1_000
+        what, detail = self.world.ending(node, tried)
         if what == "failed":
             self.take(scheduler.failed(node, token, "error:E", retryable=detail))
         elif what == "skip":
@@ -292,7 +309,7 @@ def test_every_run_ends_and_keeps_its_invariants(plan: int, order: int) -> None:
     scheduler = done.scheduler
     assert done.end == scheduler.ending
     left = {node for node, status in enumerate(scheduler.status) if not status.is_terminal}
-    assert all(scheduler.status[node] is NodeState.HELD for node in left)
+    assert all(scheduler.status[node] in (NodeState.HELD, NodeState.JUDGED) for node in left)
     assert not left or scheduler.ending.status != "ok"
 
 
@@ -318,8 +335,8 @@ def test_each_attempt_has_one_intent_and_one_end(plan: int, order: int) -> None:
         intents
     )
     assert sorted(ends) == sorted(intents)
-    accepted = [r.node for r in records if r.is_accepted]
-    assert len(set(accepted)) == len(accepted), "one accepted value per node"
+    accepted = [(r.node, r.revision) for r in records if r.is_accepted]
+    assert len(set(accepted)) == len(accepted), "one accepted value per node and revision"
     assert [r.type for r in records].count(RecordType.RUN_ENDED) == 1
     assert records[-1].type is RecordType.RUN_ENDED
 
@@ -343,7 +360,7 @@ def _why(scheduler: Scheduler) -> dict[int, Cause]:
 @MANY
 @given(SEEDS, SEEDS)
 def test_the_nodes_that_run_are_those_of_a_naive_reading(plan: int, order: int) -> None:
-    one = world(plan, calm=True)
+    one = world(plan, calm=True, revises=False)
     done = ride(one, order).finish()
     if done.end.status == "blocked":
         return
@@ -514,14 +531,14 @@ def taken_over(one: World, kept: list[Record], order: int) -> Ride:
     assert again.ending == scheduler.ending
     ends = [r for r in history if r.type in (RecordType.OUTCOME, RecordType.ABANDONED)]
     assert len({(r.node, r.token) for r in ends}) == len(ends), "one end per attempt"
-    accepted = [r.node for r in history if r.is_accepted]
+    accepted = [(r.node, r.revision) for r in history if r.is_accepted]
     assert len(set(accepted)) == len(accepted), "a node with a value never runs again"
     return after
 
 
 def _one_less(one: World, history: list[Record]) -> World:
     """An abandoned attempt is not the stage's doing: what it would have done comes later."""
-    lost = {(r.node, r.token) for r in history if r.type is RecordType.INTENT}
+    lost = {(r.node, r.token) for r in history if r.type is RecordType.INTENT and r.revision == 1}
     lost -= {(r.node, r.token) for r in history if r.type is RecordType.OUTCOME}
     does = dict(one.does)
     for name, _ in lost:
@@ -544,9 +561,15 @@ def test_a_failed_run_taken_up_again_keeps_what_is_done(plan: int, order: int, m
     again.take(one.scheduler.reopened())
     again.finish()
     scheduler = again.scheduler
+    exhausted = {node for node, why in before["failures"].items() if why == "exhausted"}
     for node, status in enumerate(before["status"]):
-        if status is OK:
-            assert scheduler.status[node] is OK and scheduler.token[node] == before["token"][node]
+        # A value that no revision of passed is made once more, and its guards are asked about it.
+        gates = scheduler.nodes[node].gates
+        remade = any(scheduler.revision[g] != before["revision"][g] for g in gates)
+        if status is OK and exhausted.isdisjoint(gates) and not remade:
+            # A guard's decision is kept back while a value that it gates is judged again.
+            assert scheduler.status[node] in (OK, NodeState.JUDGED)
+            assert scheduler.token[node] == before["token"][node]
         if any(scheduler.nodes[g].name in decided for g in scheduler.plan.raw_children[node]):
             assert scheduler.status[node] is not OK, "a Block holds for good"
 

@@ -22,6 +22,7 @@ UNIMPORTED = {
     "stageflow": "the face users import",
     "stageflow.cli": "started by the stageflow command",
     "stageflow.journal.conformance": "for tests of stores, ours and others'",
+    "stageflow.testing": "what users import in their tests",
     "stageflow_lab": "the face of the lab",
     "stageflow_lab.cli": "reached through the stageflow.commands entry point",
 }

@@ -4,6 +4,7 @@ from stageflow.graph.compile import compile_plan
 from stageflow.graph.decorators import (
     agent,
     any_of,
+    approval,
     enrich,
     first_of,
     guard,
@@ -28,6 +29,7 @@ __all__ = [
     "Stage",
     "agent",
     "any_of",
+    "approval",
     "compile_plan",
     "enrich",
     "first_of",

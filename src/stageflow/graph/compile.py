@@ -16,6 +16,7 @@ from stageflow.graph.reach import unreachable
 from stageflow.graph.stage import Stage, checked_name, signature_of
 from stageflow.model.errors import BuildError, BuildErrors, StageflowError, nearest
 from stageflow.model.kinds import Kind
+from stageflow.model.outputs import Feedback
 
 Reference = Stage[..., Any] | str
 CONTEXT = "ctx"
@@ -75,6 +76,7 @@ class _Build:
         self.gates: dict[int, dict[str, int]] = {}
         self.guards: dict[int, list[int]] = {}
         self.whens: dict[int, tuple[int, str]] = {}
+        self.shows: dict[int, int] = {}
         self.outputs: tuple[int, ...] = ()
         self.single_output = False
 
@@ -210,6 +212,11 @@ class _Build:
             if route is not None:
                 self.whens[number] = (route, stage.when.name)
                 self._depend(number, route, Role.WHEN)
+        if stage.wait is not None:
+            shown = self._node(stage.wait.of, stage, "of")
+            if shown is not None:
+                self.shows[number] = shown
+                self._depend(number, shown, Role.VALUE)
         if stage.join is not None:
             for branch in stage.join.branches:
                 parent = self._node(branch, stage, "branch")
@@ -258,6 +265,8 @@ class _Build:
         if bound is None:
             if name == CONTEXT or self.is_context(parameter.annotation):
                 return Argument(name, Source.CONTEXT, None, *default)
+            if is_feedback(parameter.annotation):
+                return Argument(name, Source.FEEDBACK, None, *default)
             if name in self.inputs:
                 self._check_input_type(stage, parameter)
                 return Argument(name, Source.INPUT, name, *default)
@@ -482,8 +491,10 @@ class _Build:
 
     def _check_cycles(self) -> None:
         followers = self._followers()
-        self.sorted = order.topological(followers)
-        if len(self.sorted) == len(followers):
+        count = len(self.stages)
+        found = order.topological(followers)
+        self.sorted = [number for number in found if number < count]
+        if len(found) == len(followers):
             for number, why in unreachable(
                 self.sorted,
                 self.parents,
@@ -497,7 +508,7 @@ class _Build:
                     fix="join the branches with first_of(...), or take one of them only",
                 )
             return
-        cycle = order.find_cycle(followers, self.sorted)
+        cycle = [n for n in order.find_cycle(followers, found) if n < count]
         names = [self.names[number] for number in cycle]
         shown = names
         if len(names) > 12:
@@ -529,15 +540,45 @@ class _Build:
         )
 
     def _followers(self) -> list[list[int]]:
-        """Who may run only after whom, guards' release included."""
+        """Who may run only after whom. Behind the nodes stand the verdicts, one per group of
+        values that share guards: any guard of a group may send a value back, after which all of
+        them judge again, so nothing of a group is released before all have decided."""
         followers: list[list[int]] = [[] for _ in self.stages]
+        verdicts: dict[int, int] = {}
+        grouped = self._groups()
+        for guard, leader in grouped.items():
+            if leader not in verdicts:
+                verdicts[leader] = len(followers)
+                followers.append([])
+            followers[guard].append(verdicts[leader])
         for number, roles in enumerate(self.parents):
             for parent, role in roles.items():
                 followers[parent].append(number)
-                if not role & Role.RAW:
-                    for guard in self.guards.get(parent, ()):
-                        followers[guard].append(number)
+                group = grouped.get(parent if parent in self.gates else self._guard_of(parent))
+                if group is not None and not role & Role.RAW:
+                    followers[verdicts[group]].append(number)
         return followers
+
+    def _guard_of(self, node: int) -> int:
+        guards = self.guards.get(node)
+        return guards[0] if guards else -1
+
+    def _groups(self) -> dict[int, int]:
+        """Guard to the least guard of its group: guards are of one group when a value, or a chain
+        of values and guards, connects them."""
+        group: dict[int, int] = {guard: guard for guard in self.gates}
+
+        def root(guard: int) -> int:
+            while group[guard] != guard:
+                group[guard] = group[group[guard]]
+                guard = group[guard]
+            return guard
+
+        for guards in self.guards.values():
+            for guard in guards[1:]:
+                first, second = sorted((root(guards[0]), root(guard)))
+                group[second] = first
+        return {guard: root(guard) for guard in group}
 
     def find_outputs(self, outputs: Reference | Sequence[Reference] | None) -> None:
         if self.errors:
@@ -653,6 +694,7 @@ class _Build:
             gate_of=gates,
             when=self.whens.get(number),
             join=join,
+            shows=self.shows.get(number),
             fingerprint=self._fingerprint(number, contract),
         )
 
@@ -673,6 +715,11 @@ class _Build:
         if when is not None:
             parts.append(f"when={self.names[when[0]]}:{when[1]}")
         return hashlib.blake2b("\n".join(parts).encode(), digest_size=12).hexdigest()
+
+
+def is_feedback(annotation: Any) -> bool:
+    """True for `Feedback | None`, the parameter that carries what guards said."""
+    return annotation is Feedback or Feedback in typing.get_args(annotation)
 
 
 def contract_name(annotation: Any) -> str:

@@ -14,6 +14,7 @@ from stageflow.graph.stage import (
     Join,
     OnFailure,
     Place,
+    Question,
     Stage,
     as_references,
     check_policies,
@@ -51,6 +52,8 @@ class StageOptions(TypedDict, total=False):
     """"stop" ends the run; "isolate" skips the dependants and lets the rest go on."""
     version: str
     """Change it when the body changes so that an unfinished run should notice."""
+    revisions: int
+    """How many revisions guards may ask for, the first one counted; default 5."""
     place: Place
     """Where a sync function runs: "thread" (default), "process", or "loop" for quick pure code."""
 
@@ -151,7 +154,7 @@ class ValueMaker:
 
 
 class GuardMaker:
-    """The `guard` decorator: the body returns Allow, Block or Redact."""
+    """The `guard` decorator: the body returns Allow, Block, Redact or Revise."""
 
     def __init__(self, doc: str) -> None:
         self.__doc__ = doc
@@ -252,6 +255,52 @@ def n_of(count: int, /, *branches: Stage[..., T], name: str) -> Stage[[], list[T
     Skipped when fewer than `count` branches have a value.
     """
     return _join("n_of", branches, name, need=count, waits_for_all=False, collects=True)
+
+
+def approval(
+    name: str,
+    decides: type[T],
+    /,
+    *,
+    of: Stage[..., Any] | str,
+    expires: float | None = None,
+    after: Stage[..., Any] | str | Sequence[Stage[..., Any] | str] = (),
+    when: BranchRef | None = None,
+    on_failure: OnFailure = "stop",
+) -> Stage[[], T]:
+    """A node that waits for a person to look at `of` and to answer with a `decides`.
+
+    The answer comes through `runtime.signal`, is checked against the type, bound to the content
+    that was shown, and given once. With a journal the run is suspended meanwhile: it costs no
+    task and survives restarts. After `expires` seconds the node fails with reason `expired`.
+    """
+    return Stage(
+        name=checked_name(name),
+        kind=Kind.WAIT,
+        function=None,
+        mode="sync",
+        parameters=(),
+        returns=decides,
+        timeout_s=Kind.WAIT.timeout_s,
+        after=as_references(after),
+        when=when,
+        on_failure=on_failure,
+        wait=Question(of, None if expires is None else checked_timeout(expires, name)),
+    )
+
+
+def _revisions(given: Any, name: str) -> int:
+    if isinstance(given, bool) or not isinstance(given, int) or given < 1:
+        raise BuildError(
+            "policy.revisions",
+            f"revisions of {name!r} is not a positive number",
+            node=name,
+            field="revisions",
+            expected="an integer of 1 or more",
+            got=repr(given)[:80],
+            fix="revisions=5",
+        )
+    return given
 
 
 def _join(
@@ -355,6 +404,7 @@ def _stage(
         on_failure=options.get("on_failure", "stop"),
         version=options.get("version", "1"),
         place=place,
+        revisions=_revisions(options.get("revisions", 5), name),
         branches=None
         if branches is None
         else (branches,)

@@ -36,6 +36,7 @@ class Source(enum.Enum):
     INPUT = "input"
     DEP = "dep"
     CONTEXT = "context"
+    FEEDBACK = "feedback"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,8 @@ class Node:
     when: tuple[int, str] | None
     """(route, branch) that must be chosen; None when it always runs."""
     join: Join | None
+    shows: int | None
+    """WAIT: the node whose value a person is shown."""
     fingerprint: str
     """Kind, wiring, contract and version; changes when a finished value may no longer fit."""
 

@@ -50,6 +50,14 @@ class Join:
     """True when the value is the list of `need` values, False when it is the one value."""
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a person is shown, and for how long the question stands."""
+
+    of: Stage[..., Any] | str
+    expires_s: float | None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Stage(Generic[P, T]):
     """What to run, of which kind, under which policies. Equal only to itself.
@@ -80,14 +88,17 @@ class Stage(Generic[P, T]):
     """GUARD: the parameters it gates; None means every input and node among its parameters."""
     keyed: bool = False
     """WORK: the sink honours `ctx.effect_key`, so an attempt cut off by a crash may run again."""
+    revisions: int = 5
+    """How many revisions guards may ask for, the first one counted, before it is exhausted."""
     join: Join | None = None
+    wait: Question | None = None
     origin: Stage[..., Any] | None = None
     """The template this one was derived from by `named`, at the root of the chain."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """The plain function's own result: a value, a coroutine or a generator."""
         if self.function is None:
-            raise BuildError("stage.not_callable", f"{self.name!r} is a join and has no function")
+            raise BuildError("stage.not_callable", f"{self.name!r} has no function to call")
         return self.function(*args, **kwargs)
 
     def __repr__(self) -> str:

@@ -112,11 +112,18 @@ class OutputBag:
         BagConflict `bag.already_written` when the node has one, or had one that was withdrawn;
         nothing changes then.
         """
-        if self.values[node] is not MISSING or (self.withdrawn and node in self.withdrawn):
+        taken = self.values[node] is not MISSING or (self.withdrawn and node in self.withdrawn)
+        if taken and not self._is_next_candidate(node, revision):
             raise self._conflict(node, attempt, token)
         self.values[node] = value
         entry = _new(Entry, (node, revision, attempt, self.epoch, token, value))
         (self.held if held else self.accepted).append(entry)
+
+    def replace(self, node: int, value: Any, attempt: int, token: int, revision: int) -> None:
+        """A later revision of a value that nobody has taken yet: a guard's decision."""
+        self.values[node] = value
+        entry = _new(Entry, (node, revision, attempt, self.epoch, token, value))
+        self.accepted.append(entry)
 
     def release(self, node: int, value: Any = MISSING) -> None:
         """A held value passed its guards; `value` replaces it when a guard redacted it."""
@@ -133,6 +140,16 @@ class OutputBag:
         self.values[node] = MISSING
         self.withdrawn.add(node)
         self.held = [e._replace(value=MISSING) if e.node == node else e for e in self.held]
+
+    def _is_next_candidate(self, node: int, revision: int) -> bool:
+        """True for a later revision of a value that guards have neither let pass nor blocked."""
+        before = [entry.revision for entry in self.held if entry.node == node]
+        return (
+            bool(before)
+            and revision > before[-1]
+            and node not in self.withdrawn
+            and not any(entry.node == node for entry in self.accepted)
+        )
 
     def _conflict(self, node: int, attempt: int, token: int) -> BagConflict:
         reached("second_value_refused")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 
 
 class Kind(enum.Enum):
@@ -16,6 +17,8 @@ class Kind(enum.Enum):
     AGENT = "agent"
     JOIN = "join"
     """A node of the engine's own that waits for several branches; it runs no user code."""
+    WAIT = "wait"
+    """A node of the engine's own that waits for a person; it runs no user code."""
 
     @property
     def timeout_s(self) -> float:
@@ -36,4 +39,5 @@ _TIMEOUT_S = {
     Kind.WORK: 60.0,
     Kind.AGENT: 300.0,
     Kind.JOIN: 10.0,
+    Kind.WAIT: math.inf,
 }

@@ -63,7 +63,7 @@ class StageOutput:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a guard returns: Allow, Block or Redact."""
+    """What a guard returns: Allow, Block, Redact or Revise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,29 @@ class Redact(Decision):
 
     value: Any
     of: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Revise(Decision):
+    """The guarded node is asked for another revision; `feedback` reaches it as `Feedback`.
+
+    `of` names the parameter, needed when the guard gates more than one. `score` ranks candidates:
+    when no revision passes, the one with the highest score is `Run.best`.
+    """
+
+    feedback: str
+    of: str | None = None
+    score: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """What the guards said about the revision before; a stage takes it as a parameter."""
+
+    texts: tuple[str, ...]
+    """One per guard that asked for the revision, in order of their decisions."""
+    revision: int
+    """The revision that is being made: 2, 3, ..."""
 
 
 @dataclass(frozen=True, slots=True)

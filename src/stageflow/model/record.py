@@ -22,6 +22,8 @@ class RecordType(enum.Enum):
     """A dead owner's attempt, closed by recovery."""
     LATE = "late"
     """A write with an old fencing token, refused. data: status."""
+    ASKED = "asked"
+    """A node waits for a person. data: shown (content hash), expires_wall_s or None."""
     STEP = "step"
     """A durable step inside a stage. data: key, call; payload: its result."""
     CANCEL = "cancel"

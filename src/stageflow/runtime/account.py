@@ -71,6 +71,20 @@ def _status(end: Record | None) -> str:
     return "abandoned" if end.type is RecordType.ABANDONED else str(end.data["status"])
 
 
+def final_values(loaded: LoadedRun, plan: Plan) -> dict[str, Any]:
+    """Canonical accepted values by node name, redactions applied, inputs that guards gate too."""
+    values = {n: v for n, v in decode_inputs(plan, loaded.records[0]).items() if n in plan.index}
+    freezer = Freezer()
+    for record in loaded.records:
+        number = None if record.node is None else plan.index.get(record.node)
+        if record.is_accepted and number is not None:
+            node = plan.nodes[number]
+            values[node.name], replaced = decode_value(plan, node, record, freezer)
+            if replaced is not MISSING:
+                values[record.data["of"]] = replaced
+    return values
+
+
 def _values(loaded: LoadedRun, plan: Plan) -> dict[str, Any]:
     values, freezer = {}, Freezer()
     for record in loaded.records:

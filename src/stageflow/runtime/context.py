@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from stageflow.model.identity import Identity
 from stageflow.model.snapshot import ContextSnapshot
+from stageflow.runtime.durable import do_step
+from stageflow.runtime.fanout import mapped
 
 if TYPE_CHECKING:  # both refer to each other's instances; neither needs the other's class
     from stageflow.runtime.driver import Driver
+    from stageflow.runtime.outcome import Run
     from stageflow.runtime.pipeline import Pipeline
 
 O = TypeVar("O")  # noqa: E741
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Context:
@@ -73,5 +79,43 @@ class Context:
         StageFailed when it does not end ok, JournalError `resume.diverged` when the inputs under
         one key have changed, StageflowError `run.key_in_use` for a key that is still running.
         """
-        output: O = await self._driver.run_child(self._node, pipeline, key, inputs, self.deadline_s)
-        return output
+        run: Run[O] = await self._driver.run_child(
+            self._node, pipeline, key, inputs, self.deadline_s
+        )
+        return run.value_or_raise()
+
+    async def map(
+        self,
+        pipeline: Pipeline[O],
+        items: Iterable[Mapping[str, Any]],
+        /,
+        *,
+        key: Callable[[Mapping[str, Any]], str] | None = None,
+        at_once: int = 64,
+    ) -> list[O]:
+        """One child run per item (a dict of inputs), at most `at_once` side by side.
+
+        Returns their outputs in the order of the items. `key` names each child for re-entry;
+        without it the item's place does. The first child that does not end ok cancels the others
+        and raises StageFailed. `items` may be lazy: no more than `at_once` are held.
+        """
+        return await mapped(self, pipeline, items, key=key, at_once=at_once)
+
+    @overload
+    async def step(
+        self, key: str, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...
+    @overload
+    async def step(
+        self, key: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...
+    async def step(self, key: str, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Calls `function` once per key and remembers its result, durably with a journal.
+
+        When this stage runs again, after a crash or under its Retry policy, a step that completed
+        returns its recorded result without being called. Without a crash between its end and its
+        record it therefore runs once; otherwise at least once. Results pass through the function's
+        return annotation, plain values when it has none. RunError `resume.diverged` when the same
+        key is used for another call than before, `step.running` for two at a time.
+        """
+        return await do_step(self._driver, self._node, key, function, args, kwargs)

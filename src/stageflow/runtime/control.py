@@ -8,7 +8,7 @@ from stageflow.graph import Node
 from stageflow.model.bag import MISSING
 from stageflow.model.errors import ContractError, nearest
 from stageflow.model.kinds import Kind
-from stageflow.model.outputs import Allow, Block, Branch, Redact
+from stageflow.model.outputs import Allow, Block, Branch, Redact, Revise
 
 if TYPE_CHECKING:
     from stageflow.runtime.driver import Driver
@@ -19,10 +19,11 @@ class Control(NamedTuple):
 
     kind: str
     detail: Any
-    """Branch name, or the node that is redacted."""
+    """Branch name, or the node that is redacted or sent back."""
     reason: str = ""
     replaced: Any = MISSING
     """Canonical form of what stands in the redacted value's place."""
+    wish: Revise | None = None
 
     def heed(self, driver: Driver, node: Node) -> None:
         """Keeps the reason and the replacement; for a decision that was not refused as late."""
@@ -30,6 +31,8 @@ class Control(NamedTuple):
             driver.reasons[node.index] = self.reason
         if self.replaced is not MISSING:
             driver.redactions.setdefault(self.detail, self.replaced)
+        if self.wish is not None:
+            driver.wishes.setdefault(self.detail, []).append(self.wish)
 
 
 def control_of(driver: Driver, node: Node, raw: Any) -> Control:
@@ -41,14 +44,16 @@ def control_of(driver: Driver, node: Node, raw: Any) -> Control:
     if isinstance(raw, Block):
         return Control("block", None, reason=raw.reason)
     if isinstance(raw, Redact):
-        target = _redacted(node, raw)
+        target = _target(node, raw.of, "redacts")
         replaced = driver.nodes[target].contract.admit(raw.value, driver.runtime.freezer)
         return Control("redact", target, replaced=replaced)
+    if isinstance(raw, Revise):
+        return Control("revise", _target(node, raw.of, "revises"), wish=raw)
     raise ContractError(
         "contract.no_decision",
         f"guard {node.name!r} returned no decision",
         node=node.name,
-        expected="Allow(), Block(reason) or Redact(value)",
+        expected="Allow(), Block(reason), Redact(value) or Revise(feedback)",
         got=type(raw).__name__,
         fix="return Allow() when there is nothing to object to",
     )
@@ -80,23 +85,24 @@ def _branch(driver: Driver, node: Node, raw: Any) -> tuple[str, Any]:
     return "branch", raw.name
 
 
-def _redacted(node: Node, raw: Redact) -> int:
-    if raw.of is None:
+def _target(node: Node, of: str | None, does: str) -> int:
+    """The gated node that a decision is about, given by parameter name."""
+    if of is None:
         if len(node.gates) == 1:
             return node.gates[0]
         raise ContractError(
-            "contract.redact_of",
-            f"guard {node.name!r} gates several values and redacts one without saying which",
+            "contract.decision_of",
+            f"guard {node.name!r} gates several values and {does} one without saying which",
             node=node.name,
-            expected="Redact(value, of=parameter)",
-            fix=f"Redact(value, of={next(iter(node.gate_of))!r})",
+            expected="of=parameter",
+            fix=f"of={next(iter(node.gate_of))!r}",
         )
-    target = node.gate_of.get(raw.of)
+    target = node.gate_of.get(of)
     if target is None:
-        close = nearest(raw.of, node.gate_of)
+        close = nearest(of, node.gate_of)
         raise ContractError(
-            "contract.redact_of",
-            f"guard {node.name!r} redacts {raw.of!r}, which it does not gate",
+            "contract.decision_of",
+            f"guard {node.name!r} {does} {of!r}, which it does not gate",
             node=node.name,
             expected="one of " + ", ".join(node.gate_of),
             fix=f"did you mean {close!r}?" if close else None,

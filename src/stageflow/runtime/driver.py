@@ -23,26 +23,27 @@ from typing import TYPE_CHECKING, Any
 
 from stageflow.graph import Node, Source
 from stageflow.model.bag import MISSING, OutputBag
-from stageflow.model.errors import JournalError, StageflowError
+from stageflow.model.errors import JournalError, RunError, StageflowError
 from stageflow.model.identity import Identity
 from stageflow.model.marks import reached
-from stageflow.model.outputs import Allow, OutcomeKind, StageOutput
+from stageflow.model.outputs import Allow, Feedback, OutcomeKind, Revise, StageOutput
 from stageflow.model.snapshot import ContextSnapshot
-from stageflow.model.values import Frozen, thaw
+from stageflow.model.values import Frozen, content_hash, thaw
 from stageflow.runtime.attempt import Attempt, Killed
 from stageflow.runtime.body import begin
 from stageflow.runtime.context import Context
 from stageflow.runtime.control import Control, control_of
+from stageflow.runtime.durable import StepResult
 from stageflow.runtime.events import EventType, RawEvent, Subscription
 from stageflow.runtime.failure import Failure, StageFailed, failure_of
 from stageflow.runtime.history import History
 from stageflow.runtime.lingering import RUN, end_lingering
-from stageflow.runtime.outcome import Run, make_run
+from stageflow.runtime.outcome import Candidate, Run, make_run
 from stageflow.runtime.retry_after import retry_after_s
 from stageflow.runtime.simulated import is_simulated
 from stageflow.runtime.step import Compiled, Step
 from stageflow.runtime.stream import Emitted, StreamQueue
-from stageflow.scheduler import Action, End, Launch, NodeState, Scheduler, Stop, Wait
+from stageflow.scheduler import Action, Ask, End, Launch, NodeState, Scheduler, Stop, Wait
 
 if TYPE_CHECKING:
     from stageflow.runtime.pipeline import Pipeline
@@ -98,7 +99,7 @@ class Driver:
         self.stream = stream
         self.recovered = scheduler is not None
         self.scheduler = (
-            Scheduler(program, seed=seed, writes=history is not None)
+            Scheduler(program, seed=seed, writes=history is not None, parks=history is not None)
             if scheduler is None
             else scheduler
         )
@@ -116,6 +117,14 @@ class Driver:
         self.held_items: dict[int, list[Any]] = {}
         self.redactions: dict[int, Any] = {}
         """Gated node to the value a guard put in its place, until release."""
+        self.candidates: dict[int, list[Candidate]] = {}
+        """Revisions of nodes that some guard sent back, oldest first."""
+        self.wishes: dict[int, list[Revise]] = {}
+        """What guards said about a node's latest revision."""
+        self.steps_done: dict[tuple[int, int], dict[str, StepResult]] = {}
+        """Durable steps by (node, revision) and key; the same for every attempt."""
+        self.questions: dict[int, asyncio.TimerHandle] = {}
+        """Expiry of PARKED nodes."""
         self.reasons: dict[int, str] = {}
         """What a node said about its skip, block or cancellation."""
         self.durations: dict[int, float] = {}
@@ -155,10 +164,21 @@ class Driver:
         self.asked: str | None = None
         """Why somebody cancelled the run before it was open."""
         self.first: list[Action] | None = None
+        self.watchers: list[asyncio.Future[Run[Any]]] = []
+        self.needs_end = False
+        """True for a run that was taken over ended and that nothing has set going again."""
+        self.due_wall_s: dict[int, float] = {}
+        """Recovered questions: when they expire, unix time."""
         self.timer: asyncio.TimerHandle | None = None
         """Of the run's deadline."""
 
     # -- life of a run -----------------------------------------------------------------------
+
+    def watch(self) -> asyncio.Future[Run[Any]]:
+        """A future of the run's account, for somebody who did not start it."""
+        watcher: asyncio.Future[Run[Any]] = self.loop.create_future()
+        self.watchers.append(watcher)
+        return watcher
 
     async def execute(self, first: list[Action] | None = None) -> Run[Any]:
         """Runs to the end. `first` are the actions of a recovered run.
@@ -180,7 +200,7 @@ class Driver:
         self.context.run(RUN.set, self)
         cancelled = False
         if self.history is not None:
-            self.runtime.active.add(self.identity.run)
+            self.runtime.active[self.identity.run] = self
         try:
             # Opening is finished even when the caller is cancelled meanwhile: a run that the
             # journal knows must be ended there too.
@@ -204,6 +224,8 @@ class Driver:
                 # cancelled caller leaves nothing.
                 await self._whole(self._end_tasks())
         if self.bug is not None:
+            for watcher in self.watchers:
+                watcher.cancel()
             raise self.bug
         assert self.end is not None
         self.publish(
@@ -212,9 +234,13 @@ class Driver:
             status=self.end.status,
             reason=self.end.reason,
         )
+        run = make_run(self)
+        for watcher in self.watchers:
+            if not watcher.done():
+                watcher.set_result(run)
         if cancelled:
             raise asyncio.CancelledError
-        return make_run(self)
+        return run
 
     async def _woken(self) -> None:
         """Waits until the run is over, or the engine has failed."""
@@ -241,6 +267,8 @@ class Driver:
             self.deps = await self.runtime.open_deps(self)
         if self.history is not None:
             if self.recovered:
+                if self.needs_end and not self.scheduler.records:
+                    self.scheduler.restate_end()
                 await self.history.commit(self)
             else:
                 self.first = self._start()
@@ -314,13 +342,14 @@ class Driver:
 
     def _let_go(self) -> None:
         self.is_over = True
-        for timer in self.retries.values():
+        for timer in (*self.retries.values(), *self.questions.values()):
             timer.cancel()
         if self.timer is not None:
             self.timer.cancel()
         if self.stream is not None:
             self.stream.close()
-        self.runtime.active.discard(self.identity.run)
+        if self.runtime.active.get(self.identity.run) is self:
+            del self.runtime.active[self.identity.run]
         # The context names this driver: without this, every run would be left to the collector.
         self.context.run(RUN.set, None)
 
@@ -549,6 +578,8 @@ class Driver:
                 control = control_of(self, step.node, raw)
             # Allow has no fields to change; it is its own canonical form.
             frozen = raw if type(raw) is Allow else step.admit(raw, self.runtime.freezer)
+            if number in self.candidates:
+                control = self._repeats(number, frozen)
             if history is not None:
                 payload = history.encode(self, step.node, frozen)
         except StageflowError as error:
@@ -561,9 +592,14 @@ class Driver:
         attempt = scheduler.attempt[number]
         if history is not None:
             history.attach(scheduler, token, payload, step.node.contract.hash)
+        revision = scheduler.revision[number]
         if step.node.guards:
-            self.bag.put(number, frozen, attempt, token, held=True)
+            self.bag.put(number, frozen, attempt, token, revision, held=True)
             self.held.add(number)
+            self.wishes.pop(number, None)
+            self.redactions.pop(number, None)
+        elif revision > 1:
+            self.bag.replace(number, frozen, attempt, token, revision)
         else:
             self.bag.put(number, frozen, attempt, token)
         if self.held:
@@ -731,6 +767,8 @@ class Driver:
 
     def sort_held(self) -> None:
         """Releases or withdraws the values whose guards have decided."""
+        if self.wishes:
+            self.note_candidates()
         for number in sorted(self.held):
             status = self.scheduler.status[number]
             if status is OK:
@@ -799,6 +837,8 @@ class Driver:
                 self.retries[action.node] = self.loop.call_later(
                     action.wait_s, self._retry_due, action.node, action.token
                 )
+            elif type(action) is Ask:
+                self._ask(action)
             elif type(action) is End:
                 if self.held:
                     self.sort_held()
@@ -838,6 +878,8 @@ class Driver:
                     given[argument.parameter] = thaw(value)
             elif argument.source is Source.DEP:
                 given[argument.parameter] = self.deps[argument.ref]
+            elif argument.source is Source.FEEDBACK:
+                given[argument.parameter] = self._feedback(step.index)
             else:
                 given[argument.parameter] = self.context_of(step.node, started_s)
 
@@ -848,6 +890,116 @@ class Driver:
         return Context(
             self, node.index, attempt=self.scheduler.attempt[node.index], deadline_s=deadline_s
         )
+
+    def _feedback(self, number: int) -> Feedback | None:
+        candidates = self.candidates.get(number)
+        if not candidates:
+            return None
+        return Feedback(candidates[-1].feedback, self.scheduler.revision[number])
+
+    def _repeats(self, number: int, frozen: Any) -> Control | None:
+        """Control that says so when the value equals an earlier candidate's."""
+        new = content_hash(frozen)
+        if any(content_hash(candidate.value) == new for candidate in self.candidates[number]):
+            return Control("repeat", None)
+        return None
+
+    def note_candidates(self) -> None:
+        """After guards decided: what was sent back becomes a candidate, with what was said."""
+        for number in list(self.wishes):
+            if self.scheduler.status[number] in (NodeState.RUNNING, NodeState.FAILED):
+                self.note_candidate(number)
+
+    def note_candidate(self, number: int) -> None:
+        """The node's latest value was sent back."""
+        wishes = self.wishes.pop(number, None)
+        if wishes:
+            self.candidates.setdefault(number, []).append(
+                Candidate(
+                    value=self.bag.values[number],
+                    feedback=tuple(wish.feedback for wish in wishes),
+                    score=min(wish.score for wish in wishes),
+                )
+            )
+
+    # -- people ------------------------------------------------------------------------------
+
+    def _ask(self, action: Ask) -> None:
+        """The question is on record; nothing is awaited but its expiry."""
+        expires_s = action.expires_s
+        if expires_s is None:
+            due = self.due_wall_s.get(action.node)
+            if due is None:
+                return
+            expires_s = max(0.0, due - self.runtime.clock.wall_s())
+        self.questions[action.node] = self.loop.call_later(
+            expires_s, self._expire, action.node, action.token
+        )
+
+    def expire_overdue(self) -> None:
+        """Before anybody answers a recovered run: questions whose time is over stand no more."""
+        now_s = self.runtime.clock.wall_s()
+        for number, due in self.due_wall_s.items():
+            node = self.nodes[number]
+            if self.scheduler.status[number] is NodeState.PARKED and due <= now_s:
+                self.failures[number] = Failure((node.name,), "expired", "", "nobody answered")
+                self.scheduler.expired(number, self.scheduler.token[number])
+
+    def _expire(self, number: int, token: int) -> None:
+        self.questions.pop(number, None)
+        node = self.nodes[number]
+        self.failures[number] = Failure((node.name,), "expired", "", "nobody answered in time")
+        self._step_aside(self.scheduler.expired(number, token))
+
+    def answer(self, name: str, value: Any, *, by: str, shown: str | None) -> list[Action]:
+        """Admits a person's answer and tells the scheduler. RunError when there is no such
+        question, it was about other content, or it is answered already."""
+        number = self.plan.find(name)
+        node, scheduler = self.nodes[number], self.scheduler
+        if node.shows is None or scheduler.status[number] is not NodeState.PARKED:
+            raise RunError(
+                "run.not_waiting",
+                f"node {name!r} of run {self.identity.run} waits for nobody",
+                pipeline=self.plan.name,
+                node=name,
+                expected="a node that waits for an answer",
+                got=scheduler.status[number].name.lower(),
+                fix="an answer is given once; look at runtime.waiting(run)",
+            )
+        now = content_hash(self.bag.values[node.shows])
+        if shown is not None and shown != now:
+            raise RunError(
+                "run.answer_stale",
+                f"the answer to {name!r} is about other content than what is waiting",
+                pipeline=self.plan.name,
+                node=name,
+                expected=now,
+                got=shown[:80],
+                fix="look again: runtime.waiting(run) gives what is shown and its hash",
+            )
+        try:
+            frozen = node.contract.admit(value, self.runtime.freezer)
+            payload = None if self.history is None else self.history.encode(self, node, frozen)
+        except StageflowError as error:
+            raise error.at(pipeline=self.plan.name, node=name) from None
+        token = scheduler.token[number]
+        actions = scheduler.answered(number, token, {"by": by, "shown": now})
+        assert actions is not None, "a PARKED node takes an answer"
+        if self.history is not None:
+            self.history.attach(scheduler, token, payload, node.contract.hash)
+        timer = self.questions.pop(number, None)
+        if timer is not None:
+            timer.cancel()
+        self.bag.put(number, frozen, scheduler.attempt[number], token, held=bool(node.guards))
+        if node.guards:
+            self.held.add(number)
+        return actions
+
+    async def answer_live(self, name: str, value: Any, *, by: str, shown: str | None) -> None:
+        """`answer` for a run that is being driven here; returns when it is durable."""
+        actions = self.answer(name, value, by=by, shown=shown)
+        await self._done(actions)
+        self._wake_worker()
 
     async def emit(self, number: int, item: Any) -> None:
         """An item for the stream; held while guards have yet to allow the node's value."""
@@ -887,8 +1039,12 @@ class Driver:
         key: str,
         inputs: Mapping[str, Any],
         deadline_s: float,
-    ) -> Any:
-        """Runs a child in tasks of its own, so that depth costs no stack."""
+    ) -> Run[Any]:
+        """Runs a child in tasks of its own, so that depth costs no stack.
+
+        A child that this stage ran before under the same key is not run again when it ended ok;
+        one that a crash cut off, or that failed, goes on.
+        """
         if self.depth + 1 >= self.limits.depth:
             raise StageflowError(
                 "run.too_deep",
@@ -924,11 +1080,14 @@ class Driver:
         inputs: Mapping[str, Any],
         deadline_s: float,
         again: bool,
-    ) -> Any:
+    ) -> Run[Any]:
+        # Another revision answers other feedback: its children are others too.
+        revision = self.scheduler.revision[number]
+        name = self.nodes[number].name
         child, first = await self.runtime.child(
             self,
             pipeline,
-            node=self.nodes[number].name,
+            node=name if revision == 1 else f"{name}#{revision}",
             key=key,
             inputs=inputs,
             deadline_s=deadline_s,
@@ -947,7 +1106,7 @@ class Driver:
         except asyncio.CancelledError:
             await self._end_child(number, child, task)
             raise
-        return run.value_or_raise()
+        return run
 
     async def _end_child(self, number: int, child: Driver, task: asyncio.Task[Any]) -> None:
         """The stage was cancelled: so is its child, and the stage waits until that is over."""

@@ -12,9 +12,9 @@ from stageflow.journal.journal import Journal
 from stageflow.journal.store import RunHeader
 from stageflow.model.bag import MISSING
 from stageflow.model.kinds import Kind
-from stageflow.model.outputs import Allow, Block, Branch, Decision, Redact
+from stageflow.model.outputs import Allow, Block, Branch, Decision, Redact, Revise
 from stageflow.model.record import Record, RecordType
-from stageflow.model.values import Freezer, thaw
+from stageflow.model.values import Freezer, content_hash, thaw
 from stageflow.runtime.failure import Failure
 from stageflow.scheduler import Scheduler
 
@@ -89,7 +89,7 @@ class History:
         scheduler = driver.scheduler
         records, scheduler.records = scheduler.records, []
         now_s = driver.runtime.clock.wall_s()
-        return tuple(_stamped(record, now_s) for record in records)
+        return tuple(_stamped(driver, record, now_s) for record in records)
 
     # -- payloads ----------------------------------------------------------------------------
 
@@ -111,6 +111,8 @@ class History:
     def _encode_decision(self, driver: Driver, node: Node, decision: Decision) -> bytes | None:
         if isinstance(decision, Block):
             return self.plain({"reason": decision.reason})
+        if isinstance(decision, Revise):
+            return self.plain({"feedback": decision.feedback, "score": decision.score})
         if isinstance(decision, Redact):
             target = node.gates[0] if decision.of is None else node.gate_of[decision.of]
             contract = driver.nodes[target].contract
@@ -131,6 +133,10 @@ class History:
             return self.plain(kept)
         except Exception:  # the stage's own data may be anything; the failure must be kept
             return self.plain({**kept, "data": f"<{type(failure.data).__name__}>"})
+
+    def attach_step(self, scheduler: Scheduler, payload: bytes, contract: str) -> None:
+        """Gives the step just written its result."""
+        scheduler.records[-1] = scheduler.records[-1]._replace(payload=payload, contract=contract)
 
     def attach(
         self, scheduler: Scheduler, token: int, payload: bytes | None, contract: str
@@ -186,6 +192,10 @@ def _decode_decision(plan: Plan, record: Record, freezer: Freezer) -> tuple[Any,
         return freezer.freeze(Block(thaw(contract_of(PLAIN).decode(record.payload))["reason"])), (
             MISSING
         )
+    if control == "revise":
+        assert record.payload is not None
+        kept = thaw(contract_of(PLAIN).decode(record.payload))
+        return freezer.freeze(Revise(kept["feedback"], record.data["of"], kept["score"])), MISSING
     if control == "redact":
         assert record.payload is not None
         target = plan.nodes[plan.index[record.data["of"]]]
@@ -209,7 +219,14 @@ def decode_failure(record: Record) -> Failure | None:
     )
 
 
-def _stamped(record: Record, now_s: float) -> Record:
+def _stamped(driver: Driver, record: Record, now_s: float) -> Record:
+    if record.type is RecordType.ASKED:
+        node = driver.nodes[driver.plan.index[record.node or ""]]
+        assert node.shows is not None
+        expires_s = record.data["expires_s"]
+        shown = content_hash(driver.bag.values[node.shows])
+        due = None if expires_s is None else now_s + expires_s
+        return record._replace(wall_s=now_s, data={"shown": shown, "expires_wall_s": due})
     if record.type is RecordType.RETRY_DUE:
         data = {"wait_s": record.data["wait_s"], "due_wall_s": now_s + record.data["wait_s"]}
         return record._replace(wall_s=now_s, data=data)

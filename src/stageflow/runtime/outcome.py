@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from stageflow.graph import Stage
@@ -23,6 +23,17 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """A revision that guards sent back."""
+
+    value: Any
+    """Canonical inside a run; a private copy when it comes from `Run.candidates`."""
+    feedback: tuple[str, ...]
+    score: float
+    """The lowest that a guard gave it."""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeOutcome:
     """How one node ended."""
 
@@ -37,6 +48,9 @@ class NodeOutcome:
     reason: str
     """What the stage said itself."""
     attempts: int
+    """Of the last revision."""
+    revision: int
+    """1 unless guards asked for more."""
     duration_s: float
     """Of the last attempt; 0 for nodes that did not run in this process."""
 
@@ -46,6 +60,7 @@ class Run(Generic[O]):
 
     __slots__ = (
         "_bag",
+        "_candidates",
         "_causes",
         "_durations",
         "_identity",
@@ -53,6 +68,7 @@ class Run(Generic[O]):
         "_original",
         "_program",
         "_reasons",
+        "_revisions",
         "_states",
         "_tried",
         "failures",
@@ -83,9 +99,11 @@ class Run(Generic[O]):
         states: list[NodeState],
         causes: Mapping[int, tuple[Cause, int]],
         tried: list[int],
+        revisions: list[int],
         durations: Mapping[int, float],
         reasons: Mapping[int, str],
         failures: Mapping[str, Failure],
+        candidates: Mapping[int, list[Candidate]],
         original: BaseException | None,
         quarantined: tuple[str, ...],
     ) -> None:
@@ -98,9 +116,11 @@ class Run(Generic[O]):
         self._states = states
         self._causes = causes
         self._tried = tried
+        self._revisions = revisions
         self._durations = durations
         self._reasons = reasons
         self.failures = failures
+        self._candidates = candidates
         self._original = original
         self.quarantined = quarantined
 
@@ -179,6 +199,27 @@ class Run(Generic[O]):
         """True when the node has a value."""
         return self._released(self._program.plan.find(key))
 
+    def candidates(self, key: Stage[..., Any] | str) -> list[Candidate]:
+        """The revisions of a node that guards sent back, oldest first; values are copies."""
+        kept = self._candidates.get(self._program.plan.find(key), [])
+        return [replace(one, value=thaw(one.value)) for one in kept]
+
+    @overload
+    def best(self, key: Stage[..., T]) -> T: ...
+    @overload
+    def best(self, key: str) -> Any: ...
+    def best(self, key: Any) -> Any:
+        """The accepted value, else the candidate with the highest score (the latest among equals).
+
+        RunError when the node has neither.
+        """
+        if key in self:
+            return self[key]
+        candidates = self.candidates(key)
+        if not candidates:
+            return self[key]
+        return max(enumerate(candidates), key=lambda one: (one[1].score, one[0]))[1].value
+
     def value_or_raise(self) -> O:
         """`output` when the run is ok; StageFailed or RunError otherwise."""
         if self.status == "ok":
@@ -207,6 +248,7 @@ class Run(Generic[O]):
             blame=None if blame < 0 else plan.nodes[blame].name,
             reason=self._reasons.get(number, ""),
             attempts=self._tried[number],
+            revision=self._revisions[number],
             duration_s=self._durations.get(number, 0.0),
         )
 
@@ -243,10 +285,22 @@ class Run(Generic[O]):
         )
 
 
+_GIVEN_UP = {
+    "exhausted": "its guards let no revision pass",
+    "crash_loop": "every attempt died with its process",
+    "effect_unknown": "nobody knows whether its effect happened",
+    "expired": "nobody answered in time",
+}
+
+
 def make_run(driver: Driver) -> Run[Any]:
     """The account of a driver that has ended."""
     assert driver.end is not None
     scheduler = driver.scheduler
+    for number, reason in scheduler.failures.items():
+        if number not in driver.failures:  # the scheduler itself gave it up
+            name = driver.nodes[number].name
+            driver.failures[number] = Failure((name,), reason, "", _GIVEN_UP.get(reason, reason))
     return Run(
         program=driver.program,
         identity=driver.identity,
@@ -257,9 +311,11 @@ def make_run(driver: Driver) -> Run[Any]:
         states=scheduler.status,
         causes=scheduler.cause,
         tried=scheduler.attempt,
+        revisions=scheduler.revision,
         durations=driver.durations,
         reasons=driver.reasons,
         failures={driver.nodes[n].name: failure for n, failure in driver.failures.items()},
+        candidates=driver.candidates,
         original=driver.original,
         quarantined=tuple(driver.quarantined),
     )

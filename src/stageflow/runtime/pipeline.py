@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import sys
-from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar, overload
 
@@ -16,6 +15,7 @@ from stageflow.model.values import Freezer
 from stageflow.runtime.context import Context
 from stageflow.runtime.driver import Driver
 from stageflow.runtime.events import Subscription
+from stageflow.runtime.handle import Handle
 from stageflow.runtime.outcome import Run
 from stageflow.runtime.processes import check_portable
 from stageflow.runtime.runtime import Runtime
@@ -172,7 +172,7 @@ class Pipeline(Generic[O]):
 
     def start(self, **inputs: Any) -> Handle[O]:
         """Starts a run in the background; the handle waits for it or cancels it."""
-        return Handle(self._begin(inputs))
+        return Handle.start(self._begin(inputs))
 
     def stream(self, **inputs: Any) -> RunStream[O]:
         """Starts a run and iterates over what its stages emit, as it comes.
@@ -181,7 +181,7 @@ class Pipeline(Generic[O]):
         (leave the `async with`, or call `aclose`).
         """
         queue = StreamQueue(self._runtime.limits.stream_items)
-        return RunStream(Handle(self._begin(inputs, queue)), queue)
+        return RunStream(Handle.start(self._begin(inputs, queue)), queue)
 
     async def map(
         self, items: Iterable[Mapping[str, Any]], *, at_once: int = 64
@@ -284,33 +284,6 @@ class Pipeline(Generic[O]):
             if isinstance(value, Pipeline) and value.program is self.program:
                 return f"{self._module}:{name}"
         return None
-
-
-class Handle(Generic[O]):
-    """A run that was started. Awaiting it gives its Run."""
-
-    __slots__ = ("_driver", "_task")
-
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
-        self._task = asyncio.get_running_loop().create_task(driver.execute())
-
-    @property
-    def run_id(self) -> str:
-        """The run's id."""
-        return self._driver.identity.run
-
-    @property
-    def done(self) -> bool:
-        """True when the run is over and cleaned up."""
-        return self._task.done()
-
-    def cancel(self, reason: str = "by_handle") -> None:
-        """Ends the run as `cancelled`; await the handle to see it cleaned up."""
-        self._driver.cancel(reason)
-
-    def __await__(self) -> Generator[Any, Any, Run[O]]:
-        return asyncio.shield(self._task).__await__()
 
 
 class RunStream(Generic[O]):

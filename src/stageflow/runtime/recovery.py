@@ -13,7 +13,9 @@ from stageflow.model.errors import JournalError
 from stageflow.model.identity import Identity
 from stageflow.model.marks import reached
 from stageflow.model.record import RecordType
+from stageflow.model.values import thaw
 from stageflow.runtime.driver import Driver
+from stageflow.runtime.durable import StepResult
 from stageflow.runtime.events import EventType, Subscription
 from stageflow.runtime.history import History, decode_failure, decode_inputs, decode_value
 from stageflow.scheduler import Action, Scheduler, Wait, replay, take_over
@@ -56,8 +58,7 @@ async def recovered(
     driver = _driver(runtime, pipeline, loaded, scheduler, events)
     _restore(driver, loaded)
     if scheduler.ending is not None and scheduler.running == 0:
-        if loaded.status == RUNNING:
-            scheduler.restate_end()
+        driver.needs_end = loaded.status == RUNNING
         return driver, [scheduler.ending]
     actions = _on_time(take_over(scheduler, loaded.records), loaded, driver)
     reached("run_taken_over")
@@ -210,14 +211,36 @@ def _restore(driver: Driver, loaded: LoadedRun) -> None:
             driver.held.add(spec.node)
     for record in loaded.records:
         number = plan.index.get(record.node) if record.node is not None else None
-        if number is None or record.type is not RecordType.OUTCOME:
+        if number is None:
+            continue
+        if record.type is RecordType.ASKED and record.data["expires_wall_s"] is not None:
+            driver.due_wall_s[number] = record.data["expires_wall_s"]
+        if record.type is RecordType.STEP:
+            steps = driver.steps_done.setdefault((number, record.revision), {})
+            steps[record.data["key"]] = StepResult(
+                record.data["call"], record.payload, is_done=True, is_encoded=True
+            )
+        if record.type is RecordType.INTENT and record.revision > 1:
+            driver.note_candidate(number)
+        if record.type is not RecordType.OUTCOME:
             continue
         node = plan.nodes[number]
         if record.is_accepted:
             value, replaced = decode_value(plan, node, record, driver.runtime.freezer)
-            driver.bag.put(number, value, record.attempt, record.token, held=bool(node.guards))
             if node.guards:
+                driver.bag.put(
+                    number, value, record.attempt, record.token, record.revision, held=True
+                )
                 driver.held.add(number)
+                driver.wishes.pop(number, None)
+                driver.redactions.pop(number, None)
+            elif record.revision > 1:
+                driver.bag.replace(number, value, record.attempt, record.token, record.revision)
+            else:
+                driver.bag.put(number, value, record.attempt, record.token)
+            if record.data.get("control") == "revise":
+                target = plan.index[record.data["of"]]
+                driver.wishes.setdefault(target, []).append(thaw(value))
             if replaced is not MISSING:
                 driver.redactions[plan.index[record.data["of"]]] = replaced
         elif record.data.get("status") == "failed":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from stageflow.journal.journal import Journal
 from stageflow.journal.store import LoadedRun, RunHeader, RunSummary
-from stageflow.model.errors import BuildError, JournalError
+from stageflow.model.errors import BuildError, JournalError, StageflowError
 from stageflow.model.identity import Identity
 from stageflow.model.ids import run_id
 from stageflow.model.values import Adapter, Freezer
@@ -18,6 +18,7 @@ from stageflow.runtime.clock import Clock, SystemClock
 from stageflow.runtime.deps import DepScopes
 from stageflow.runtime.driver import Driver
 from stageflow.runtime.events import Subscription
+from stageflow.runtime.handle import Handle
 from stageflow.runtime.history import History
 from stageflow.runtime.limits import Limits
 from stageflow.runtime.nested import child_run_id, taken_up
@@ -26,6 +27,7 @@ from stageflow.runtime.processes import ProcessPool
 from stageflow.runtime.recovery import recovered
 from stageflow.runtime.stream import StreamQueue
 from stageflow.runtime.threads import ThreadPool
+from stageflow.runtime.waiting import Waiting, questions, reopened_for
 from stageflow.scheduler import Action
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ class Runtime:
         self.processes = ProcessPool(self.limits.processes)
         self.quarantined: list[tuple[str, str]] = []
         """(run, stage) of every stage that ignored its cancellation."""
-        self.active: set[str] = set()
+        self.active: dict[str, Driver] = {}
         """Journalled runs that this runtime drives; a store can't tell two drivers of one process
         apart."""
         self._owed: set[asyncio.Task[None]] = set()
@@ -131,6 +133,51 @@ class Runtime:
             )
         driver, actions = await recovered(self, run, pipeline=pipeline, rerun=rerun, events=events)
         return await driver.execute(actions)
+
+    async def waiting(self, run: str, *, pipeline: Pipeline[Any] | None = None) -> list[Waiting]:
+        """The questions of a run that wait for people, with what is shown. Changes nothing."""
+        return await questions(self, run, pipeline=pipeline)
+
+    async def signal(
+        self,
+        run: str,
+        node: str,
+        value: Any,
+        *,
+        by: str,
+        shown: str | None = None,
+        pipeline: Pipeline[Any] | None = None,
+        events: Sequence[Subscription] = (),
+    ) -> Handle[Any]:
+        """Answers the question of `node` durably and lets the run go on; await the handle for it.
+
+        `by` says who answered and is kept in the journal. `shown` is the hash of what that person
+        saw, from `waiting`: an answer about other content is refused (`run.answer_stale`), as is
+        a second one (`run.not_waiting`) and a value that is not of the question's type.
+        """
+        driver = self.active.get(run)
+        if driver is not None:
+            await driver.answer_live(node, value, by=by, shown=shown)
+            return Handle(driver, driver.watch())
+        driver, actions = await reopened_for(self, run, pipeline=pipeline, events=events)
+        try:
+            answered = driver.answer(node, value, by=by, shown=shown)
+        except StageflowError:
+            # The claim is on record: leave the run suspended as it was, and owned by nobody.
+            await driver.execute(actions)
+            raise
+        return Handle.start(driver, answered)
+
+    async def cancel(
+        self, run: str, *, reason: str = "by_user", pipeline: Pipeline[Any] | None = None
+    ) -> Run[Any]:
+        """Ends a run of this runtime, or a suspended one, as cancelled."""
+        driver = self.active.get(run)
+        if driver is not None:
+            driver.cancel(reason)
+            return await driver.watch()
+        driver, _ = await reopened_for(self, run, pipeline=pipeline, events=())
+        return await driver.execute(driver.scheduler.cancel(reason))
 
     def owe(self, work: Coroutine[Any, Any, None]) -> None:
         """Has `work` done, for a run that is over; `aclose` waits for it."""

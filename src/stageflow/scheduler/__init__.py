@@ -1,6 +1,6 @@
 """The pure state machine of a run: events in, records and actions out."""
 
-from stageflow.scheduler.actions import Action, End, Launch, Stop, Wait
+from stageflow.scheduler.actions import Action, Ask, End, Launch, Stop, Wait
 from stageflow.scheduler.program import Program
 from stageflow.scheduler.recovery import replay, take_over
 from stageflow.scheduler.scheduler import ABANDONED_MAX, Scheduler
@@ -9,6 +9,7 @@ from stageflow.scheduler.state import Cause, NodeState
 __all__ = [
     "ABANDONED_MAX",
     "Action",
+    "Ask",
     "Cause",
     "End",
     "Launch",

@@ -22,6 +22,14 @@ class Wait(NamedTuple):
     wait_s: float
 
 
+class Ask(NamedTuple):
+    """Show a person what this node shows; call `expired(node, token)` after `expires_s` seconds."""
+
+    node: int
+    token: int
+    expires_s: float | None
+
+
 class Stop(NamedTuple):
     """Cancel this running attempt; its end is reported like any other."""
 
@@ -36,4 +44,4 @@ class End(NamedTuple):
     reason: str
 
 
-Action: TypeAlias = Launch | Wait | Stop | End
+Action: TypeAlias = Launch | Wait | Ask | Stop | End

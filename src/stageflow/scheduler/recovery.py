@@ -8,13 +8,15 @@ from typing import Any
 from stageflow.model.errors import JournalError
 from stageflow.model.marks import reached
 from stageflow.model.record import Record, RecordType
-from stageflow.scheduler.actions import Action, Launch, Wait
+from stageflow.scheduler.actions import Action, Ask, Launch, Wait
 from stageflow.scheduler.scheduler import Scheduler
 from stageflow.scheduler.state import NodeState
 
 
-def replay(scheduler: Scheduler, records: Sequence[Record]) -> None:
+def replay(scheduler: Scheduler, records: Sequence[Record]) -> list[Record]:
     """Feeds recorded events, in order, to a fresh scheduler. Actions are dropped: they happened.
+
+    Returns the records that the scheduler wrote itself meanwhile, under its own numbers.
 
     Records of nodes that the plan no longer has are passed over; the caller has refused plans
     that changed under a finished node. JournalError `journal.diverged` when an outcome belongs to
@@ -23,7 +25,8 @@ def replay(scheduler: Scheduler, records: Sequence[Record]) -> None:
     for record in records:
         _feed(scheduler, record)
         scheduler.seq = record.seq
-    scheduler.records.clear()
+    written, scheduler.records = scheduler.records, []
+    return written
 
 
 def take_over(scheduler: Scheduler, records: Sequence[Record]) -> list[Action]:
@@ -47,6 +50,8 @@ def take_over(scheduler: Scheduler, records: Sequence[Record]) -> list[Action]:
                 actions.append(Launch(node))
         elif status is NodeState.RETRYING:
             actions.append(Wait(node, token, 0.0))
+        elif status is NodeState.PARKED:
+            actions.append(Ask(node, token, None))
     return actions
 
 
@@ -69,6 +74,10 @@ def _feed(scheduler: Scheduler, record: Record) -> None:
                 scheduler.abandoned(node, record.token)
         case RecordType.CANCEL:
             scheduler.cancel(record.data.get("reason", ""), status=record.data["status"])
+        case RecordType.ASKED:
+            if scheduler.status[node] is NodeState.PARKED:
+                scheduler.token[node] = record.token
+                scheduler.tokens = max(scheduler.tokens, record.token)
         case RecordType.CLAIMED:
             # A run whose end was decided but not reached when its owner died is still ending.
             ending = scheduler.ending
@@ -94,10 +103,14 @@ def _outcome(scheduler: Scheduler, node: int, record: Record) -> None:
     data = record.data
     done: list[Action] | None
     match data["status"]:
+        case "ok" if scheduler.nodes[node].shows is not None:
+            done = scheduler.answered(node, record.token, {})
         case "ok":
             done = scheduler.completed(node, record.token, _control(scheduler, data))
         case "skip":
             done = scheduler.skipped(node, record.token, data.get("reason", ""))
+        case "failed" if data.get("reason") == "expired":
+            done = scheduler.expired(node, record.token)
         case "failed":
             done = scheduler.failed(
                 node,
@@ -128,6 +141,6 @@ def _control(scheduler: Scheduler, data: Any) -> tuple[str, Any] | None:
         return None
     if kind == "branch":
         return kind, data["branch"]
-    if kind == "redact":
+    if kind in ("redact", "revise"):
         return kind, scheduler.plan.index[data["of"]]
     return kind, None

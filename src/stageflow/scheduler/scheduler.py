@@ -20,12 +20,13 @@ from typing import Any
 
 from stageflow.graph import Role
 from stageflow.model.record import Record, RecordType
-from stageflow.scheduler.actions import Action, End, Stop, Wait
+from stageflow.scheduler.actions import Action, Ask, End, Stop, Wait
 from stageflow.scheduler.program import Program
 from stageflow.scheduler.state import Cause, NodeState
 
 WAITING, RUNNING, RETRYING = NodeState.WAITING, NodeState.RUNNING, NodeState.RETRYING
-HELD, UNKNOWN, OK = NodeState.HELD, NodeState.UNKNOWN, NodeState.OK
+HELD, JUDGED, PARKED = NodeState.HELD, NodeState.JUDGED, NodeState.PARKED
+UNKNOWN, OK = NodeState.UNKNOWN, NodeState.OK
 SKIPPED, FAILED = NodeState.SKIPPED, NodeState.FAILED
 BLOCKED, CANCELLED = NodeState.BLOCKED, NodeState.CANCELLED
 
@@ -51,10 +52,15 @@ class Scheduler:
         "flawed",
         "gates_left",
         "nodes",
+        "parked",
+        "parks",
         "plain",
         "plan",
+        "produced",
         "records",
         "redactor",
+        "repeats",
+        "revision",
         "run_actions",
         "running",
         "seed",
@@ -67,11 +73,15 @@ class Scheduler:
         "unfinished",
         "unknown",
         "waiting",
+        "wishes",
         "writes",
     )
 
-    def __init__(self, program: Program, *, seed: int = 0, writes: bool = True) -> None:
-        """`writes` False leaves out the records, for runs that nobody will ever recover."""
+    def __init__(
+        self, program: Program, *, seed: int = 0, writes: bool = True, parks: bool = True
+    ) -> None:
+        """`writes` False leaves out the records, for runs that nobody will ever recover; `parks`
+        False keeps a run that waits for people alive instead of ending it as suspended."""
         plan = program.plan
         count = len(plan.nodes)
         self.plan = plan
@@ -81,6 +91,7 @@ class Scheduler:
         self.run_actions = program.run_actions
         self.seed = seed
         self.writes = writes
+        self.parks = parks
         self.records: list[Record] = []
         """Since the driver last took them; in order."""
         self.seq = 0
@@ -99,12 +110,19 @@ class Scheduler:
         """1 when guards were shown the node's raw value; they have counted it down then."""
         self.ended: deque[int] = deque()
         """Terminal nodes whose end has not reached their children; empty between events."""
-        self.gates_left: dict[int, int] = {}
-        """For a HELD node: guards that have yet to decide."""
+        self.gates_left: dict[int, set[int]] = {}
+        """For a HELD node: guards that have yet to decide about this revision."""
+        self.wishes: dict[int, list[int]] = {}
+        """HELD nodes of which guards want another revision, and which guards."""
+        self.repeats: set[int] = set()
+        """Nodes whose latest value is one that they had before: another revision is no use."""
+        self.revision: list[int] = [1] * count
+        self.produced = bytearray(count)
+        """1 when the node's current revision has its value: the next attempt begins another."""
         self.redactor: dict[int, int] = {}
         """Node to the one guard that replaced its value."""
         self.decisions: dict[int, tuple[str, Any]] = {}
-        """Guards that are OK: what each decided, heeded or not; a reopened run heeds it."""
+        """Guards that are JUDGED or OK: what each decided last; a reopened run heeds it."""
         self.arrived: dict[int, list[int]] = {}
         """Joins: branches whose value arrived, in order of arrival."""
         self.branch: dict[int, str] = {}
@@ -118,6 +136,8 @@ class Scheduler:
         """Nodes that are RUNNING or RETRYING."""
         self.unknown = 0
         """Nodes that are UNKNOWN."""
+        self.parked = 0
+        """Nodes that are PARKED."""
         self.unfinished = count
         """Nodes that are not terminal."""
         self.ending: End | None = None
@@ -148,13 +168,15 @@ class Scheduler:
         """An attempt ended with a value. None when it is a late write, which changes nothing.
 
         `control` is what a ROUTE or GUARD decided: ("branch", name), ("allow", None),
-        ("block", None), ("redact", node).
+        ("block", None), ("redact", node), ("revise", node). ("repeat", None) says of any other
+        node that its value equals one of an earlier revision.
         """
         if self.token[node] != token or self.status[node] is not RUNNING:
             return self._late(node, token, "ok")
         if self.writes:
             self._outcome(node, "ok", control=control, accepted=True)
         self.running -= 1
+        self.produced[node] = 1
         actions: list[Action] = []
         if control is not None:
             self._controlled(node, control, actions)
@@ -229,6 +251,38 @@ class Scheduler:
             self._stop("cancelled", reason, actions)
         return self._close(actions)
 
+    def step_done(self, node: int, data: dict[str, Any]) -> None:
+        """A RUNNING attempt completed a durable step; it goes on."""
+        self._record(RecordType.STEP, node, data)
+
+    def answered(self, node: int, token: int, data: dict[str, Any]) -> list[Action] | None:
+        """A person answered a PARKED node. None when the question no longer stands."""
+        if self.token[node] != token or self.status[node] is not PARKED:
+            return self._late(node, token, "answer")
+        self._unpark(node)
+        self._outcome(node, "ok", accepted=True, extra=data)
+        self.produced[node] = 1
+        actions: list[Action] = []
+        self._raw_value(node, actions)
+        return self._close(actions)
+
+    def expired(self, node: int, token: int) -> list[Action]:
+        """Nobody answered in time."""
+        actions: list[Action] = []
+        if self.token[node] == token and self.status[node] is PARKED:
+            self._unpark(node)
+            self._outcome(node, "failed", reason="expired")
+            self._fail(node, "expired", actions)
+            return self._close(actions)
+        return actions
+
+    def _unpark(self, node: int) -> None:
+        """The question is decided; a run that was suspended for it goes on."""
+        self.parked -= 1
+        if self.ending is not None and self.ending.status == "suspended":
+            self.ending = None
+        self.status[node] = RUNNING  # for no longer than this event
+
     def retry_due(self, node: int, token: int) -> list[Action]:
         """The wait between two attempts is over. Ignored when the run ended meanwhile."""
         actions: list[Action] = []
@@ -240,6 +294,8 @@ class Scheduler:
     def cancel(self, reason: str, *, status: str = "cancelled") -> list[Action]:
         """Somebody asks the run to end. Ignored when it is ending already."""
         actions: list[Action] = []
+        if self.ending is not None and self.ending.status == "suspended":
+            self.ending = None
         if self.ending is not None:
             return actions
         self._record(RecordType.CANCEL, data={"status": status, "reason": reason})
@@ -278,6 +334,10 @@ class Scheduler:
         self.failures.clear()
         kept = [self._is_kept(node, rerun) for node in range(len(self.nodes))]
         held = [self._is_held_again(node) for node in range(len(self.nodes))]
+        for node in range(len(self.nodes)):
+            # What a guard decided about a value that is made again counts no longer.
+            if any(self.shown[g] and not kept[g] and not held[g] for g in self.nodes[node].gates):
+                kept[node] = False
         for node, keep in enumerate(kept):
             if held[node]:
                 # Its own value is done; only the guard that failed is asked again.
@@ -285,6 +345,10 @@ class Scheduler:
                 self.status[node] = HELD
                 self.unfinished += 1
                 del self.cause[node]
+                for guard in self.plan.raw_children[node]:
+                    if self.status[guard] is OK:
+                        self.status[guard] = JUDGED
+                        self.unfinished += 1
             elif not keep:
                 if self.status[node] is UNKNOWN:
                     self.unknown -= 1
@@ -299,6 +363,7 @@ class Scheduler:
         for node, status in enumerate(self.status):
             if status is HELD:
                 self._judge_again(node)
+        self._revise_if_wished(actions)
         for node, keep in enumerate(kept):
             if not keep and self.status[node] is WAITING:
                 if self.nodes[node].join is not None:
@@ -318,14 +383,14 @@ class Scheduler:
                 cause is Cause.OWN and self.nodes[node].gates
             )
         if status is BLOCKED:  # a guard that failed or never decided is asked again
-            return bool(self.shown[node]) and self.status[self.cause[node][1]] is OK
-        return status in (OK, HELD) or (status is UNKNOWN and node not in rerun)
+            return bool(self.shown[node]) and self.status[self.cause[node][1]] in (OK, JUDGED)
+        return status in (OK, HELD, JUDGED, PARKED) or (status is UNKNOWN and node not in rerun)
 
     def _is_held_again(self, node: int) -> bool:
         return (
             self.status[node] is BLOCKED
             and bool(self.shown[node])
-            and self.status[self.cause[node][1]] is not OK
+            and self.status[self.cause[node][1]] not in (OK, JUDGED)
         )
 
     def _recount(self, node: int) -> None:
@@ -349,18 +414,19 @@ class Scheduler:
         """A HELD node of a reopened run: what its guards decided counts, though the run was ending
         or the node was blocked already when they did; the others are waited for."""
         self.redactor.pop(node, None)
+        self.wishes.pop(node, None)
         guards = self.plan.raw_children[node]
-        self.gates_left[node] = sum(
-            1 for guard in guards if self.status[guard] is not OK and not self._is_excused(guard)
-        )
+        self.gates_left[node] = {guard for guard in guards if not self._is_excused(guard)}
         for guard in guards:
-            if self.status[guard] is OK:
-                if not self._heed(node, guard):
+            if self.status[guard] in (OK, JUDGED):
+                if self._heed(node, guard):
+                    self.gates_left[node].discard(guard)
+                elif self.status[node] is not HELD:
                     return
             elif self.status[guard].is_terminal and not self._is_excused(guard):
                 self._block(node, guard)  # it was not to be asked again
                 return
-        if self.gates_left[node] == 0:
+        if not self.gates_left[node] and node not in self.wishes:
             del self.gates_left[node]
             self._finish(node, OK)
 
@@ -393,15 +459,31 @@ class Scheduler:
     # -- transitions -------------------------------------------------------------------------
 
     def _hand_out(self, node: int, actions: list[Action]) -> None:
-        """Gives the node's next attempt to the driver."""
-        self.status[node] = RUNNING
-        self.running += 1
+        """Gives the node's next attempt to the driver, or asks a person."""
+        if self.produced[node]:
+            self.revision[node] += 1
+            self.attempt[node] = self.produced[node] = 0
+            self.abandoned_count.pop(node, None)
         self.attempt[node] += 1
         self.tokens = token = self.tokens + 1
         self.token[node] = token
+        if self.nodes[node].shows is not None:
+            self._park(node, actions)
+            return
+        self.status[node] = RUNNING
+        self.running += 1
         if self.writes:
             self._record(RecordType.INTENT, node)
         actions.append(self.run_actions[node])
+
+    def _park(self, node: int, actions: list[Action]) -> None:
+        """Asks a person; the node waits and costs nothing."""
+        stage = self.nodes[node].stage
+        assert stage is not None and stage.wait is not None
+        self.status[node] = PARKED
+        self.parked += 1
+        self._record(RecordType.ASKED, node, data={"expires_s": stage.wait.expires_s})
+        actions.append(Ask(node, self.token[node], stage.wait.expires_s))
 
     def _finish(self, node: int, status: NodeState, cause: tuple[Cause, int] | None = None) -> None:
         """The node is terminal; what that means for others is worked off by `_propagate`."""
@@ -419,7 +501,7 @@ class Scheduler:
             return
         self.status[node] = HELD
         self.shown[node] = 1
-        self.gates_left[node] = len(guards)
+        self.gates_left[node] = set(guards)
         if self.ending is not None:
             return
         for guard in guards:
@@ -451,6 +533,13 @@ class Scheduler:
                 for gated in self.nodes[node].gates:
                     if self.status[gated] is HELD:
                         self._undecided(node, gated)
+            if self.shown[node]:
+                if self.status[node] is not OK and self.ending is None:
+                    self._give_up_on(node)
+                for guard in self.plan.raw_children[node]:
+                    self._release_guard(guard)
+            if not self.ended:
+                self._revise_if_wished(actions)
             if not self.ended:
                 self._stop_if_blocked(actions)
 
@@ -582,28 +671,101 @@ class Scheduler:
     def _controlled(self, node: int, control: tuple[str, Any], actions: list[Action]) -> None:
         """A route or a guard has decided."""
         kind, detail = control
-        if kind == "branch":
-            self.branch[node] = detail
+        if kind in ("branch", "repeat"):
+            if kind == "branch":
+                self.branch[node] = detail
+            else:
+                self.repeats.add(node)
             self._raw_value(node, actions)
             return
+        # Its decision reaches its own consumers once no value it gates can be revised any more.
         self.decisions[node] = control
-        self._finish(node, OK)
-        if self.ending is not None:
-            return  # heeded when the run is reopened
-        for gated in self.nodes[node].gates:
-            if self.status[gated] is HELD and self._heed(gated, node):
-                self._pass_gate(gated)
+        self.status[node] = JUDGED
+        if self.ending is None:  # else heeded when the run is reopened
+            for gated in self.nodes[node].gates:
+                if self.status[gated] is HELD and self._heed(gated, node):
+                    self._pass_gate(gated, node)
+        self._release_guard(node)
+        self._revise_if_wished(actions)
 
     def _heed(self, gated: int, guard: int) -> bool:
-        """False when the guard's decision blocks the value: any Block, or a second redaction."""
+        """False when the guard does not let this value pass: it blocks (any Block, or a second
+        redaction), or wants another value revised first and will judge this one again."""
         kind, detail = self.decisions[guard]
-        redacts = kind == "redact" and detail == gated
-        if kind == "block" or (redacts and gated in self.redactor):
+        about: bool = detail == gated
+        hopeless = kind == "revise" and not self._can_revise(detail)
+        if kind == "block" or hopeless or (kind == "redact" and about and gated in self.redactor):
             self._block(gated, guard)
             return False
-        if redacts:
+        if kind == "revise":
+            if about:
+                self.wishes.setdefault(gated, []).append(guard)
+            return about
+        if kind == "redact" and about:
             self.redactor[gated] = guard
         return True
+
+    def _can_revise(self, node: int) -> bool:
+        """False for an input, which nobody makes again, and for a value that is decided."""
+        return self.nodes[node].stage is not None and self.status[node] is HELD
+
+    def _give_up_on(self, node: int) -> None:
+        """A value that a guard wanted revised is lost: what the guard did not judge for its sake
+        is lost too."""
+        for guard in self.plan.raw_children[node]:
+            if self.status[guard] is JUDGED and self.decisions[guard] == ("revise", node):
+                for gated in self.nodes[guard].gates:
+                    if self.status[gated] is HELD and guard in self.gates_left[gated]:
+                        self._block(gated, guard)
+
+    def _release_guard(self, guard: int) -> None:
+        """A JUDGED guard is done when everything it gates is."""
+        if self.status[guard] is JUDGED and all(
+            self.status[gated].is_terminal for gated in self.nodes[guard].gates
+        ):
+            self._finish(guard, OK)
+
+    def _revise_if_wished(self, actions: list[Action]) -> None:
+        """Begins another revision of each value about which all guards have decided and some
+        want one; or gives up: after `revisions`, or when a value came back unchanged."""
+        if not self.wishes or self.ending is not None:
+            return
+        for node in sorted(self.wishes):
+            if self.status[node] is not HELD:
+                del self.wishes[node]
+                continue
+            if self.gates_left[node]:
+                continue
+            del self.wishes[node], self.gates_left[node]
+            self.redactor.pop(node, None)
+            stage = self.nodes[node].stage
+            if stage is None or self.revision[node] >= stage.revisions or node in self.repeats:
+                self._fail(node, "exhausted", actions)
+                if self.ending is not None:
+                    return
+                continue
+            for guard in self.plan.raw_children[node]:
+                self._ask_again(guard)
+            self.shown[node] = 0  # the next value is another one
+            self._hand_out(node, actions)
+
+    def _ask_again(self, guard: int) -> None:
+        """The guard waits for a new raw value. What it let pass and is not yet released waits for
+        it again."""
+        if self.status[guard] is WAITING:
+            self.waiting[guard] += 1
+        if self.status[guard] is not JUDGED:
+            return
+        self.status[guard] = WAITING
+        self.waiting[guard] = 1
+        del self.decisions[guard]
+        for gated in self.nodes[guard].gates:
+            if self.status[gated] is HELD and gated in self.gates_left:
+                self.gates_left[gated].add(guard)
+                if self.redactor.get(gated) == guard:
+                    del self.redactor[gated]
+                if guard in self.wishes.get(gated, ()):
+                    self.wishes[gated].remove(guard)
 
     def _is_excused(self, guard: int) -> bool:
         """True for a guard that was not to judge: its branch was not taken."""
@@ -613,13 +775,13 @@ class Scheduler:
         """A guard ended without deciding. It passes when its branch was not taken, else it blocks:
         what can't be judged must not pass."""
         if self._is_excused(guard):
-            self._pass_gate(gated)
+            self._pass_gate(gated, guard)
         else:
             self._block(gated, guard)
 
-    def _pass_gate(self, node: int) -> None:
-        self.gates_left[node] -= 1
-        if self.gates_left[node] == 0:
+    def _pass_gate(self, node: int, guard: int) -> None:
+        self.gates_left[node].discard(guard)
+        if not self.gates_left[node] and not self.wishes.get(node):
             del self.gates_left[node]
             self._finish(node, OK)
 
@@ -627,6 +789,7 @@ class Scheduler:
         """The guarded value reaches nobody."""
         self.gates_left.pop(node, None)
         self.redactor.pop(node, None)
+        self.wishes.pop(node, None)
         self._finish(node, BLOCKED, (Cause.BLOCKED, guard))
 
     def _stop_if_blocked(self, actions: list[Action]) -> None:
@@ -678,6 +841,7 @@ class Scheduler:
         """Decides the end: nothing starts any more, what runs is asked to stop.
 
         HELD nodes stay HELD: their values are done and may be judged when the run is reopened.
+        What waits for a person waits no more.
         """
         if self.ending is not None:
             return
@@ -688,6 +852,9 @@ class Scheduler:
                 actions.append(Stop(node, self.token[node]))
             elif state is RETRYING:
                 self.running -= 1
+                self._finish(node, CANCELLED, (Cause.RUN_ENDED, node))
+            elif state is PARKED:
+                self.parked -= 1
                 self._finish(node, CANCELLED, (Cause.RUN_ENDED, node))
             elif state is WAITING:
                 self._finish(node, CANCELLED, (Cause.RUN_ENDED, node))
@@ -703,6 +870,10 @@ class Scheduler:
                 self.ending = self._verdict_of_run()
             elif self.unknown:
                 self.ending = End("suspended", "effect_unknown")
+            elif self.parked:
+                if not self.parks:
+                    return actions
+                self.ending = End("suspended", "waiting")
             else:
                 raise AssertionError(self._story("nothing runs and nothing can start"))
         self.restate_end()
@@ -737,7 +908,7 @@ class Scheduler:
                     type_,
                     self.seq,
                     node=self.nodes[node].name,
-                    revision=1,
+                    revision=self.revision[node],
                     attempt=self.attempt[node],
                     token=self.token[node],
                     data=data or {},
@@ -754,8 +925,9 @@ class Scheduler:
         accepted: bool = False,
         by_stage: bool = False,
         retries: bool = False,
+        extra: dict[str, Any] | None = None,
     ) -> None:
-        data: dict[str, Any] = {"status": status}
+        data: dict[str, Any] = {"status": status, **(extra or {})}
         if retries:
             data["retries"] = True
         if by_stage:
@@ -767,7 +939,7 @@ class Scheduler:
         if control is not None:
             kind, detail = control
             data["control"] = kind
-            if kind == "redact":
+            if kind in ("redact", "revise"):
                 data["of"] = self.nodes[detail].name
             elif kind == "branch":
                 data["branch"] = detail
@@ -785,7 +957,7 @@ class Scheduler:
                     RecordType.LATE,
                     self.seq,
                     node=self.nodes[node].name,
-                    revision=1,
+                    revision=self.revision[node],
                     token=token,
                     data={
                         "status": status,
@@ -807,6 +979,14 @@ class Scheduler:
         assert all(count >= 0 for count in self.waiting), self._story("waited for too much")
         held = {node for node, state in enumerate(self.status) if state is HELD}
         assert held == set(self.gates_left), self._story("held without guards")
+        parked = sum(1 for state in self.status if state is PARKED)
+        assert parked == self.parked, self._story("parked is miscounted")
+        for node, state in enumerate(self.status):
+            if state is JUDGED:
+                assert node in self.decisions, self._story("judged without a decision")
+                assert any(not self.status[g].is_terminal for g in self.nodes[node].gates), (
+                    self._story("a guard's decision is kept back for nothing")
+                )
         assert not self.ended, self._story("an end was not worked off")
         for node, state in enumerate(self.status):
             if state in (RUNNING, OK) and self.nodes[node].stage is not None:

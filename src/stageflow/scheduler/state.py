@@ -16,16 +16,20 @@ class NodeState(enum.IntEnum):
     """Between two attempts."""
     HELD = 3
     """It has a raw value, and guards have yet to decide."""
-    UNKNOWN = 4
+    JUDGED = 4
+    """A guard has decided, and some value that it gates is still open."""
+    PARKED = 5
+    """Waits for a person."""
+    UNKNOWN = 6
     """A crash cut off an attempt with effects; nobody knows whether they happened."""
-    OK = 5
+    OK = 7
     """Its value is released."""
-    SKIPPED = 6
+    SKIPPED = 8
     """No value, rightly: not chosen, skipped itself, or behind something that was."""
-    FAILED = 7
-    BLOCKED = 8
+    FAILED = 9
+    BLOCKED = 10
     """A guard blocked it, or something it needs."""
-    CANCELLED = 9
+    CANCELLED = 11
     """Never ran, or was stopped, because the run ended."""
 
     @property

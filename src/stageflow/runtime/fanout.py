@@ -1,0 +1,52 @@
+"""Many children of one stage, a bounded number at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from stageflow.model.errors import BuildError
+
+if TYPE_CHECKING:
+    from stageflow.runtime.context import Context
+    from stageflow.runtime.pipeline import Pipeline
+
+O = TypeVar("O")  # noqa: E741
+
+
+async def mapped(
+    ctx: Context,
+    pipeline: Pipeline[O],
+    items: Iterable[Mapping[str, Any]],
+    *,
+    key: Callable[[Mapping[str, Any]], str] | None,
+    at_once: int,
+) -> list[O]:
+    """Outputs in the order of the items. `at_once` loops share one iterator, so that a lazy source
+    is read as fast as children finish."""
+    if at_once < 1:
+        raise BuildError(
+            "run.map", "map needs at least one run at a time", field="at_once", expected=">= 1"
+        )
+    outputs: dict[int, O] = {}
+    source: Iterator[tuple[int, Mapping[str, Any]]] = enumerate(items)
+
+    async def serve() -> None:
+        for place, item in source:
+            name = str(place) if key is None else key(item)
+            outputs[place] = await ctx.run(pipeline, key=name, **item)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(at_once):
+                group.create_task(serve())
+    except BaseExceptionGroup as group_error:
+        raise _first(group_error) from None
+    return [outputs[place] for place in range(len(outputs))]
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,49 @@
+"""A run that goes on by itself: awaited, cancelled, or answered from outside."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator
+from typing import Any, Generic, TypeVar
+
+from stageflow.runtime.driver import Driver
+from stageflow.runtime.outcome import Run
+from stageflow.scheduler import Action
+
+O = TypeVar("O")  # noqa: E741
+
+
+class Handle(Generic[O]):
+    """A run that was started. Awaiting it gives its Run."""
+
+    __slots__ = ("_driver", "_end")
+
+    def __init__(self, driver: Driver, end: asyncio.Future[Run[Any]]) -> None:
+        self._driver = driver
+        self._end = end
+
+    @classmethod
+    def start(cls, driver: Driver, first: list[Action] | None = None) -> Handle[Any]:
+        """Drives the run in a task of its own; `first` for a run that goes on."""
+        return cls(driver, asyncio.get_running_loop().create_task(driver.execute(first)))
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self._driver.identity.run
+
+    @property
+    def done(self) -> bool:
+        """True when the run is over and cleaned up."""
+        return self._end.done()
+
+    def cancel(self, reason: str = "by_handle") -> None:
+        """Ends the run as `cancelled`; await the handle to see it cleaned up."""
+        self._driver.cancel(reason)
+
+    async def signal(self, node: str, value: Any, *, by: str, shown: str | None = None) -> None:
+        """Answers the question of `node`, as `Runtime.signal` does; for runs without a journal."""
+        await self._driver.answer_live(node, value, by=by, shown=shown)
+
+    def __await__(self) -> Generator[Any, Any, Run[O]]:
+        return asyncio.shield(self._end).__await__()

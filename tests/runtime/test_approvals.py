@@ -1,0 +1,141 @@
+"""People are asked: durable waits, bound to what was shown, answered once."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from pydantic import BaseModel
+
+from stageflow import (
+    ContractError,
+    Pipeline,
+    RunError,
+    Runtime,
+    approval,
+    transform,
+    work,
+)
+from stageflow.sim import Sim, SimJournal, simulate
+from stageflow.testing import memory_journal
+
+
+class Verdict(BaseModel):
+    yes: bool
+
+
+@transform
+async def draft(topic: str) -> list[str]:
+    return [topic]
+
+
+signed = approval("signed", Verdict, of=draft)
+
+
+@work
+async def send(draft: list[str], signed: Verdict) -> str:
+    return f"{draft[0]}:{signed.yes}"
+
+
+desk = Pipeline("desk", [draft, signed, send], inputs={"topic": str}, outputs=send)
+
+
+async def test_a_suspended_run_holds_no_task_and_goes_on_when_answered() -> None:
+    async with Runtime(journal=memory_journal()) as runtime:
+        run = await desk.using(runtime=runtime).run(topic="hi")
+        assert (run.status, run.reason) == ("suspended", "waiting")
+        assert len(asyncio.all_tasks()) == 1
+        (question,) = await runtime.waiting(run.id, pipeline=desk)
+        assert (question.node, question.expects, question.shown) == ("signed", "Verdict", ["hi"])
+        handle = await runtime.signal(
+            run.id,
+            "signed",
+            Verdict(yes=True),
+            by="ada",
+            shown=question.shown_hash,
+            pipeline=desk,
+        )
+        assert (await handle).output == "hi:True"
+        assert await runtime.waiting(run.id, pipeline=desk) == []
+        (answer,) = [
+            r for r in (await runtime.load(run.id)).records if r.node == "signed" and r.is_accepted
+        ]
+        assert (answer.data["by"], answer.data["shown"]) == ("ada", question.shown_hash)
+
+
+async def test_an_answer_is_given_once() -> None:
+    async with Runtime(journal=memory_journal()) as runtime:
+        run = await desk.using(runtime=runtime).run(topic="hi")
+        await (await runtime.signal(run.id, "signed", {"yes": True}, by="ada", pipeline=desk))
+        with pytest.raises(RunError) as refused:
+            await runtime.signal(run.id, "signed", {"yes": False}, by="eve", pipeline=desk)
+        assert refused.value.code == "run.not_waiting"
+
+
+async def test_a_refused_answer_changes_nothing() -> None:
+    async with Runtime(journal=memory_journal()) as runtime:
+        run = await desk.using(runtime=runtime).run(topic="hi")
+        with pytest.raises(RunError) as stale:
+            await runtime.signal(
+                run.id, "signed", {"yes": True}, by="eve", shown="0" * 64, pipeline=desk
+            )
+        assert stale.value.code == "run.answer_stale"
+        with pytest.raises(ContractError):
+            await runtime.signal(run.id, "signed", {"yes": "perhaps"}, by="eve", pipeline=desk)
+        (summary,) = await runtime.runs()
+        assert (summary.status, summary.owner) == ("suspended", None)
+        handle = await runtime.signal(run.id, "signed", {"yes": False}, by="ada", pipeline=desk)
+        assert (await handle).output == "hi:False"
+
+
+async def test_a_suspended_run_can_be_cancelled() -> None:
+    async with Runtime(journal=memory_journal()) as runtime:
+        run = await desk.using(runtime=runtime).run(topic="hi")
+        ended = await runtime.cancel(run.id, pipeline=desk)
+        assert ended.status == "cancelled"
+        with pytest.raises(RunError):
+            await runtime.signal(run.id, "signed", {"yes": True}, by="ada", pipeline=desk)
+
+
+async def test_taking_a_suspended_run_up_without_an_answer_leaves_it_suspended() -> None:
+    async with Runtime(journal=memory_journal()) as runtime:
+        run = await desk.using(runtime=runtime).run(topic="hi")
+        assert (await runtime.resume(run.id, pipeline=desk)).status == "suspended"
+        assert (await runtime.runs())[0].status == "suspended"
+
+
+async def test_without_a_journal_the_run_waits_alive_and_its_handle_takes_the_answer() -> None:
+    handle = desk.start(topic="hi")
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not handle.done
+    with pytest.raises(RunError):
+        await handle.signal("draft", ["x"], by="eve")
+    await handle.signal("signed", Verdict(yes=True), by="ada")
+    assert (await handle).output == "hi:True"
+
+
+def test_a_question_expires_live_and_over_a_restart() -> None:
+    short = approval("signed", Verdict, of=draft, expires=60.0)
+    pipeline = Pipeline("desk", [draft, short, send], inputs={"topic": str}, outputs=send)
+
+    async def live(sim: Sim) -> tuple[str, str, float]:
+        run = await pipeline.run(topic="hi")
+        return run.status, run.reason, sim.now()
+
+    assert simulate(live, seed=1).value == ("failed", "expired", 60.0)
+
+    async def restarted(sim: Sim) -> tuple[str, str]:
+        journal = SimJournal(sim)
+        first = Runtime(journal=journal.as_owner("first"), clock=sim.clock)
+        run = await pipeline.using(runtime=first).run(topic="hi")
+        journal.kill("first")
+        await asyncio.sleep(61)
+        second = Runtime(journal=journal.as_owner("second"), clock=sim.clock)
+        with pytest.raises(RunError) as late:
+            await second.signal(run.id, "signed", {"yes": True}, by="ada", pipeline=pipeline)
+        assert late.value.code == "run.not_waiting"
+        (summary,) = await second.runs()
+        return summary.status, summary.reason
+
+    assert simulate(restarted, seed=1).value == ("failed", "expired")

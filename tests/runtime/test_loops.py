@@ -1,0 +1,206 @@
+"""Guards send values back: revisions, feedback, bounds, best candidates, and what consumers see."""
+
+from __future__ import annotations
+
+import pytest
+
+from stageflow import (
+    Allow,
+    Block,
+    Decision,
+    Feedback,
+    Pipeline,
+    Redact,
+    Retry,
+    Revise,
+    Run,
+    Runtime,
+    StageFailed,
+    agent,
+    guard,
+    transform,
+)
+from stageflow.testing import assert_replays, crash_at_every_record, memory_journal
+
+
+@agent(revisions=4)
+async def draft(topic: str, feedback: Feedback | None) -> str:
+    return topic if feedback is None else f"{topic}{'!' * (feedback.revision - 1)}"
+
+
+@guard
+async def loud(draft: str) -> Decision:
+    return Allow() if draft.count("!") >= 2 else Revise("louder", score=draft.count("!"))
+
+
+@transform
+async def printed(draft: str) -> str:
+    return f"<{draft}>"
+
+
+async def test_consumers_get_the_accepted_revision_only() -> None:
+    run = await Pipeline(
+        "loop", [draft, loud, printed], inputs={"topic": str}, outputs=printed
+    ).run(topic="hi")
+    assert (run.status, run.output, run[draft]) == ("ok", "<hi!!>", "hi!!")
+    assert run.nodes["draft"].revision == 3
+    assert run.nodes["printed"].attempts == 1
+    assert [(one.value, one.feedback) for one in run.candidates(draft)] == [
+        ("hi", ("louder",)),
+        ("hi!", ("louder",)),
+    ]
+
+
+async def test_a_loop_that_never_passes_ends_exhausted_with_its_best_candidate() -> None:
+    scores = {"hi": 0.2, "hi!": 0.9, "hi!!": 0.9, "hi!!!": 0.1}
+
+    @guard
+    async def never(draft: str) -> Decision:
+        return Revise("no", score=scores[draft])
+
+    run = await Pipeline("loop", [draft, never], inputs={"topic": str}, outputs=draft).run(
+        topic="hi"
+    )
+    assert (run.status, run.reason) == ("failed", "exhausted")
+    assert len(run.candidates(draft)) == 4
+    assert run.best(draft) == "hi!!", "the latest of the highest"
+    with pytest.raises(StageFailed, match="exhausted"):
+        _ = run.output
+
+
+async def test_a_value_that_comes_back_unchanged_ends_the_loop() -> None:
+    made = 0
+
+    @agent(revisions=50)
+    async def stubborn(topic: str, feedback: Feedback | None) -> list[str]:
+        nonlocal made
+        made += 1
+        return [topic]
+
+    @guard
+    async def never(stubborn: list[str]) -> Decision:
+        return Revise("something else")
+
+    run = await Pipeline("loop", [stubborn, never], inputs={"topic": str}, outputs=stubborn).run(
+        topic="hi"
+    )
+    assert run.reason == "exhausted"
+    assert made == 2
+
+
+async def test_a_block_beats_a_wish_for_revision() -> None:
+    @guard
+    async def strict(draft: str) -> Decision:
+        return Block("never")
+
+    run = await Pipeline("loop", [draft, loud, strict], inputs={"topic": str}, outputs=draft).run(
+        topic="hi"
+    )
+    assert (run.status, run.reason) == ("blocked", "guard:strict")
+    assert run.nodes["draft"].revision == 1
+
+
+async def test_a_redaction_of_a_revision_that_was_sent_back_counts_no_longer() -> None:
+    """
+    1. `mask` redacts the first revision, `loud` sends it back
+    2. both are asked about the second; `mask` allows it
+    3. the second revision is released as it is
+    """
+
+    @guard
+    async def mask(draft: str) -> Decision:
+        return Redact("***") if draft == "hi" else Allow()
+
+    run = await Pipeline("loop", [draft, loud, mask], inputs={"topic": str}, outputs=draft).run(
+        topic="hi"
+    )
+    assert run.output == "hi!!"
+
+
+async def test_all_guards_judge_every_revision_and_their_feedback_is_joined() -> None:
+    seen: list[tuple[str, ...]] = []
+
+    @agent
+    async def text(topic: str, feedback: Feedback | None) -> str:
+        if feedback is not None:
+            seen.append(feedback.texts)
+        return f"{topic}{len(seen)}"
+
+    @guard
+    async def first(text: str) -> Decision:
+        return Allow() if text == "hi2" else Revise("a")
+
+    @guard
+    async def second(text: str) -> Decision:
+        return Allow() if text in ("hi1", "hi2") else Revise("b")
+
+    run = await Pipeline("loop", [text, first, second], inputs={"topic": str}, outputs=text).run(
+        topic="hi"
+    )
+    assert run.output == "hi2"
+    assert [tuple(sorted(texts)) for texts in seen] == [("a", "b"), ("a",)]
+
+
+async def test_retries_and_revisions_count_apart() -> None:
+    failures = iter([True, False, True, False, True, False])
+
+    @agent(retry=Retry(attempts=2, base_s=0.0))
+    async def shaky(topic: str, feedback: Feedback | None) -> str:
+        if next(failures):
+            raise ValueError("again")
+        return f"{topic}{'' if feedback is None else feedback.revision}"
+
+    @guard
+    async def third(shaky: str) -> Decision:
+        return Allow() if shaky == "hi3" else Revise("more")
+
+    run = await Pipeline("loop", [shaky, third], inputs={"topic": str}, outputs=shaky).run(
+        topic="hi"
+    )
+    assert run.output == "hi3"
+    assert (run.nodes["shaky"].revision, run.nodes["shaky"].attempts) == (3, 2)
+
+
+async def test_a_revision_of_an_input_blocks_since_nobody_can_make_it() -> None:
+    @guard
+    async def judge(topic: str) -> Decision:
+        return Revise("another")
+
+    @transform
+    async def use(topic: str) -> str:
+        return topic
+
+    run = await Pipeline("loop", [judge, use], inputs={"topic": str}, outputs=use).run(topic="hi")
+    assert run.status == "blocked"
+
+
+async def test_a_loop_is_replayed_from_its_records() -> None:
+    pipeline = Pipeline("loop", [draft, loud, printed], inputs={"topic": str}, outputs=printed)
+    async with Runtime(journal=memory_journal()) as runtime:
+        run = await pipeline.using(runtime=runtime).run(topic="hi")
+        await assert_replays(runtime, run.id, pipeline=pipeline)
+        again: Run[str] = await runtime.resume(run.id, pipeline=pipeline)
+        assert again.output == "<hi!!>"
+        assert [one.value for one in again.candidates(draft)] == ["hi", "hi!"]
+
+
+def test_a_loop_survives_a_crash_at_every_record() -> None:
+    made: list[str] = []
+
+    @agent(revisions=4)
+    async def counted(topic: str, feedback: Feedback | None) -> str:
+        text = topic if feedback is None else f"{topic}{'!' * (feedback.revision - 1)}"
+        made.append(text)
+        return text
+
+    @guard
+    async def judge(counted: str) -> Decision:
+        return Allow() if counted.count("!") >= 2 else Revise("louder")
+
+    pipeline = Pipeline("loop", [counted, judge], inputs={"topic": str}, outputs=counted)
+    crashes = crash_at_every_record(pipeline, {"topic": "hi"}, before_each=made.clear)
+    assert len(crashes) >= 13
+    assert all(crash.run.output == "hi!!" for crash in crashes)
+    for crash in crashes:
+        accepted = [(r.node, r.revision) for r in crash.history.records if r.is_accepted]
+        assert len(accepted) == len(set(accepted)) == 6
