@@ -198,7 +198,7 @@ def test_a_deadline_passes_while_the_process_is_down() -> None:
     2. it times out; a person takes it up again: it has 100 s from then on
     """
 
-    @enrich
+    @enrich(timeout=1_000.0)
     async def slow(text: str) -> str:
         await asyncio.sleep(90)
         return text
