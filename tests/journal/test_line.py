@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stageflow.journal.line import Line, chained, encoded, record_of
-from stageflow.journal.store import Append
+from stageflow.journal.line import Line, chained, encoded, header_of, header_text, record_of
+from stageflow.journal.store import Append, RunHeader
 from stageflow.journal.verification import verified_line
 from stageflow.model.errors import JournalError
 from stageflow.model.record import Record, RecordType
@@ -79,3 +79,9 @@ def test_text_that_moves_between_fields_changes_the_body() -> None:
     assert _line(one).body != _line(one._replace(contract="", key_id="c")).body
     assert _line(one._replace(node=None)).body != _line(one._replace(node="")).body
     assert _line(one._replace(payload=None)).body != _line(one._replace(payload=b"")).body
+
+
+def test_a_header_holds_the_fingerprints_of_a_hundred_thousand_stages() -> None:
+    prints = {f"stage{number}": f"{number:024x}" for number in range(100_000)}
+    header = RunHeader("r", "t", "deep", None, None, None, None, 1.0, prints, 0)
+    assert header_of(header_text(header)) == header

@@ -24,6 +24,8 @@ PAYLOAD_BYTES_MAX = 900 * 1024 * 1024
 """Below SQLite's limit of 10^9 bytes for one value (https://www.sqlite.org/limits.html)."""
 DATA_DEPTH_MAX = 32
 DATA_BYTES_MAX = 1024 * 1024
+HEADER_BYTES_MAX = 64 * 1024 * 1024
+"""A header names every stage of its pipeline, some 40 bytes each."""
 
 _COMPACT = json.JSONEncoder(separators=(",", ":"))
 _NUMBERS = Struct(">qqqqqd8i")
@@ -100,7 +102,8 @@ def header_text(header: RunHeader) -> str:
         fields = {name: getattr(header, name) for name in RunHeader.__slots__}
         if not math.isfinite(header.created_wall_s):
             raise ValueError("created_wall_s is not a finite number")
-        text = _plain_json({**fields, "fingerprints": dict(header.fingerprints)})
+        fields["fingerprints"] = dict(header.fingerprints)
+        text = _plain_json(fields, bytes_max=HEADER_BYTES_MAX)
         for key in (header.run, header.tenant):  # the columns that SQL looks for
             key.encode()
     except (TypeError, ValueError, AttributeError) as error:
@@ -201,12 +204,12 @@ def _texts(labels: tuple[str, ...]) -> list[str]:
     return list(labels)
 
 
-def _plain_json(data: Mapping[str, Any]) -> str:
+def _plain_json(data: Mapping[str, Any], *, bytes_max: int = DATA_BYTES_MAX) -> str:
     plain = dict(data)
     _check_plain(plain, depth=0)
     text = _COMPACT.encode(plain)
-    if len(text) > DATA_BYTES_MAX:
-        raise ValueError(f"data takes {len(text)} bytes, more than {DATA_BYTES_MAX}")
+    if len(text) > bytes_max:
+        raise ValueError(f"data takes {len(text)} bytes, more than {bytes_max}")
     return text
 
 
