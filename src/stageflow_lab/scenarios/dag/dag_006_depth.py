@@ -212,7 +212,6 @@ SCENARIO = Scenario(
             "<=",
             1.2,
             "times",
-            gate=False,
             doc="CPU time a level of pipelines nested 200 deep, as a multiple of that at 20",
         ),
         Metric(

@@ -54,6 +54,7 @@ def test_depth_that_costs_nothing_passes() -> None:
         ("completed", {"ok": False}, "completed"),
         ("timed", {"what": "run", "deep_s": 1.3}, "per_stage_ratio"),
         ("timed", {"what": "journalled", "deep_s": 1.3}, "per_stage_ratio_journalled"),
+        ("timed", {"what": "nested", "deep_s": 1.3}, "per_level_ratio"),
         ("weighed", {"held_bytes": 10_000 + 10 * 4_097}, "retained_bytes_per_stage"),
         ("resumed", {"reexecuted": 2}, "reexecuted_max"),
         ("reported", {"lines": 51}, "report_lines_max"),
