@@ -37,7 +37,7 @@ class Facts:
     """How a cancellation or timeout got lost."""
     overshoot: float = 0.0
     """From the cancellation or the deadline to the end, over the grace period; on a real loop
-    from the start to the end, over (deadline + grace)."""
+    from the start to the end, over (deadline + grace) as a bare timer keeps it."""
     finished: int = 0
     """Results that were there before the injection."""
     lost: tuple[str, ...] = ()

@@ -1,7 +1,8 @@
 """Cancellations and timeouts of generated pipelines on ordinary event loops, threads, processes.
 
 Several lanes run side by side, each a thread with an event loop of its own, so that the tasks a
-run leaves behind are told apart from those of other runs.
+run leaves behind are told apart from those of other runs. The floor of every duration is a bare
+timer, set at the same moment on a loop that runs nothing else.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -30,7 +31,7 @@ from .cancellation_facts import (
     unnamed,
 )
 
-GRACE_S: Final = 0.25
+GRACE_S: Final = 0.5
 DELAY_S: Final = (0.005, 0.06)
 """When the injection comes, in seconds after the start: most pipelines take about as long."""
 AGAIN_S: Final = 0.003
@@ -80,7 +81,7 @@ def run_all(
     waiting = list(reversed(injections))
     lock = threading.Lock()
 
-    async def lane() -> None:
+    async def lane(timers: BareTimers) -> None:
         while True:
             with lock:
                 if not waiting:
@@ -88,16 +89,44 @@ def run_all(
                 each = waiting.pop()
             own = folder / str(each.number)
             own.mkdir()
-            facts = await _facts(each, own)
+            facts = await _facts(each, own, timers)
             with lock:
                 done(each, facts)
 
-    with ThreadPoolExecutor(lanes, thread_name_prefix="lane") as pool:
-        for ended in [pool.submit(asyncio.run, lane()) for _ in range(lanes)]:
+    with BareTimers() as timers, ThreadPoolExecutor(lanes, thread_name_prefix="lane") as pool:
+        for ended in [pool.submit(asyncio.run, lane(timers)) for _ in range(lanes)]:
             ended.result()
 
 
-async def _facts(each: Planned, folder: Path) -> Facts:
+class BareTimers:
+    """An event loop in a thread of its own on which timers run, and nothing else."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="bare timers")
+
+    def __enter__(self) -> BareTimers:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def begin(self, wait_s: float) -> Future[float]:
+        """Sets a timer; the future tells how many seconds it really took."""
+        began_s = time.monotonic()
+        took: Future[float] = Future()
+
+        def due() -> None:
+            took.set_result(time.monotonic() - began_s)
+
+        self._loop.call_soon_threadsafe(self._loop.call_later, wait_s, due)
+        return took
+
+
+async def _facts(each: Planned, folder: Path, timers: BareTimers) -> Facts:
     ledger, events = Ledger(is_real=True), Subscription()
     runtime = Runtime(
         deps={"ledger": ledger, "desk": Dep(lambda: desk(ledger), scope="run")},
@@ -111,9 +140,11 @@ async def _facts(each: Planned, folder: Path) -> Facts:
         deadline=each.delay_s if each.mode == "deadline" else None,
     )
     own = {asyncio.current_task()}
+    bare = timers.begin(each.delay_s + GRACE_S)
     seen = _Seen(started_s=time.monotonic())
     await seen.watch(each, pipeline, {"start": "start", "folder": str(folder)}, events)
     seen.took_s = time.monotonic() - seen.started_s
+    seen.bare_s = await asyncio.wrap_future(bare) if seen.took_s > each.delay_s + GRACE_S else 0.0
     tasks = [f"task {task.get_name()}" for task in asyncio.all_tasks() - own]
     quarantined = [name for _, name in runtime.quarantined]
     orphans = (*tasks, *_silent(open_handles(ledger), quarantined))
@@ -146,6 +177,8 @@ class _Seen:
 
     started_s: float
     took_s: float = 0.0
+    bare_s: float = 0.0
+    """What a bare timer of the same deadline and grace took; 0 when the run was over before."""
     run: Run[Any] | None = None
     was_cancelled: bool = False
     was_injected: bool = False
@@ -221,9 +254,10 @@ class _Seen:
                     yield f"run() returned {status} to a caller that was cancelled"
 
     def overshoot(self, each: Planned, timeline: Timeline) -> float:
-        """From the start of the run or the stage to its end, over (deadline + grace)."""
+        """From the start of the run or the stage to its end, over (deadline + grace) as a bare
+        timer keeps it."""
         took_s = timeline.duration_s(each.target) if each.target else self.took_s
-        return took_s / (each.delay_s + GRACE_S)
+        return took_s / max(each.delay_s + GRACE_S, self.bare_s)
 
     def missing(self, names: Collection[str]) -> tuple[str, ...]:
         """Those of `names` that have no value in the run; none when the caller got no run."""
