@@ -6,6 +6,7 @@ import enum
 import sys
 import types
 from dataclasses import dataclass
+from typing import Any
 
 _SLOTTED = frozenset(
     {
@@ -54,26 +55,34 @@ def is_textual(cls: type) -> bool:
 
 
 def is_struct(cls: type) -> bool:
-    msgspec = sys.modules.get("msgspec")
-    return msgspec is not None and issubclass(cls, msgspec.Struct)
+    struct = _loaded("msgspec", "Struct")
+    return struct is not None and issubclass(cls, struct)
 
 
 def is_pydantic_model(cls: type) -> bool:
-    pydantic = sys.modules.get("pydantic.main")
-    return pydantic is not None and issubclass(cls, pydantic.BaseModel)
+    model = _loaded("pydantic.main", "BaseModel")
+    return model is not None and issubclass(cls, model)
 
 
 def is_ndarray(cls: type) -> bool:
-    numpy = sys.modules.get("numpy")
-    return numpy is not None and cls is numpy.ndarray
+    ndarray = _loaded("numpy", "ndarray")
+    return ndarray is not None and cls is ndarray
 
 
 def is_numpy_scalar(cls: type) -> bool:
     """NumPy scalars of the library itself, without `void`, whose items can be assigned."""
-    numpy = sys.modules.get("numpy")
-    if numpy is None or not issubclass(cls, numpy.generic):
+    generic, void = _loaded("numpy", "generic"), _loaded("numpy", "void")
+    if generic is None or void is None or not issubclass(cls, generic):
         return False
-    return cls.__module__ == "numpy" and not issubclass(cls, numpy.void)
+    return cls.__module__ == "numpy" and not issubclass(cls, void)
+
+
+def _loaded(module: str, name: str) -> Any:
+    """A class of a library that the program has loaded; None when it has not.
+
+    Also None while another thread is importing the library: nobody has a class of it before.
+    """
+    return getattr(sys.modules.get(module), name, None)
 
 
 def is_foreign_leaf(cls: type) -> bool:
