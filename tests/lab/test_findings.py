@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from stageflow_lab import LabError
+from stageflow_lab import audit as audit_module
 from stageflow_lab.cli import main
 from stageflow_lab.findings import Finding, FindingStore, fingerprint_of, is_finding
 from stageflow_lab.findings.finding import normalised
@@ -241,8 +242,13 @@ def check(history):
 
 
 def test_an_invalid_row_is_reproduced_by_auditing_it_again(
-    case: WriteCase, cases: Path, store: ResultStore, capsys: pytest.CaptureFixture[str]
+    case: WriteCase,
+    cases: Path,
+    store: ResultStore,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(audit_module, "SEEDS", 1)  # three audits; one seed each is enough here
     row = case("DEMO-001", SURVIVED)
     places = ["--out", str(store.root)]
     assert main(["audit", row, "--scenarios", str(cases), *places]) == 1
