@@ -23,7 +23,7 @@ from .branching_graphs import (
     random_outcome,
 )
 from .branching_interpreter import Graph
-from .branching_pipelines import Performance, Stages, facts_of
+from .branching_pipelines import Performance, Stages, facts_of, shared
 
 Facts = dict[str, Any]
 
@@ -44,7 +44,7 @@ def run_random_graphs(world: World, history: History) -> None:
     count = world.size["graphs"]
     seeds = [world.seed_for("graph", number) for number in range(count)]
     for done, found in enumerate(_spread(simulate_graph, seeds, world.size["workers"], CHUNK)):
-        history.record("run", **found)
+        history.record("run", **shared(found))
         world.progress(done + 1, count, "random graphs")
 
 
@@ -58,7 +58,7 @@ def run_every_outcome(world: World, history: History) -> None:
     run_all = partial(exhaust_graph, outcomes_max=world.size["outcomes_max"])
     for done, (several, exhausted) in enumerate(_spread(run_all, asked, world.size["workers"], 1)):
         for found in several:
-            history.record("run", **found)
+            history.record("run", **shared(found))
         history.record("exhausted", **exhausted)
         world.progress(done + 1, count, "graphs with every outcome")
 

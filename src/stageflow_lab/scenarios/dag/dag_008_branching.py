@@ -53,12 +53,6 @@ def check(history: History) -> Judgement:
     built = [event.data for event in history.of("run") if "refused" not in event.data]
     runs = [data for data in built if "broke" not in data]
     planted = [event.data for event in history.of("planted")]
-    skips = [
-        (told, true)
-        for data in runs
-        for told, true in zip(data["told"], data["true"], strict=True)
-        if told.startswith("skipped")
-    ]
     return Judgement(
         {
             "executed_equal": share(sum(map(_is_executed_equal, runs)), len(built)),
@@ -70,9 +64,7 @@ def check(history: History) -> Judgement:
                 sum(len(_names(data, "effects") - _names(data, "may")) for data in runs),
                 sum(len(data["told"]) - len(_names(data, "may")) for data in runs),
             ),
-            "skips_with_cause": share(
-                sum(told in _either(true) for told, true in skips), len(skips)
-            ),
+            "skips_with_cause": _explained(runs),
             "faults_reported": share(
                 sum(len(_names(data, "raised") & _names(data, "reported")) for data in runs),
                 sum(len(_names(data, "raised")) for data in runs),
@@ -106,6 +98,16 @@ def _is_told_equal(data: Mapping[str, Any]) -> bool:
     return data["status"] == data["status_expected"] and all(
         told in _either(true) for told, true in pairs
     )
+
+
+def _explained(runs: Sequence[Mapping[str, Any]]) -> Measured:
+    skips, explained = 0, 0
+    for data in runs:
+        for told, true in zip(data["told"], data["true"], strict=True):
+            if told.startswith("skipped"):
+                skips += 1
+                explained += told in _either(true)
+    return share(explained, skips)
 
 
 def _is_found(data: Mapping[str, Any]) -> bool:
