@@ -240,7 +240,6 @@ SCENARIO = Scenario(
     "runs each cleanup once, and keeps finished results.",
     sizes=Sizes(
         quick={
-            "injections": 5_000,  # pipelines x schedules x points
             "pipelines": 200,
             "schedules": 1,
             "points": 25,
@@ -249,7 +248,6 @@ SCENARIO = Scenario(
             "lanes": 8,
         },
         full={
-            "injections": 500_000,
             "pipelines": 200,
             "schedules": 100,
             "points": 25,
@@ -258,6 +256,7 @@ SCENARIO = Scenario(
             "lanes": 8,
         },
         fixed=("schedules", "points", "lanes", "real_pipelines"),
+        totals={"injections": "pipelines * schedules * points"},
     ),
     metrics=(
         Metric(
