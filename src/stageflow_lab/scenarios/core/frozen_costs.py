@@ -18,10 +18,10 @@ from ...ratio import timed_pairs
 from ...world import World
 from .frozen_families import ADAPTERS, FAMILIES, draw
 
-_REPEATS: Final = 11
+_REPEATS: Final = 9
 _FLOOR_LEAVES: Final = 60_000
 """Leaves read per measurement: some milliseconds, far above the clock's resolution."""
-_FREEZINGS: Final = 400
+_FREEZINGS: Final = 200
 """Values frozen per measurement and family."""
 
 
@@ -69,7 +69,7 @@ def time_reads(world: World, history: History) -> None:
 
 def time_freezing(world: World, history: History) -> None:
     """Values of each family, frozen and deep-copied."""
-    rows = draw(40, world.seed_for("costs"), world.scratch)
+    rows = draw(20, world.seed_for("costs"), world.scratch)
     freeze = Runtime(adapters=ADAPTERS).freezer.freeze
     for family, values in zip(FAMILIES, zip(*rows, strict=True), strict=True):
         rounds = _FREEZINGS // len(values)
