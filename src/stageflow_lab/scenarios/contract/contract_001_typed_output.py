@@ -251,7 +251,7 @@ SCENARIO = Scenario(
     ),
     sizes=Sizes(
         quick={
-            "shapes": 300, "payloads": 20_000, "miswirings": 500, "bases": 17, "cost_rounds": 9,
+            "shapes": 300, "payloads": 20_000, "miswirings": 500, "bases": 17, "cost_rounds": 15,
         },
         full={
             "shapes": 300, "payloads": 2_000_000, "miswirings": 500, "bases": 400,
