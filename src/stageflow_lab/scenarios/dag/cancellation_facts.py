@@ -19,6 +19,8 @@ Mode = Literal["handle", "caller", "caller_twice", "deadline", "branch"]
 MODES: Final[tuple[Mode, ...]] = ("handle", "caller", "caller_twice", "deadline", "branch")
 """`handle.cancel()`; the task that awaits `run()` cancelled, once or again during its cleanup; a
 deadline of the run; a timeout of one stage that is isolated."""
+HUNG: Final = 1e9
+"""The overshoot of a run that never ended."""
 EXAMPLES_MAX: Final = 40
 """Violations told in full per engine; the rest is counted."""
 

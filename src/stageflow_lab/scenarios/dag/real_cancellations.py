@@ -12,7 +12,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from stageflow import Dep, Event, Limits, Pipeline, Run, Runtime, Subscription
 
 from .cancellable_pipelines import Blueprint, Ledger, build, desk
 from .cancellation_facts import (
+    HUNG,
     MODES,
     Facts,
     Mode,
@@ -36,6 +37,8 @@ DELAY_S: Final = (0.005, 0.06)
 """When the injection comes, in seconds after the start: most pipelines take about as long."""
 AGAIN_S: Final = 0.003
 """caller_twice: the time between the two cancellations."""
+END_S: Final = 20.0
+"""A run that is not over so long after its injection never will be."""
 BACK_S: Final = 2.0
 """By when a thread that ignored its cancellation must have given its place back."""
 SLOW_S: Final = (0.02, 0.6)
@@ -64,7 +67,7 @@ def planned(plans: Sequence[Blueprint], count: int, rng: random.Random) -> Itera
     """`count` injections over the pipelines, modes in turn."""
     for number in range(count):
         plan = plans[number % len(plans)]
-        mode = MODES[(number // len(plans)) % len(MODES)]
+        mode = MODES[(number + number // len(plans)) % len(MODES)]
         target = rng.choice(plan.stages).name if mode == "branch" else ""
         delay_s = rng.uniform(*(SLOW_S if plan.uses("crunches") else DELAY_S))
         yield Planned(number, plan, mode, delay_s, target)
@@ -77,7 +80,10 @@ def run_all(
     folder: Path,
     done: Callable[[Planned, Facts], None],
 ) -> None:
-    """Makes the injections on `lanes` event loops; `done` is called as each is judged."""
+    """Makes the injections on `lanes` event loops; `done` is called as each is judged.
+
+    After a run that does not end there are no further ones: it has decided, and costs its lane.
+    """
     waiting = list(reversed(injections))
     lock = threading.Lock()
 
@@ -92,10 +98,21 @@ def run_all(
             facts = await _facts(each, own, timers)
             with lock:
                 done(each, facts)
+                if facts.overshoot >= HUNG:
+                    waiting.clear()
 
     with BareTimers() as timers, ThreadPoolExecutor(lanes, thread_name_prefix="lane") as pool:
-        for ended in [pool.submit(asyncio.run, lane(timers)) for _ in range(lanes)]:
+        for ended in [pool.submit(_on_a_loop, lane(timers)) for _ in range(lanes)]:
             ended.result()
+
+
+def _on_a_loop(lane: Coroutine[Any, Any, None]) -> None:
+    # Not asyncio.run, which waits for every task: one that never ends is what may be found here.
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(lane)
+    finally:
+        loop.close()
 
 
 class BareTimers:
@@ -139,10 +156,15 @@ async def _facts(each: Planned, folder: Path, timers: BareTimers) -> Facts:
         run_id=_RUN,
         deadline=each.delay_s if each.mode == "deadline" else None,
     )
-    own = {asyncio.current_task()}
     bare = timers.begin(each.delay_s + GRACE_S)
     seen = _Seen(started_s=time.monotonic())
-    await seen.watch(each, pipeline, {"start": "start", "folder": str(folder)}, events)
+    own = {asyncio.current_task()}
+    inputs = {"start": "start", "folder": str(folder)}
+    watched = asyncio.create_task(seen.watch(each, pipeline, inputs, events))
+    await asyncio.wait([watched], timeout=each.delay_s + END_S)
+    if not watched.done():
+        return Facts(fired=True, swallowed=("the run never ended",), overshoot=HUNG)
+    watched.result()
     seen.took_s = time.monotonic() - seen.started_s
     seen.bare_s = await asyncio.wrap_future(bare) if seen.took_s > each.delay_s + GRACE_S else 0.0
     tasks = [f"task {task.get_name()}" for task in asyncio.all_tasks() - own]

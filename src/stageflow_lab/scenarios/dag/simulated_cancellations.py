@@ -18,6 +18,7 @@ from stageflow.sim import DiskFaults, Pct, RandomWalk, Schedule, Sim, SimJournal
 
 from .cancellable_pipelines import Blueprint, Ledger, build, desk
 from .cancellation_facts import (
+    HUNG,
     MODES,
     Facts,
     Mode,
@@ -29,8 +30,6 @@ from .cancellation_facts import (
 )
 
 GRACE_S: Final = 0.25
-HUNG: Final = 1e9
-"""The overshoot of a run that never ended."""
 SOON_S: Final = 0.000_25
 """A deadline before anything else takes time."""
 LAST_STEPS: Final = 8
