@@ -18,6 +18,7 @@ from ...history import History
 from ...world import World
 from .chain import chain, nest
 
+BREAKS_A_RUN: Final = 5
 POWER_FAILS_IN_S: Final = 0.004
 OVERTAKEN: Final = 25
 """More stages than can be executed in that time: each waits for a sync, which takes 0.2 ms."""
@@ -52,14 +53,17 @@ def break_and_report(world: World, history: History) -> None:
 
 
 def break_and_mend(world: World, history: History) -> None:
-    """Journalled chains that fail at a random depth, and are resumed once the link is mended."""
+    """Journalled chains that fail at random depths, each resumed once its link is mended.
+
+    Several links of one chain break, one after another: a resumed run must be resumable, too.
+    """
     count, depth = world.size["failures"], world.size["link_depth"]
     link = Link()
     pipeline = chain(depth, link)
-    for number in range(count):
-        link.broken, link.executed = world.rng.randrange(depth), []
-        asyncio.run(_broken_and_mended(history, "chain", pipeline, link, depth))
-        world.progress(number + 1, count, "failures mended")
+    for done in range(0, count, BREAKS_A_RUN):
+        breaks = sorted(world.rng.sample(range(depth), min(BREAKS_A_RUN, count - done)))
+        asyncio.run(_broken_and_mended(history, "chain", pipeline, link, breaks, depth))
+        world.progress(done + len(breaks), count, "failures mended")
 
 
 def break_nested(world: World, history: History) -> None:
@@ -72,8 +76,7 @@ def break_nested(world: World, history: History) -> None:
         link.broken, link.executed = int((number + world.rng.random()) / count * levels), []
         run = asyncio.run(pipeline.run(x=0))
         _report(history, "nested", run, stage=f"before{link.broken}", done=_has(run, link.broken))
-        link.executed = []
-        asyncio.run(_broken_and_mended(history, "nested", pipeline, link, levels))
+        asyncio.run(_broken_and_mended(history, "nested", pipeline, link, [link.broken], levels))
         world.progress(number + 1, count, "nested failures")
 
 
@@ -90,15 +93,25 @@ def crash_simulated(world: World, history: History) -> None:
 
 
 async def _broken_and_mended(
-    history: History, how: str, pipeline: Pipeline[int], link: Link, output: int
+    history: History,
+    how: str,
+    pipeline: Pipeline[int],
+    link: Link,
+    breaks: list[int],
+    output: int,
 ) -> None:
+    statuses, before = [], set[int]()
     async with Runtime(journal=GroupCommit(MemoryStore())) as runtime:
-        broken = await pipeline.using(runtime=runtime).run(x=0)
-        history.record("broken", how=how, fired=link.broken in link.executed)
-        first, link.broken, link.executed = set(link.executed), -1, []
-        mended = await runtime.resume(broken.id, pipeline=pipeline)
-        _resumed(history, how, first, link.executed)
-        ok = broken.status == "failed" and mended.is_ok and mended.output == output
+        link.broken, link.executed = breaks[0], []
+        run: Run[int] = await pipeline.using(runtime=runtime).run(x=0)
+        for following in [*breaks[1:], -1]:
+            history.record("broken", how=how, fired=link.broken in link.executed)
+            statuses.append(run.status)
+            before.update(link.executed)
+            link.broken, link.executed = following, []
+            run = await runtime.resume(run.id, pipeline=pipeline)
+            _resumed(history, how, before, link.executed)
+        ok = set(statuses) == {"failed"} and run.is_ok and run.output == output
         history.record("completed", how=f"mended_{how}", ok=ok)
 
 

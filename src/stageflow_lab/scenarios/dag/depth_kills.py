@@ -12,7 +12,7 @@ from ...history import History
 from ...world import World
 from .killed_chain import LINE_BYTES, MOMENTS, Order, depths
 
-KILLS_A_RUN: Final = 5
+KILLS_A_RUN: Final = 10
 POLL_S: Final = 0.0005
 PROCESS_LIMIT_S: Final = 900.0
 
