@@ -67,6 +67,9 @@ def load(world: World) -> History:
         for mutator, surface, times in result["tried"]:
             history.record("tried", mutator=mutator, surface=surface, times=times)
         world.progress(done, len(planned), f"portions, {history.count('run')} runs")
+    history.fired("mutation of views", int(history.total("run", "returned")))
+    history.fired("mutation of kept originals", int(history.total("run", "kept_changed")))
+    history.fired("values that cannot be frozen", history.count("offered"))
     return history
 
 
@@ -254,7 +257,6 @@ SCENARIO = Scenario(
     claim="once a value is in a snapshot, no reference held by anybody can change it.",
     sizes=Sizes(
         quick={
-            "values": 5_000,  # in all three phases together
             "sim": 3_200,
             "loop": 800,
             "thread": 1_000,
@@ -263,7 +265,6 @@ SCENARIO = Scenario(
             "workers": 2,
         },
         full={
-            "values": 500_000,
             "sim": 320_000,
             "loop": 80_000,
             "thread": 100_000,
@@ -272,6 +273,7 @@ SCENARIO = Scenario(
             "workers": 2,
         },
         fixed=("bait_rows", "workers"),
+        totals={"values": "sim + loop + thread"},
     ),
     metrics=(
         Metric(

@@ -89,7 +89,8 @@ class Siege:
         self.values = dict(zip(ROUTES, values, strict=True))
         self.kept = {route: [value] for route, value in self.values.items()}
         """Every reference that producers hold on to."""
-        self.expected = {route: image(value) for route, value in self.values.items()}
+        self.originals = {route: image(value) for route, value in self.values.items()}
+        self.expected = dict(self.originals)
         self.expected["streamed"] = image([self.values["streamed"]])
         self.tallies: list[Tally] = []
         self.entered = 0
@@ -171,6 +172,10 @@ class Siege:
             if image(ctx.snapshot.identity) != self.identity:
                 tally.escapes.append(f"{name} on identity")
 
+    def kept_changed(self) -> int:
+        """How many of the objects that producers kept are not what they were."""
+        return sum(image(kept[0]) != self.originals[route] for route, kept in self.kept.items())
+
     def total(self) -> Tally:
         """Everybody's tally as one."""
         total = Tally()
@@ -211,6 +216,7 @@ class Course:
             "readers": siege.entered,
             "hash_same": hash_after != "" and hash_after == siege.hash_before,
             "reads": total.reads,
+            "kept_changed": siege.kept_changed(),
             "torn": len(total.torn),
             "torn_at": sorted(set(total.torn)),
             "attacks": sum(total.attacks.values()),
