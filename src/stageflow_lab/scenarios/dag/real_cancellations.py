@@ -41,6 +41,8 @@ END_S: Final = 20.0
 """A run that is not over so long after its injection never will be."""
 BACK_S: Final = 2.0
 """By when a thread that ignored its cancellation must have given its place back."""
+PART: Final = (0.1, 0.45)
+"""A timeout of a stage, as a part of what the stage waits: every shape waits at least half."""
 SLOW_S: Final = (0.02, 0.6)
 """The same for pipelines that start a child process, which takes its time."""
 _RUN: Final = "root"
@@ -68,8 +70,12 @@ def planned(plans: Sequence[Blueprint], count: int, rng: random.Random) -> Itera
     for number in range(count):
         plan = plans[number % len(plans)]
         mode = MODES[(number + number // len(plans)) % len(MODES)]
-        target = rng.choice(plan.stages).name if mode == "branch" else ""
         delay_s = rng.uniform(*(SLOW_S if plan.uses("crunches") else DELAY_S))
+        target = ""
+        lasting = [placed for placed in plan.stages if sum(placed.waits_s) > 0]
+        if mode == "branch" and lasting:
+            placed = rng.choice(lasting)
+            target, delay_s = placed.name, sum(placed.waits_s) * rng.uniform(*PART)
         yield Planned(number, plan, mode, delay_s, target)
 
 
@@ -250,7 +256,7 @@ class _Seen:
         """Whether there was something left to cancel, or to time out."""
         match each.mode:
             case "branch":
-                return timeline.duration_s(each.target) > each.delay_s
+                return timeline.duration_s(each.target) > each.delay_s and each.target != ""
             case "deadline":
                 return timeline.ok != names
             case "handle":
