@@ -201,10 +201,10 @@ SCENARIO = Scenario(
     sizes=Sizes(
         quick={
             "graphs": 5_000,
-            "exhausted": 40,
+            "exhausted": 24,
             "outcomes_max": 256,
             "planted": 200,
-            "real": 300,
+            "real": 200,
             "workers": 2,
         },
         full={
