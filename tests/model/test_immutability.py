@@ -140,7 +140,7 @@ def _through_pickle(value: Any) -> None:
 
 
 def _through_reduce(value: Any) -> None:
-    # Not the first part: that is the module's function, which is everybody's and no view of a value.
+    # Not the first part: the function of a module is everybody's, and no view of a value.
     for part in value.__reduce_ex__(4)[1:]:
         for mutate in (_clear, _set_everything):
             with contextlib.suppress(Exception):
