@@ -377,7 +377,7 @@ def test_a_chain_of_100_000_stages_is_built_in_seconds() -> None:
     stages = [bare("s0", "text")] + [bare(f"s{n}", f"s{n - 1}") for n in range(1, 100_000)]
     begun = time.process_time()
     built = Pipeline("long", stages[::-1], inputs={"text": str}, outputs="s99999")
-    assert time.process_time() - begun < 60
+    assert time.process_time() - begun < 20
     assert len(built.plan.nodes) == len(built.plan.order) == 100_000
 
 
@@ -385,5 +385,5 @@ def test_a_cycle_through_100_000_stages_is_a_short_verdict_in_seconds() -> None:
     stages = [bare(f"s{n}", f"s{(n - 1) % 100_000}") for n in range(100_000)]
     begun = time.process_time()
     error = mistake("graph.cycle", *stages)
-    assert time.process_time() - begun < 60
+    assert time.process_time() - begun < 20
     assert "100000 stages" in str(error) and "(99988 more)" in str(error)
