@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+import threading
 import time
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -378,3 +379,21 @@ async def test_options_are_checked() -> None:
     with pytest.raises(BuildError):
         desk(same).using(deadline=0)
     assert Limits().depth > 0
+
+
+async def test_what_a_stage_said_about_its_failure_is_its_own_no_more() -> None:
+    said: dict[str, list[int]] = {"at": [3]}
+
+    @transform
+    async def fails() -> int | StageOutput:
+        return StageOutput.fail("broken", data=said)
+
+    @transform
+    async def holds() -> int | StageOutput:
+        return StageOutput.fail("broken", data={"lock": threading.Lock()})
+
+    run = await Pipeline("p", [fails]).run()
+    said["at"].append(4)
+    assert run.failure is not None and run.failure.data == {"at": [3]}
+    other = await Pipeline("p", [holds]).run()
+    assert other.failure is not None and other.failure.data == "<dict>"

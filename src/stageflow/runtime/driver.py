@@ -644,13 +644,22 @@ class Driver:
                 )
             case _:
                 status = "failed"
+                data = self._kept(output.data)
                 actions = self._failed(
-                    node, token, Failure((node.name,), "failed", "", output.reason, "", output.data)
+                    node, token, Failure((node.name,), "failed", "", output.reason, "", data)
                 )
         if actions is None:
             return self._was_late(node, token)
         self.reasons[number] = output.reason
         return self._ended(node, attempt, duration_s, status, actions)
+
+    def _kept(self, data: Any) -> Any:
+        """A copy of what a stage said about its failure, so that the stage can't change it any
+        more; the type's name of what can't be kept."""
+        try:
+            return thaw(self.runtime.freezer.freeze(data))
+        except StageflowError:
+            return f"<{type(data).__name__}>"
 
     def _raised(
         self, node: Node, token: int, error: BaseException | None, duration_s: float
