@@ -75,8 +75,8 @@ class OutputBag:
         self.accepted: list[Entry] = []
         self.held: list[Entry] = []
         """Entries that had to pass guards, as they were before; blanked when blocked."""
-        self.withdrawn: set[int] = set()
-        """Nodes whose value was blocked: they have none, and can't be given another."""
+        self.withdrawn = bytearray(nodes)
+        """1 for a node whose value was blocked: it has none, and can't be given another."""
         self._position: dict[int, int] = {}
         self._indexed = 0
 
@@ -112,7 +112,7 @@ class OutputBag:
         BagConflict `bag.already_written` when the node has one, or had one that was withdrawn;
         nothing changes then.
         """
-        taken = self.values[node] is not MISSING or (self.withdrawn and node in self.withdrawn)
+        taken = self.values[node] is not MISSING or self.withdrawn[node]
         if taken and not self._is_next_candidate(node, revision):
             raise self._conflict(node, attempt, token)
         self.values[node] = value
@@ -138,7 +138,7 @@ class OutputBag:
         """A held value was blocked: nobody may read it any more."""
         reached("guard_blocked")
         self.values[node] = MISSING
-        self.withdrawn.add(node)
+        self.withdrawn[node] = 1
         self.held = [e._replace(value=MISSING) if e.node == node else e for e in self.held]
 
     def _is_next_candidate(self, node: int, revision: int) -> bool:
@@ -147,7 +147,7 @@ class OutputBag:
         return (
             bool(before)
             and revision > before[-1]
-            and node not in self.withdrawn
+            and not self.withdrawn[node]
             and not any(entry.node == node for entry in self.accepted)
         )
 

@@ -58,6 +58,70 @@ STARTED, ENDED = EventType.STAGE_STARTED.value, EventType.STAGE_ENDED.value
 class Driver:
     """One run in this process. Made by `Runtime`, used once."""
 
+    __slots__ = (
+        "asked",
+        "attempts",
+        "bag",
+        "bug",
+        "candidates",
+        "children",
+        "context",
+        "deadline_in_s",
+        "deadline_s",
+        "deps",
+        "depth",
+        "disturbed",
+        "due_wall_s",
+        "durations",
+        "end",
+        "events",
+        "failures",
+        "first",
+        "held",
+        "held_items",
+        "history",
+        "identity",
+        "inputs",
+        "is_open",
+        "is_over",
+        "keys",
+        "late_attempts",
+        "limits",
+        "loop",
+        "needs_end",
+        "neutral",
+        "nodes",
+        "original",
+        "over_by_s",
+        "parent",
+        "plan",
+        "program",
+        "push",
+        "quarantined",
+        "questions",
+        "ready",
+        "reasons",
+        "recovered",
+        "redactions",
+        "retries",
+        "runtime",
+        "scheduler",
+        "seed",
+        "spreads",
+        "started_s",
+        "starting",
+        "steps",
+        "steps_done",
+        "stream",
+        "tenant",
+        "time",
+        "timer",
+        "waiter",
+        "watchers",
+        "wishes",
+        "workers",
+    )
+
     def __init__(
         self,
         runtime: Runtime,
@@ -289,7 +353,8 @@ class Driver:
         self.publish(EventType.RUN_STARTED)
         if self.deadline_in_s is not None:
             self.deadline_s = self.started_s + self.deadline_in_s
-        if self.deadline_s is not None:
+        # A child's deadline is that of the attempt that started it, which has a timer already.
+        if self.deadline_s is not None and self.parent is None:
             self.timer = self.loop.call_at(self.deadline_s, self._deadline)
         if not self.recovered:
             first = self._start() if self.history is None else self.first

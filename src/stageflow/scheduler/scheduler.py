@@ -14,7 +14,6 @@ Who starves: nobody here; the driver may delay a Launch action as long as it lik
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection
 from typing import Any
 
@@ -108,14 +107,14 @@ class Scheduler:
         """1 when some parent ended without a value: the slow path decides what that means."""
         self.shown = bytearray(count)
         """1 when guards were shown the node's raw value; they have counted it down then."""
-        self.ended: deque[int] = deque()
-        """Terminal nodes whose end has not reached their children; empty between events."""
+        self.ended: list[int] = []
+        """Terminal nodes whose end has not reached their children, in order; empty between events."""
         self.gates_left: dict[int, set[int]] = {}
         """For a HELD node: guards that have yet to decide about this revision."""
         self.wishes: dict[int, list[int]] = {}
         """HELD nodes of which guards want another revision, and which guards."""
-        self.repeats: set[int] = set()
-        """Nodes whose latest value is one that they had before: another revision is no use."""
+        self.repeats = bytearray(count)
+        """1 when the node's latest value is one that it had before: another revision is no use."""
         self.revision: list[int] = [1] * count
         self.produced = bytearray(count)
         """1 when the node's current revision has its value: the next attempt begins another."""
@@ -523,25 +522,32 @@ class Scheduler:
     def _propagate(self, actions: list[Action]) -> None:
         """Works off what ended, in order. A work list, so that depth costs no stack."""
         while self.ended:
-            node = self.ended.popleft()
-            for child in self.children[node]:
-                self._tell(child, node, actions)
-            if not self.shown[node]:
-                for guard in self.plan.raw_children[node]:
-                    self._tell(guard, node, actions)
-            if self.nodes[node].gates and self.status[node] is not OK and self.ending is None:
-                for gated in self.nodes[node].gates:
-                    if self.status[gated] is HELD:
-                        self._undecided(node, gated)
-            if self.shown[node]:
-                if self.status[node] is not OK and self.ending is None:
-                    self._give_up_on(node)
-                for guard in self.plan.raw_children[node]:
-                    self._release_guard(guard)
-            if not self.ended:
-                self._revise_if_wished(actions)
-            if not self.ended:
-                self._stop_if_blocked(actions)
+            batch, self.ended = self.ended, []
+            last = len(batch) - 1
+            for place, node in enumerate(batch):
+                self._told(node, actions)
+                if place == last:
+                    if not self.ended:
+                        self._revise_if_wished(actions)
+                    if not self.ended:
+                        self._stop_if_blocked(actions)
+
+    def _told(self, node: int, actions: list[Action]) -> None:
+        """Everybody whom the end of `node` concerns hears of it."""
+        for child in self.children[node]:
+            self._tell(child, node, actions)
+        if not self.shown[node]:
+            for guard in self.plan.raw_children[node]:
+                self._tell(guard, node, actions)
+        if self.nodes[node].gates and self.status[node] is not OK and self.ending is None:
+            for gated in self.nodes[node].gates:
+                if self.status[gated] is HELD:
+                    self._undecided(node, gated)
+        if self.shown[node]:
+            if self.status[node] is not OK and self.ending is None:
+                self._give_up_on(node)
+            for guard in self.plan.raw_children[node]:
+                self._release_guard(guard)
 
     def _tell(self, child: int, parent: int, actions: list[Action]) -> None:
         """`parent` has ended; `child` runs, skips, dies, or waits for others."""
@@ -675,7 +681,7 @@ class Scheduler:
             if kind == "branch":
                 self.branch[node] = detail
             else:
-                self.repeats.add(node)
+                self.repeats[node] = 1
             self._raw_value(node, actions)
             return
         # Its decision reaches its own consumers once no value it gates can be revised any more.
@@ -739,7 +745,7 @@ class Scheduler:
             del self.wishes[node], self.gates_left[node]
             self.redactor.pop(node, None)
             stage = self.nodes[node].stage
-            if stage is None or self.revision[node] >= stage.revisions or node in self.repeats:
+            if stage is None or self.revision[node] >= stage.revisions or self.repeats[node]:
                 self._fail(node, "exhausted", actions)
                 if self.ending is not None:
                     return
