@@ -24,7 +24,7 @@ T = TypeVar("T")
 class Context:
     """One attempt's view of its run. Ask for it with a parameter named `ctx` or annotated so."""
 
-    __slots__ = ("_driver", "_node", "attempt", "deadline_s", "node", "snapshot")
+    __slots__ = ("_driver", "_node", "_version", "attempt", "deadline_s", "node")
 
     def __init__(self, driver: Driver, node: int, *, attempt: int, deadline_s: float) -> None:
         self._driver = driver
@@ -34,8 +34,12 @@ class Context:
         """1, 2, ... over all attempts of this node, those before a crash included."""
         self.deadline_s = deadline_s
         """On the event loop's clock: when this attempt will be stopped."""
-        self.snapshot: ContextSnapshot = driver.snapshot()
+        self._version = driver.version
+
+    @property
+    def snapshot(self) -> ContextSnapshot:
         """The run as it was when this attempt began."""
+        return self._driver.snapshot(self._version)
 
     @property
     def identity(self) -> Identity:

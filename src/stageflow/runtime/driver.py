@@ -19,7 +19,7 @@ import contextvars
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from stageflow.graph import Node, Source
 from stageflow.model.bag import MISSING, OutputBag
@@ -28,6 +28,7 @@ from stageflow.model.identity import Identity
 from stageflow.model.marks import reached
 from stageflow.model.outputs import Allow, Feedback, OutcomeKind, Revise, StageOutput
 from stageflow.model.snapshot import ContextSnapshot
+from stageflow.model.sparse import Sparse
 from stageflow.model.values import Frozen, content_hash, thaw
 from stageflow.runtime.attempt import Attempt, Killed
 from stageflow.runtime.body import begin
@@ -55,7 +56,7 @@ _LOOK_EVERY_S = 0.05
 STARTED, ENDED = EventType.STAGE_STARTED.value, EventType.STAGE_ENDED.value
 
 
-class Driver:
+class Driver(Sparse):
     """One run in this process. Made by `Runtime`, used once."""
 
     __slots__ = (
@@ -86,6 +87,7 @@ class Driver:
         "is_over",
         "keys",
         "late_attempts",
+        "left",
         "limits",
         "loop",
         "needs_end",
@@ -121,6 +123,49 @@ class Driver:
         "wishes",
         "workers",
     )
+
+    held_items: dict[int, list[Any]]
+    redactions: dict[int, Any]
+    """Gated node to the value a guard put in its place, until release."""
+    candidates: dict[int, list[Candidate]]
+    """Revisions of nodes that some guard sent back, oldest first."""
+    wishes: dict[int, list[Revise]]
+    """What guards said about a node's latest revision."""
+    steps_done: dict[tuple[int, int], dict[str, StepResult]]
+    """Durable steps by (node, revision) and key; the same for every attempt."""
+    questions: dict[int, asyncio.TimerHandle]
+    """Expiry of PARKED nodes."""
+    reasons: dict[int, str]
+    """What a node said about its skip, block or cancellation."""
+    failures: dict[int, Failure]
+    late_attempts: dict[int, int]
+    """Token to attempt of what is being refused now."""
+    retries: dict[int, asyncio.TimerHandle]
+    quarantined: list[str]
+    children: dict[asyncio.Task[Any], Driver]
+    """Runs that stages have started and that have not ended, by their task in `workers`."""
+    keys: dict[tuple[int, str], bool]
+    """(node, key) of every child started here: whether it is under way."""
+    watchers: list[asyncio.Future[Run[Any]]]
+    due_wall_s: dict[int, float]
+    """Recovered questions: when they expire, unix time."""
+    sparse: ClassVar = {
+        "held_items": dict,
+        "redactions": dict,
+        "candidates": dict,
+        "wishes": dict,
+        "steps_done": dict,
+        "questions": dict,
+        "reasons": dict,
+        "failures": dict,
+        "late_attempts": dict,
+        "retries": dict,
+        "quarantined": list,
+        "children": dict,
+        "keys": dict,
+        "watchers": list,
+        "due_wall_s": dict,
+    }
 
     def __init__(
         self,
@@ -178,36 +223,16 @@ class Driver:
         """Workers that were made and have not run yet; they will look at `ready`."""
         self.held: set[int] = set()
         """Nodes whose value waits for guards."""
-        self.held_items: dict[int, list[Any]] = {}
-        self.redactions: dict[int, Any] = {}
-        """Gated node to the value a guard put in its place, until release."""
-        self.candidates: dict[int, list[Candidate]] = {}
-        """Revisions of nodes that some guard sent back, oldest first."""
-        self.wishes: dict[int, list[Revise]] = {}
-        """What guards said about a node's latest revision."""
-        self.steps_done: dict[tuple[int, int], dict[str, StepResult]] = {}
-        """Durable steps by (node, revision) and key; the same for every attempt."""
-        self.questions: dict[int, asyncio.TimerHandle] = {}
-        """Expiry of PARKED nodes."""
-        self.reasons: dict[int, str] = {}
-        """What a node said about its skip, block or cancellation."""
         self.durations: dict[int, float] = {}
         """Seconds of each node's last attempt in this process."""
-        self.failures: dict[int, Failure] = {}
         self.original: BaseException | None = None
         """Exception of the failure that ended the run, without its frames."""
-        self.late_attempts: dict[int, int] = {}
-        """Token to attempt of what is being refused now."""
-        self.retries: dict[int, asyncio.TimerHandle] = {}
-        self.quarantined: list[str] = []
         self.parent: Driver | None = None
         """The run whose stage started this one."""
+        self.left: asyncio.Future[None] | None = None
+        """Of a child: done when it is over; the stage that started it waits for this."""
         self.is_over = False
         """True when everything that the run started has ended, as far as it could be."""
-        self.children: dict[asyncio.Task[Any], Driver] = {}
-        """Runs that stages have started and that have not ended, by their task in `workers`."""
-        self.keys: dict[tuple[int, str], bool] = {}
-        """(node, key) of every child started here: whether it is under way."""
         self.over_by_s: float | None = None
         """On the loop's clock: when what is stopped will be killed; None while nothing ends."""
         self.disturbed = False
@@ -228,11 +253,8 @@ class Driver:
         self.asked: str | None = None
         """Why somebody cancelled the run before it was open."""
         self.first: list[Action] | None = None
-        self.watchers: list[asyncio.Future[Run[Any]]] = []
         self.needs_end = False
         """True for a run that was taken over ended and that nothing has set going again."""
-        self.due_wall_s: dict[int, float] = {}
-        """Recovered questions: when they expire, unix time."""
         self.timer: asyncio.TimerHandle | None = None
         """Of the run's deadline."""
 
@@ -274,8 +296,9 @@ class Driver:
             if cancelled:
                 self.cancel("caller_cancelled")
             while self.end is None and self.bug is None:
+                self.waiter = self.loop.create_future()
                 try:
-                    await self._woken()
+                    await self.waiter
                 except asyncio.CancelledError:
                     cancelled = self.disturbed = True
                     self.cancel("caller_cancelled")
@@ -305,11 +328,6 @@ class Driver:
         if cancelled:
             raise asyncio.CancelledError
         return run
-
-    async def _woken(self) -> None:
-        """Waits until the run is over, or the engine has failed."""
-        self.waiter = self.loop.create_future()
-        await self.waiter
 
     async def _whole(self, work: Coroutine[Any, Any, None]) -> bool:
         """Awaits `work` to its end, however often the caller is cancelled; True when it was."""
@@ -460,14 +478,19 @@ class Driver:
     def _deadline(self) -> None:
         self.cancel("timeout", status="failed")
 
-    def snapshot(self) -> ContextSnapshot:
-        """The run's state now."""
+    @property
+    def version(self) -> int:
+        """Of the run's state now: how many outputs it has accepted."""
+        return len(self.bag.accepted)
+
+    def snapshot(self, version: int | None = None) -> ContextSnapshot:
+        """The run's state at a version; by default now."""
         return ContextSnapshot(
             identity=self.identity,
             inputs=self.inputs,
             names=self.plan.index,
             bag=self.bag,
-            version=len(self.bag.accepted),
+            version=self.version if version is None else version,
         )
 
     # -- workers -----------------------------------------------------------------------------
@@ -486,12 +509,6 @@ class Driver:
     async def _work(self) -> None:
         """Takes ready nodes, one after another, until there are none."""
         self.starting -= 1
-        try:
-            await self._work_off()
-        except BaseException as bug:  # not a stage's failure: those are data by now
-            self._crash(bug)
-
-    async def _work_off(self) -> None:
         # Names are local because this loop is what a stage costs (benchmarks/).
         ready, scheduler, steps, time = self.ready, self.scheduler, self.steps, self.time
         tokens, attempts, values = scheduler.token, scheduler.attempt, self.bag.values
@@ -499,69 +516,74 @@ class Driver:
         history = self.history
         now = time()
         slice_end_s = now + self.limits.slice_s
-        while ready:
-            if self.spreads and len(ready) > 1 and await self._spread():
-                return
-            number = ready.popleft()
-            token = tokens[number]
-            if scheduler.ending is not None:
-                await self._done(scheduler.cancelled(number, token))
-                continue
-            step = steps[number]
-            started_s = now
-            if push is not None:
-                push((STARTED, run, step.name, attempts[number], started_s, 0.0, "", "", tenant))
-            error: BaseException | None = None
-            raw: Any = None
-            context = copy()
-            try:
-                coroutine: Any
-                if step.is_async:
-                    given: dict[str, Any] = {}
-                    for name, parent in step.taken:
-                        value = values[parent]
-                        if value is not MISSING:
-                            given[name] = thaw(value) if type(value) is Frozen else value
-                    if step.others:
-                        self._other_arguments(step, given, started_s)
-                    coroutine = step.function(**given)
-                else:
-                    coroutine, raw = begin(self, step.node, context, started_s)
-                if coroutine is not None:
-                    try:
-                        yielded = context.run(coroutine.send, None)
-                    except StopIteration as stop:
-                        raw = stop.value
+        try:
+            while ready:
+                if self.spreads and len(ready) > 1 and await self._spread():
+                    return
+                number = ready.popleft()
+                token = tokens[number]
+                if scheduler.ending is not None:
+                    await self._done(scheduler.cancelled(number, token))
+                    continue
+                step = steps[number]
+                started_s = now
+                if push is not None:
+                    push(
+                        (STARTED, run, step.name, attempts[number], started_s, 0.0, "", "", tenant)
+                    )
+                error: BaseException | None = None
+                raw: Any = None
+                context = copy()
+                try:
+                    coroutine: Any
+                    if step.is_async:
+                        given: dict[str, Any] = {}
+                        for name, parent in step.taken:
+                            value = values[parent]
+                            if value is not MISSING:
+                                given[name] = thaw(value) if type(value) is Frozen else value
+                        if step.others:
+                            self._other_arguments(step, given, started_s)
+                        coroutine = step.function(**given)
                     else:
-                        if ready:
-                            self._wake_worker()
-                        raw = await self._waited(
-                            step.node, token, coroutine, context, yielded, started_s
-                        )
-                        slice_end_s = time() + self.limits.slice_s
-            except BaseException as raised:  # the stage boundary: it becomes the outcome
-                error = raised
-            now = time()
-            if error is None and now - started_s <= step.timeout_s:
-                actions = self._returned(step, token, raw, started_s, now)
-            else:
-                actions = self._raised(step.node, token, error, now - started_s)
-                left = error.value if isinstance(error, Stopped) else raw
-                if left is not MISSING and (error is None or isinstance(error, Stopped)):
-                    # It returned all the same: a value like any other, which its token refuses.
-                    self._returned(step, token, left, started_s, now)
-            if history is not None:
-                await self._done(actions)
+                        coroutine, raw = begin(self, step.node, context, started_s)
+                    if coroutine is not None:
+                        try:
+                            yielded = context.run(coroutine.send, None)
+                        except StopIteration as stop:
+                            raw = stop.value
+                        else:
+                            if ready:
+                                self._wake_worker()
+                            raw = await self._waited(
+                                step.node, token, coroutine, context, yielded, started_s
+                            )
+                            slice_end_s = time() + self.limits.slice_s
+                except BaseException as raised:  # the stage boundary: it becomes the outcome
+                    error = raised
                 now = time()
-            elif actions:
-                if len(actions) == 1 and type(actions[0]) is Launch:
-                    ready.append(actions[0][0])
+                if error is None and now - started_s <= step.timeout_s:
+                    actions = self._returned(step, token, raw, started_s, now)
                 else:
-                    self._apply(actions)
-            if now > slice_end_s and ready:
-                await asyncio.sleep(0)
-                now = time()
-                slice_end_s = now + self.limits.slice_s
+                    actions = self._raised(step.node, token, error, now - started_s)
+                    left = error.value if isinstance(error, Stopped) else raw
+                    if left is not MISSING and (error is None or isinstance(error, Stopped)):
+                        # It returned all the same: a value like any other, which its token refuses.
+                        self._returned(step, token, left, started_s, now)
+                if history is not None:
+                    await self._done(actions)
+                    now = time()
+                elif actions:
+                    if len(actions) == 1 and type(actions[0]) is Launch:
+                        ready.append(actions[0][0])
+                    else:
+                        self._apply(actions)
+                if now > slice_end_s and ready:
+                    await asyncio.sleep(0)
+                    now = time()
+                    slice_end_s = now + self.limits.slice_s
+        except BaseException as bug:  # not a stage's failure: those are data by now
+            self._crash(bug)
 
     async def _spread(self) -> bool:
         """In a simulation: lets the schedule choose which ready node starts first."""
@@ -1141,46 +1163,50 @@ class Driver:
             )
         again = under_way is not None or self.scheduler.attempt[number] > 1
         self.keys[number, key] = True
-        try:
-            return await self._run_child(number, pipeline, key, inputs, deadline_s, again)
-        finally:
-            self.keys[number, key] = False
-
-    async def _run_child(
-        self,
-        number: int,
-        pipeline: Pipeline[Any],
-        key: str,
-        inputs: Mapping[str, Any],
-        deadline_s: float,
-        again: bool,
-    ) -> Run[Any]:
         # Another revision answers other feedback: its children are others too.
         revision = self.scheduler.revision[number]
         name = self.nodes[number].name
-        child, first = await self.runtime.child(
-            self,
-            pipeline,
-            node=name if revision == 1 else f"{name}#{revision}",
-            key=key,
-            inputs=inputs,
-            deadline_s=deadline_s,
-            again=again,
-        )
+        try:
+            child, first = await self.runtime.child(
+                self,
+                pipeline,
+                node=name if revision == 1 else f"{name}#{revision}",
+                key=key,
+                inputs=inputs,
+                deadline_s=deadline_s,
+                again=again,
+            )
+            task = self._start_child(child, first)
+            assert child.left is not None, "it was started just now"
+            try:
+                await child.left
+            except asyncio.CancelledError:
+                await self._end_child(number, child, task)
+                raise
+            return task.result()
+        finally:
+            self.keys[number, key] = False
+
+    def _start_child(self, child: Driver, first: list[Action] | None) -> asyncio.Task[Run[Any]]:
         context = contextvars.copy_context()
         context.run(RUN.set, None)  # the child's engine is nothing that a stage left behind
         task = self.loop.create_task(child.execute(first), context=context)
         child.parent = self
+        child.left = self.loop.create_future()
         self.workers.add(task)
         self.children[task] = child
-        task.add_done_callback(self.workers.discard)
-        task.add_done_callback(self.children.pop)
-        try:
-            run = await asyncio.shield(task)
-        except asyncio.CancelledError:
-            await self._end_child(number, child, task)
-            raise
-        return run
+        task.add_done_callback(child._leave)
+        return task
+
+    def _leave(self, task: asyncio.Task[Run[Any]]) -> None:
+        """This child is over: its parent forgets it, and the stage that started it goes on."""
+        assert self.parent is not None and self.left is not None, "only a child leaves"
+        self.parent.workers.discard(task)
+        self.parent.children.pop(task)
+        if not self.left.done():
+            self.left.set_result(None)
+        elif not task.cancelled():
+            task.exception()  # the stage was cancelled, and does not ask
 
     async def _end_child(self, number: int, child: Driver, task: asyncio.Task[Any]) -> None:
         """The stage was cancelled: so is its child, and the stage waits until that is over."""

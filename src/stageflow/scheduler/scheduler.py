@@ -15,10 +15,11 @@ Who starves: nobody here; the driver may delay a Launch action as long as it lik
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, ClassVar
 
 from stageflow.graph import Role
 from stageflow.model.record import Record, RecordType
+from stageflow.model.sparse import Sparse
 from stageflow.scheduler.actions import Action, Ask, End, Stop, Wait
 from stageflow.scheduler.program import Program
 from stageflow.scheduler.state import Cause, NodeState
@@ -34,7 +35,7 @@ ABANDONED_MAX = 5
 its process must not do so for ever."""
 
 
-class Scheduler:
+class Scheduler(Sparse):
     """State of one run. Fields are read by the driver and by `check`; only methods change them."""
 
     __slots__ = (
@@ -76,6 +77,38 @@ class Scheduler:
         "writes",
     )
 
+    gates_left: dict[int, set[int]]
+    """For a HELD node: guards that have yet to decide about this revision."""
+    wishes: dict[int, list[int]]
+    """HELD nodes of which guards want another revision, and which guards."""
+    redactor: dict[int, int]
+    """Node to the one guard that replaced its value."""
+    decisions: dict[int, tuple[str, Any]]
+    """Guards that are JUDGED or OK: what each decided last; a reopened run heeds it."""
+    arrived: dict[int, list[int]]
+    """Joins: branches whose value arrived, in order of arrival."""
+    branch: dict[int, str]
+    """Routes that ended: the branch taken."""
+    cause: dict[int, tuple[Cause, int]]
+    """Why a node has no value, and the node that is to blame (itself for OWN)."""
+    failures: dict[int, str]
+    """FAILED nodes in order of failure: reason code."""
+    abandoned_count: dict[int, int]
+    sparse: ClassVar = dict.fromkeys(
+        (
+            "gates_left",
+            "wishes",
+            "redactor",
+            "decisions",
+            "arrived",
+            "branch",
+            "cause",
+            "failures",
+            "abandoned_count",
+        ),
+        dict,
+    )
+
     def __init__(
         self, program: Program, *, seed: int = 0, writes: bool = True, parks: bool = True
     ) -> None:
@@ -108,29 +141,12 @@ class Scheduler:
         self.shown = bytearray(count)
         """1 when guards were shown the node's raw value; they have counted it down then."""
         self.ended: list[int] = []
-        """Terminal nodes whose end has not reached their children, in order; empty between events."""
-        self.gates_left: dict[int, set[int]] = {}
-        """For a HELD node: guards that have yet to decide about this revision."""
-        self.wishes: dict[int, list[int]] = {}
-        """HELD nodes of which guards want another revision, and which guards."""
+        """Terminal nodes whose children have not heard of it, in order; empty between events."""
         self.repeats = bytearray(count)
         """1 when the node's latest value is one that it had before: another revision is no use."""
         self.revision: list[int] = [1] * count
         self.produced = bytearray(count)
         """1 when the node's current revision has its value: the next attempt begins another."""
-        self.redactor: dict[int, int] = {}
-        """Node to the one guard that replaced its value."""
-        self.decisions: dict[int, tuple[str, Any]] = {}
-        """Guards that are JUDGED or OK: what each decided last; a reopened run heeds it."""
-        self.arrived: dict[int, list[int]] = {}
-        """Joins: branches whose value arrived, in order of arrival."""
-        self.branch: dict[int, str] = {}
-        """Routes that ended: the branch taken."""
-        self.cause: dict[int, tuple[Cause, int]] = {}
-        """Why a node has no value, and the node that is to blame (itself for OWN)."""
-        self.failures: dict[int, str] = {}
-        """FAILED nodes in order of failure: reason code."""
-        self.abandoned_count: dict[int, int] = {}
         self.running = 0
         """Nodes that are RUNNING or RETRYING."""
         self.unknown = 0
