@@ -137,6 +137,8 @@ class _Writer:
     """Turns one canonical form into what MessagePack can write."""
 
     def __init__(self, frozen: Any, *, is_careful: bool) -> None:
+        if type(frozen) is Frozen and frozen[0] is boxes.owned:
+            frozen = boxes.opened(frozen[1])
         self._frozen = frozen
         self._is_careful = is_careful
         self._shared: set[int] = set()
@@ -354,5 +356,6 @@ _WRITERS: dict[Any, Write] = {
     boxes.struct: _Writer.struct,
     boxes.ndarray: _Writer.ndarray,
     boxes.adapted: _Writer.adapted,
+    boxes.owned: lambda writer, data, place: writer.item(boxes.opened(data), place),
     boxes.aliased: lambda writer, data, place: writer.item(data, place),
 }

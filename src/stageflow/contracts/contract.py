@@ -13,7 +13,7 @@ from stageflow.contracts.codec import Codec
 from stageflow.contracts.places import undecodable
 from stageflow.contracts.validation import Validator
 from stageflow.contracts.violation import ContractViolated, problems_of, redacted
-from stageflow.model.errors import ContractError
+from stageflow.model.errors import ContractError, ValueRefused
 from stageflow.model.refusal import type_label
 from stageflow.model.values import Freezer
 
@@ -80,30 +80,43 @@ class Contract:
         exact = self._exact
         if exact is not None and (not exact or type(value) in exact):
             return freezer.freeze(value)
-        return freezer.freeze(self._validated(value))
+        validator = self._validator or self._made()
+        owning = validator.owning()
+        if owning is None or not freezer.is_plain:
+            return freezer.freeze(self._validated(validator, value))
+        owned, validate = owning
+        try:
+            return owned.kept(validate(value))
+        except ValueRefused:  # its path begins somewhere inside
+            return freezer.freeze(self._validated(validator, value))
+        except Exception as error:
+            raise self._refusal(error, value) from None
 
-    def _validated(self, value: Any) -> Any:
-        from pydantic import ValidationError  # loaded by the validator already, or needed now
+    def _made(self) -> Validator:
+        validator = Validator(self.annotation)
+        object.__setattr__(self, "_validator", validator)
+        return validator
 
-        validator = self._validator
-        if validator is None:
-            validator = Validator(self.annotation)
-            object.__setattr__(self, "_validator", validator)
+    def _validated(self, validator: Validator, value: Any) -> Any:
         try:
             return validator(value)
-        except ValidationError as error:
-            problems = problems_of(error, value)
-            raise ContractViolated(self.describe(), problems, redacted(value)) from None
         except Exception as error:
-            # A user's validator raised something that is no verdict. Its text may quote the value,
-            # so only its type is told; letting it pass through would hide where it came from.
-            raise ContractError(
-                "contract.validator",
-                f"a validator of {self.describe()} raised {type_label(type(error))}",
-                expected="validators that return the value or raise ValueError",
-                got=type_label(type(error)),
-                fix="raise ValueError in the validator when the value is not acceptable",
-            ) from None
+            raise self._refusal(error, value) from None
+
+    def _refusal(self, error: Exception, value: Any) -> ContractError:
+        from pydantic import ValidationError  # loaded: its validator has raised this
+
+        if isinstance(error, ValidationError):
+            return ContractViolated(self.describe(), problems_of(error, value), redacted(value))
+        # A user's validator raised something that is no verdict. Its text may quote the value,
+        # so only its type is told; letting it pass through would hide where it came from.
+        return ContractError(
+            "contract.validator",
+            f"a validator of {self.describe()} raised {type_label(type(error))}",
+            expected="validators that return the value or raise ValueError",
+            got=type_label(type(error)),
+            fix="raise ValueError in the validator when the value is not acceptable",
+        )
 
     def undecodable(self) -> str | None:
         """Path and reason why values could not be read by a new process; None when they could."""

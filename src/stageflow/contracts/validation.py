@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 from stageflow.contracts.annotations import describe
+from stageflow.contracts.ownership import Owned, ownership
 from stageflow.model import objects
 from stageflow.model.errors import BuildError
 
@@ -35,7 +36,7 @@ _NOT_SCHEMA = frozenset(
 class Validator:
     """Validates values against one annotation. Thread-safe once made."""
 
-    __slots__ = ("_core", "_plain", "_schema", "_siblings")
+    __slots__ = ("_core", "_owning", "_plain", "_schema", "_siblings")
 
     def __init__(self, annotation: Any) -> None:
         self._siblings: dict[tuple[type, bool], Validate] = {}
@@ -44,17 +45,35 @@ class Validator:
 
     def _build(self) -> None:
         edit = _Edit(self._sibling)
-        self._core = edit.validator(self._schema)
+        schema = edit.node(self._schema)
+        found = ownership(schema)
+        self._owning: tuple[Owned, Validate] | None = None
+        self._core: Any = None
+        """For values that have to be frozen; None until there is one."""
+        if found is None:
+            self._core = _compiled(schema)
+        else:
+            self._owning = found[1], _compiled(found[0]).validate_python
         self._plain = tuple(edit.plain)
 
-    def __call__(self, value: Any) -> Any:
-        """The validated value. Raises pydantic's ValidationError, and what validators raise."""
+    def owning(self) -> tuple[Owned, Validate] | None:
+        """How values are kept that nobody else holds any part of, and what makes them so.
+
+        The second validates, and freezes what stands on an island: it also raises ValueRefused,
+        with a path that begins there. None when every value has to be frozen as a whole.
+        """
         for cls in self._plain:
             if cls.__subclasses__():
                 # A subclass was made after this was built: from now on instances may be of it.
                 self._siblings.clear()
                 self._build()
                 break
+        return self._owning
+
+    def __call__(self, value: Any) -> Any:
+        """The validated value. Raises pydantic's ValidationError, and what validators raise."""
+        if self._core is None:
+            self._core = _compiled(_Edit(self._sibling).node(self._schema))
         return self._core.validate_python(value)
 
     def _sibling(self, cls: type, by_name: bool) -> Validate:
@@ -62,7 +81,7 @@ class Validator:
         known = self._siblings.get((cls, by_name))
         if known is None:
             edit = _Edit(self._sibling, by_name=by_name)
-            core = edit.validator(_core_schema(cls))
+            core = _compiled(edit.node(_core_schema(cls)))
             self._plain = (*self._plain, *edit.plain)
             if by_name:
 
@@ -73,6 +92,12 @@ class Validator:
                 known = core.validate_python
             self._siblings[cls, by_name] = known
         return known
+
+
+def _compiled(schema: Any) -> Any:
+    from pydantic_core import SchemaValidator
+
+    return SchemaValidator(schema, _use_prebuilt=False)
 
 
 def _core_schema(annotation: Any) -> Any:
@@ -114,20 +139,15 @@ class _Edit:
         self.plain: list[type] = []
         """Classes whose nodes rely on having no subclass."""
 
-    def validator(self, schema: Any) -> Any:
-        from pydantic_core import SchemaValidator
-
-        return SchemaValidator(self._node(schema), _use_prebuilt=False)
-
-    def _node(self, node: Any) -> Any:
+    def node(self, node: Any) -> Any:
         if isinstance(node, list):
-            return [self._node(item) for item in node]
+            return [self.node(item) for item in node]
         if isinstance(node, tuple):
-            return tuple(self._node(item) for item in node)
+            return tuple(self.node(item) for item in node)
         if not isinstance(node, dict):
             return node
         edited = {
-            key: value if key in _NOT_SCHEMA else self._node(value) for key, value in node.items()
+            key: value if key in _NOT_SCHEMA else self.node(value) for key, value in node.items()
         }
         if node.get("type") in ("model", "dataclass") and isinstance(node.get("cls"), type):
             return self._class_node(edited)

@@ -191,6 +191,12 @@ def adapted(data: Any, item: Item | None = None) -> Any:
     return adapter.thaw((item or thaw)(inner))
 
 
+def owned(data: Any, item: Item | None = None) -> Any:
+    """A value whose every part is its own already: what keeps it also knows how to copy it."""
+    keeper, value = data
+    return keeper.view(value)
+
+
 def aliased(root: Any, item: Item | None = None) -> Any:
     """The root of a value inside which one object occurs more than once."""
     if item is not None:
@@ -285,5 +291,12 @@ _PARTS: dict[Any, Callable[[Any], Parts]] = {
     struct: _struct_parts,
     ndarray: _ndarray_parts,
     adapted: lambda data: (b"adapted", type_name(data[0].type), [[data[1]]]),
+    owned: lambda data: _PARTS[aliased](opened(data)),
     aliased: lambda root: parts(root) if type(root) is Frozen else (b"leaf", b"", [[root]]),
 }
+
+
+def opened(data: Any) -> Any:
+    """An owned value in boxes, item by item, as freezing would have made them."""
+    keeper, value = data
+    return keeper.opened(value)

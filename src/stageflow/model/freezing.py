@@ -72,8 +72,8 @@ class Walk:
                     expected="a value without cycles",
                     fix="refer to the other object by an id instead of by the object",
                 )
-            if type(frozen) is Frozen:
-                self.is_aliased = True
+            if type(frozen) is Frozen and frozen[0] is not boxes.enum_member:
+                self.is_aliased = True  # a member is one object wherever it stands
             return frozen
         if self.depth >= self.depth_max:
             raise too_deep(self.depth_max)

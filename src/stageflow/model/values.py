@@ -19,10 +19,11 @@ from stageflow.model.errors import ValueRefused
 from stageflow.model.freezing import ALL_LEAVES, BUILTIN, LEAVES, Handler, Walk, handler_of
 from stageflow.model.refusal import Refusal, too_deep
 
-__all__ = ["Adapter", "Freezer", "Frozen", "content_hash", "is_frozen_leaf", "thaw"]
+__all__ = ["Adapter", "Freezer", "Frozen", "content_hash", "is_frozen_leaf", "is_leaf", "thaw"]
 
 T = TypeVar("T")
 
+_DEPTH_MAX = 200
 _KINDS_MAX = 4096
 """Classes a freezer remembers; programs that make classes without end would otherwise grow it."""
 
@@ -43,14 +44,18 @@ class Freezer:
     Safe for concurrent use. `depth_max` counts nested containers and objects.
     """
 
-    __slots__ = ("_adapters", "_depth_max", "_given", "_kinds")
+    __slots__ = ("_adapters", "_depth_max", "_given", "_kinds", "is_plain")
 
-    def __init__(self, adapters: Iterable[Adapter[Any]] = (), *, depth_max: int = 200) -> None:
+    def __init__(
+        self, adapters: Iterable[Adapter[Any]] = (), *, depth_max: int = _DEPTH_MAX
+    ) -> None:
         self._depth_max = depth_max
         self._kinds: dict[type, Handler] = dict(BUILTIN)
         self._adapters = {adapter.type: adapter for adapter in adapters}
         self._kinds |= {cls: _adapted(adapter) for cls, adapter in self._adapters.items()}
         self._given = frozenset(self._kinds)
+        self.is_plain = not self._adapters and depth_max == _DEPTH_MAX
+        """True when it freezes as any other without adapters does."""
 
     def freeze(self, value: Any, /) -> Any:
         """The canonical form of `value`; the caller keeps its own object.
@@ -98,9 +103,14 @@ class Freezer:
         return handler
 
 
+def is_leaf(value: Any) -> bool:
+    """True for exact builtins that are immutable and hold nothing else."""
+    return type(value) in LEAVES
+
+
 def is_frozen_leaf(value: Any) -> bool:
     """True when `value` is its own canonical form: it can be shared, nothing can change it."""
-    if type(value) in LEAVES:
+    if is_leaf(value):
         return True
     if type(value) is Frozen:
         return False

@@ -1,17 +1,12 @@
-"""What it costs to hold an output to its type, against pydantic's bare `model_validate`.
+"""What a typed output costs, against pydantic's bare `model_validate`.
 
-Per round, over the same payloads of several shapes, the CPU time of three things:
+Per round, over the same payloads of several shapes, the CPU time of two things:
 
 * typed: `Contract.admit` of the declared type. It validates, and makes the private canonical form.
-* baseline: `model_validate`, then `Contract.admit` of Any. The same work without the contract: the
-  canonical form is what every output costs, whatever its stage declares.
-* floor: `model_validate`.
+* floor: `model_validate`, which does no more than validate.
 
-What validation costs inside admission is typed - (baseline - floor). The floor validates and does
-no more, so the canonical form is no part of the ratio that is judged: its own bound, as a multiple
-of a deep copy, is CORE-008's. The whole of admission is reported beside it.
-
-Dispatch is typed - baseline for a model of one field: what a call costs however small the value is.
+Dispatch is what typed takes beyond the floor for a model of one field: what a call costs however
+small the value is. It is taken off once a call.
 """
 
 from __future__ import annotations
@@ -49,10 +44,9 @@ class Tiny(BaseModel):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Costed:
-    """One payload, and the three ways to spend time on it."""
+    """One payload, and the two ways to spend time on it."""
 
     typed: Callable[[], Any]
-    baseline: Callable[[], Any]
     floor: Callable[[], Any]
 
 
@@ -94,25 +88,22 @@ def _valid(each: Shape, seed: int) -> list[Any]:
 
 
 def _costed(model: type[BaseModel], payload: Any) -> dict[str, Costed]:
-    typed, untyped, freezer = contract_of(model), contract_of(Any), Freezer()
+    typed, freezer = contract_of(model), Freezer()
     value = model.model_validate(payload)
     validate = model.model_validate
 
     def floor() -> Any:
         return validate(payload)
 
-    def baseline() -> Any:
-        return untyped.admit(validate(payload), freezer)
-
     return {
-        "plain": Costed(lambda: typed.admit(payload, freezer), baseline, floor),
-        "instance": Costed(lambda: typed.admit(value, freezer), baseline, floor),
+        "plain": Costed(lambda: typed.admit(payload, freezer), floor),
+        "instance": Costed(lambda: typed.admit(value, freezer), floor),
     }
 
 
 def _round(costed: Sequence[Costed]) -> dict[str, float]:
     """Seconds of everything but the last, and the dispatch of one call, told by the last."""
-    total = {"typed": 0.0, "baseline": 0.0, "floor": 0.0}
+    total = {"typed": 0.0, "floor": 0.0}
     gc.disable()  # as timeit does: collections cost by what else lives in the process
     try:
         for each in costed[:-1]:
@@ -121,7 +112,7 @@ def _round(costed: Sequence[Costed]) -> dict[str, float]:
         tiny = _took(costed[-1], TINY_CALLS)
     finally:
         gc.enable()
-    dispatch_s = (tiny["typed"] - tiny["baseline"]) / TINY_CALLS
+    dispatch_s = (tiny["typed"] - tiny["floor"]) / TINY_CALLS
     return {**total, "dispatch": max(0.0, dispatch_s)}
 
 
@@ -130,8 +121,8 @@ def _took(costed: Costed, calls: int) -> dict[str, float]:
 
     A busy machine only ever adds time, to one block or another, so the least is the truest.
     """
-    there = [("typed", costed.typed), ("baseline", costed.baseline), ("floor", costed.floor)]
-    took = dict.fromkeys(("typed", "baseline", "floor"), math.inf)
+    there = [("typed", costed.typed), ("floor", costed.floor)]
+    took = dict.fromkeys(("typed", "floor"), math.inf)
     for name, work in (*there, *reversed(there)) * PASSES:
         work()  # not timed: it finds the caches and the allocator as its predecessor left them
         started = time.process_time()

@@ -153,7 +153,6 @@ def check(history: History) -> Judgement:
     refused = sum(data["count"] for data in events if data["reason"])
     wirings = [event.data for event in history.of("wiring")]
     good = sum(data["refused"] and data["names_both"] and data["ran"] == 0 for data in wirings)
-    dear, whole = _cost(list(history.of("cost")))
     return Judgement(
         {
             "disagreements": counted(_total(events, _disagrees), total),
@@ -166,8 +165,7 @@ def check(history: History) -> Judgement:
             "right_wirings_refused": counted(
                 sum(data["right_refused"] for data in wirings), len(wirings)
             ),
-            "cost_ratio": dear,
-            "admission_ratio": whole,
+            "cost_ratio": _cost(list(history.of("cost"))),
         },
         unknown=next(_gaps(history), None),
         notes=(
@@ -198,23 +196,21 @@ def _shows_invalid(data: Any) -> bool:
     return any(shown != "none" for shown in _shown(data))
 
 
-def _cost(events: list[HistoryEvent]) -> tuple[Measured, Measured]:
-    """(price of the contract, price of the whole admission), of the dearer form."""
+def _cost(events: list[HistoryEvent]) -> Measured:
+    """Of the dearer form."""
     found = []
     for form in ("plain", "instance"):
         rounds = [event.data for event in events if event.data["form"] == form]
-        rests = [data["typed"] - data["calls"] * data["dispatch"] for data in rounds]
-        floors = [data["floor"] for data in rounds]
-        bare = [
-            rest - (data["baseline"] - data["floor"])
-            for rest, data in zip(rests, rounds, strict=True)
-        ]
         found.append(
-            tuple(ratio_of(list(zip(part, floors, strict=True))) for part in (bare, rests))
+            ratio_of(
+                [
+                    (data["typed"] - data["calls"] * data["dispatch"], data["floor"])
+                    for data in rounds
+                ]
+            )
         )
-    empty = next((pair for pair in found if pair[0].empty), None)
-    dearest = empty or max(found, key=lambda pair: float(pair[0].bound or pair[0].value))
-    return dearest[0], dearest[1]
+    empty = next((measured for measured in found if measured.empty), None)
+    return empty or max(found, key=lambda measured: float(measured.bound or measured.value))
 
 
 def _gaps(history: History) -> Iterator[str]:
@@ -283,13 +279,8 @@ SCENARIO = Scenario(
         Metric("right_wirings_refused", "==", 0, doc="their rightly wired twins refused"),
         Metric(
             "cost_ratio", "<=", 1.3,
-            doc="a part of it: CPU time of validation inside admission, less the fixed dispatch of "
-            "a call, as a multiple of bare model_validate",
-        ),
-        Metric(
-            "admission_ratio", "<=", 1.3,
-            doc="what a typed output costs in all: with the private canonical form, which every "
-            "output gets, whatever its stage declares",
+            doc="CPU time of admitting a typed output, its private canonical form included, less "
+            "the fixed dispatch of a call, as a multiple of bare model_validate",
         ),
     ),
     sabotages=DEFECTS,

@@ -40,7 +40,7 @@ REFUSED: dict[str, Any] = {
     "caller": "none",
     "journal": "none",
 }
-ROUND = {"calls": 10, "typed": 1.3, "baseline": 1.1, "floor": 1.0, "dispatch": 0.01}
+ROUND = {"calls": 10, "typed": 1.3, "floor": 1.0, "dispatch": 0.01}
 
 
 def record(history: History, observed: dict[str, Any], **changes: Any) -> None:
@@ -99,8 +99,7 @@ def test_a_run_as_it_should_be_passes() -> None:
     assert failing(clean()) == set()
     cost = judgement.metrics["cost_ratio"]
     assert not isinstance(cost, (int, float))
-    # typed 1.3, less 10 calls of 0.01, less the baseline's 0.1 beyond the floor
-    assert cost.value == pytest.approx(1.1)
+    assert cost.value == pytest.approx(1.2)  # typed 1.3, less 10 calls of 0.01
 
 
 @pytest.mark.parametrize(
@@ -148,14 +147,7 @@ def test_the_dearer_form_is_judged() -> None:
     history = clean()
     for _ in range(5):
         history.record("cost", form="instance", **{**ROUND, "typed": 1.6})
-    assert failing(history) == {"cost_ratio", "admission_ratio"}
-
-
-def test_what_admission_costs_in_all_is_judged() -> None:
-    history = clean()
-    for _ in range(5):
-        history.record("cost", form="plain", **{**ROUND, "typed": 5.2, "baseline": 5.0})
-    assert failing(history) == {"admission_ratio"}
+    assert failing(history) == {"cost_ratio"}
 
 
 @pytest.mark.parametrize(
