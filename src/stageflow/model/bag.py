@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from stageflow.model.errors import StageflowError
 from stageflow.model.marks import reached
+from stageflow.model.sparse import Sparse
 
 
 class _Missing:
@@ -44,7 +45,7 @@ _new = tuple.__new__
 """Makes an Entry without the argument parsing of its constructor: this runs once per stage."""
 
 
-class OutputBag:
+class OutputBag(Sparse):
     """One accepted entry per (node, revision). Entries are only ever added; the value of one that
     a guard blocked is blanked.
 
@@ -64,6 +65,11 @@ class OutputBag:
         "withdrawn",
     )
 
+    held: list[Entry]
+    """Entries that had to pass guards, as they were before; blanked when blocked."""
+    _position: dict[int, int]
+    sparse: ClassVar = {"held": list, "_position": dict}
+
     def __init__(
         self, nodes: int, *, epoch: int = 1, names: Mapping[str, int] | None = None
     ) -> None:
@@ -73,11 +79,8 @@ class OutputBag:
         self.names = names
         self.values: list[Any] = [MISSING] * nodes
         self.accepted: list[Entry] = []
-        self.held: list[Entry] = []
-        """Entries that had to pass guards, as they were before; blanked when blocked."""
         self.withdrawn = bytearray(nodes)
         """1 for a node whose value was blocked: it has none, and can't be given another."""
-        self._position: dict[int, int] = {}
         self._indexed = 0
 
     @property

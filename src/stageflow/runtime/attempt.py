@@ -120,9 +120,10 @@ class Attempt:
         self._timer: asyncio.TimerHandle | None = None
         self._grace: asyncio.TimerHandle | None = None
 
-    def arm(self, deadline_s: float, grace_s: float) -> None:
-        """Stop it at `deadline_s` of the loop's clock."""
-        self._timer = self.loop.call_at(deadline_s, self.stop, "timeout", grace_s)
+    def arm(self, deadline_s: float, grace_s: float, context: Context) -> None:
+        """Stop it at `deadline_s` of the loop's clock. The timer runs in `context`, which is the
+        engine's: a copy of its own would be one more object for each stage that waits."""
+        self._timer = self.loop.call_at(deadline_s, self.stop, "timeout", grace_s, context=context)
 
     def stop(self, why: str, grace_s: float) -> None:
         """Ask it to stop; kill it `grace_s` later. The first reason counts."""
@@ -214,7 +215,6 @@ class Resumption:
         coroutine, run = attempt.coroutine, attempt.context.run
         yielded = self._yielded
         send: Callable[..., Any] = coroutine.send
-        throw: Callable[..., Any] = coroutine.throw
         while True:
             # What sleeps, locks and queues yield is a plain future, which ends when cancelled.
             if getattr(type(yielded), "cancel", _PLAIN_CANCEL) is not _PLAIN_CANCEL:
@@ -231,7 +231,7 @@ class Resumption:
                     attempt.close()
                     raise Killed from None
                 try:
-                    yielded = run(throw, error)
+                    yielded = run(coroutine.throw, error)
                 except StopIteration as stop:
                     return stop.value
             else:

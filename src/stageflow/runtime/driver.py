@@ -65,7 +65,6 @@ class Driver(Sparse):
         "bag",
         "bug",
         "candidates",
-        "children",
         "context",
         "deadline_in_s",
         "deadline_s",
@@ -142,8 +141,6 @@ class Driver(Sparse):
     """Token to attempt of what is being refused now."""
     retries: dict[int, asyncio.TimerHandle]
     quarantined: list[str]
-    children: dict[asyncio.Task[Any], Driver]
-    """Runs that stages have started and that have not ended, by their task in `workers`."""
     keys: dict[tuple[int, str], bool]
     """(node, key) of every child started here: whether it is under way."""
     watchers: list[asyncio.Future[Run[Any]]]
@@ -161,7 +158,6 @@ class Driver(Sparse):
         "late_attempts": dict,
         "retries": dict,
         "quarantined": list,
-        "children": dict,
         "keys": dict,
         "watchers": list,
         "due_wall_s": dict,
@@ -218,7 +214,8 @@ class Driver(Sparse):
         """Nodes that may start now, in order of readiness."""
         self.attempts: dict[int, Attempt] = {}
         """Waiting stages by node."""
-        self.workers: set[asyncio.Task[Any]] = set()
+        self.workers: dict[asyncio.Task[Any], Driver | None] = {}
+        """The engine's own tasks; with the run that it drives, for a child's."""
         self.starting = 0
         """Workers that were made and have not run yet; they will look at `ready`."""
         self.held: set[int] = set()
@@ -414,11 +411,12 @@ class Driver(Sparse):
     async def _end_tasks(self) -> None:
         """Ends child runs and whatever else stages have left behind."""
         over_by_s = self._over_by_s()
-        for child in list(self.children.values()):
+        for child in [child for child in self.workers.values() if child is not None]:
             child.cancel("parent_ended", over_by_s=over_by_s)
         left = await end_lingering(self, workers=self.workers, over_by_s=over_by_s)
-        if self.children:
-            await self._settled(self.children)
+        children = [task for task, child in self.workers.items() if child is not None]
+        if children:
+            await self._settled(children)
             left += await end_lingering(self, workers=self.workers, over_by_s=over_by_s)
         for name in left:
             self._quarantine(name)
@@ -503,8 +501,8 @@ class Driver(Sparse):
     def _hire(self) -> None:
         self.starting += 1
         task = self.loop.create_task(self._work(), context=self.neutral.copy())
-        self.workers.add(task)
-        task.add_done_callback(self.workers.discard)
+        self.workers[task] = None
+        task.add_done_callback(self.workers.pop, context=self.neutral)
 
     async def _work(self) -> None:
         """Takes ready nodes, one after another, until there are none."""
@@ -606,7 +604,7 @@ class Driver(Sparse):
             node=node.index, token=token, coroutine=coroutine, context=context, loop=self.loop
         )
         self.attempts[node.index] = attempt
-        attempt.arm(started_s + node.timeout_s, self.limits.grace_s)
+        attempt.arm(started_s + node.timeout_s, self.limits.grace_s, self.neutral)
         raw: Any = MISSING
         try:
             raw = await attempt.wait(yielded)
@@ -915,8 +913,8 @@ class Driver(Sparse):
             self._wake_worker()
             return
         task = self.loop.create_task(self._done_aside(actions), context=self.neutral.copy())
-        self.workers.add(task)
-        task.add_done_callback(self.workers.discard)
+        self.workers[task] = None
+        task.add_done_callback(self.workers.pop, context=self.neutral)
 
     async def _done_aside(self, actions: Sequence[Action]) -> None:
         try:
@@ -1193,16 +1191,14 @@ class Driver(Sparse):
         task = self.loop.create_task(child.execute(first), context=context)
         child.parent = self
         child.left = self.loop.create_future()
-        self.workers.add(task)
-        self.children[task] = child
-        task.add_done_callback(child._leave)
+        self.workers[task] = child
+        task.add_done_callback(child._leave, context=self.neutral)
         return task
 
     def _leave(self, task: asyncio.Task[Run[Any]]) -> None:
         """This child is over: its parent forgets it, and the stage that started it goes on."""
         assert self.parent is not None and self.left is not None, "only a child leaves"
-        self.parent.workers.discard(task)
-        self.parent.children.pop(task)
+        self.parent.workers.pop(task)
         if not self.left.done():
             self.left.set_result(None)
         elif not task.cancelled():

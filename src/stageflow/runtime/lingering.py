@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Collection
 from contextvars import Context, ContextVar
 from typing import Any, Protocol
 
@@ -27,7 +28,7 @@ RUN: ContextVar[Kin | None] = ContextVar("stageflow_run", default=None)
 
 
 async def end_lingering(
-    owner: Kin, *, workers: set[asyncio.Task[Any]], over_by_s: float
+    owner: Kin, *, workers: Collection[asyncio.Task[Any]], over_by_s: float
 ) -> list[str]:
     """Ends the tasks of `owner`'s stages, and those that child runs which are over left behind.
 
@@ -62,7 +63,7 @@ def _is_over(task: asyncio.Task[Any]) -> bool:
     return getattr(task.get_coro(), "cr_frame", None) is None
 
 
-def _tasks_of(owner: Kin, workers: set[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
+def _tasks_of(owner: Kin, workers: Collection[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
     current = asyncio.current_task()
     return [
         task

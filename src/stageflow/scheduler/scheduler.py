@@ -94,20 +94,20 @@ class Scheduler(Sparse):
     failures: dict[int, str]
     """FAILED nodes in order of failure: reason code."""
     abandoned_count: dict[int, int]
-    sparse: ClassVar = dict.fromkeys(
-        (
-            "gates_left",
-            "wishes",
-            "redactor",
-            "decisions",
-            "arrived",
-            "branch",
-            "cause",
-            "failures",
-            "abandoned_count",
-        ),
-        dict,
-    )
+    records: list[Record]
+    """Since the driver last took them; in order."""
+    sparse: ClassVar = {
+        "gates_left": dict,
+        "wishes": dict,
+        "redactor": dict,
+        "decisions": dict,
+        "arrived": dict,
+        "branch": dict,
+        "cause": dict,
+        "failures": dict,
+        "abandoned_count": dict,
+        "records": list,
+    }
 
     def __init__(
         self, program: Program, *, seed: int = 0, writes: bool = True, parks: bool = True
@@ -124,8 +124,6 @@ class Scheduler(Sparse):
         self.seed = seed
         self.writes = writes
         self.parks = parks
-        self.records: list[Record] = []
-        """Since the driver last took them; in order."""
         self.seq = 0
         """Sequence number of the last record."""
         self.status: list[NodeState] = [WAITING] * count
