@@ -13,14 +13,13 @@ this module has no reader for, is left to freezing as a whole.
 
 from __future__ import annotations
 
-import datetime
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from stageflow.model import boxes, objects
 from stageflow.model.boxes import FLAT, Frozen, thaw
-from stageflow.model.freezing import LEAVES
+from stageflow.model.freezing import LEAVES, is_moment
 from stageflow.model.values import Freezer, is_leaf
 
 Copier = Callable[[Any], Any]
@@ -32,7 +31,6 @@ _SHARED = frozenset({"int", "str", "float", "bool", "none", "decimal", "complex"
 """Schema types whose values are exact builtins, whatever subclass came in (pydantic-core 2.50)."""
 _EMPTY: frozenset[Any] = frozenset({list, dict, set})
 """Factories of empty containers."""
-_MOMENTS = frozenset({datetime.datetime, datetime.time})
 _SLOTS = frozenset({"__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__"})
 
 
@@ -124,9 +122,7 @@ class _Reader:
 
     def settled(self, value: Any) -> Any:
         """What stands on an island."""
-        if is_leaf(value):
-            return value
-        if type(value) in _MOMENTS and (value.tzinfo is None or value.tzinfo is datetime.UTC):
+        if type(value) in LEAVES or is_moment(value):
             return value
         return self._freeze(value)
 

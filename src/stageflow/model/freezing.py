@@ -30,10 +30,28 @@ LEAVES: frozenset[type] = frozenset(
 """Exact types whose every instance is immutable in C and holds nothing else."""
 
 ALL_LEAVES = LEAVES.issuperset
+_MOMENTS = frozenset({datetime.datetime, datetime.time})
 _all_text = frozenset({str}).issuperset
 
 _OPEN: Any = object()
 """Stands in the memo for a value that is still being taken apart."""
+
+
+def is_moment(value: Any) -> bool:
+    """True for a date or time of day whose zone is none or a fixed one: immutable, holding leaves.
+
+    A zone hands out the very objects it was made of, so these must be leaves too.
+    """
+    if type(value) not in _MOMENTS:
+        return False
+    zone = value.tzinfo
+    if zone is None or zone is datetime.UTC:
+        return True
+    return (
+        type(zone) is datetime.timezone
+        and type(zone.tzname(None)) is str
+        and type(zone.utcoffset(None)) is datetime.timedelta
+    )
 
 
 Handler = Callable[["Walk", Any], Any]
@@ -254,7 +272,7 @@ def _array(walk: Walk, value: array[Any]) -> Frozen:
 
 def _zoned(walk: Walk, value: datetime.datetime | datetime.time) -> Any:
     zone = value.tzinfo
-    if zone is not None:
+    if not is_moment(value):
         try:
             walk.visit(zone)
         except Refusal as refusal:
@@ -263,7 +281,7 @@ def _zoned(walk: Walk, value: datetime.datetime | datetime.time) -> Any:
 
 
 def _timezone(walk: Walk, value: datetime.timezone) -> Any:
-    """A zone hands out the very objects it was made of, so these must be leaves too."""
+    """See `is_moment`."""
     for held in (value.tzname(None), value.utcoffset(None)):
         if type(held) not in LEAVES:
             raise unknown(type(held))
