@@ -8,12 +8,13 @@ OUT ?= out
 # The first of these that runs and is new enough is taken; PYTHON=/path/to/python goes before them.
 CANDIDATES := $(PYTHON) python3.11 python3.12 python3.13 python3.14 python3 python
 
-.PHONY: help lab test check format errors bench clean
+.PHONY: help lab test check docs format errors bench clean
 
 help:
 	@echo "make lab     rows of the roadmap, the example killed and resumed, an HTML report in $(OUT)/"
 	@echo "make test    all tests; ARGS='tests/lab -x' runs some"
 	@echo "make check   style, types, layers, and the shape of the tree"
+	@echo "make docs    the documentation as a site in site/; a broken link fails"
 	@echo "make format  puts Python files into the project's format"
 	@echo "make errors  renews docs/errors.md from the pages in docs/errors/"
 	@echo "make bench   every benchmark, beside its floor"
@@ -33,6 +34,10 @@ check: $(READY)
 	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/python -m pytest tests/shape tests/typing
 
+docs: $(READY)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "open site/index.html; its search needs a server: python -m http.server --directory site"
+
 format: $(READY)
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
@@ -47,7 +52,7 @@ bench: $(READY)
 	done; exit $$status
 
 clean:
-	@rm -rf .venv $(OUT) .stageflow .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf .venv $(OUT) site .stageflow .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find src tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml

@@ -1,4 +1,4 @@
-"""Runs the first Python block of each error page and says which codes it met, as JSON.
+"""Runs the blocks of each error page and says which codes the first one met, as JSON.
 
 `python error_examples.py PAGE...` runs each page in a forked child with an empty folder of its own:
 an example may close descriptors, exhaust limits or end its process without hurting the others.
@@ -6,9 +6,6 @@ an example may close descriptors, exhaust limits or end its process without hurt
 
 from __future__ import annotations
 
-import ast
-import asyncio
-import inspect
 import json
 import os
 import re
@@ -19,37 +16,46 @@ import traceback
 import types
 from pathlib import Path
 
+from code_blocks import RUN, CodeBlock, blocks, printed_by, run_python
+
 from stageflow.model.errors import BuildErrors, StageflowError
 
-FENCE = re.compile(r"^```python([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LIMIT_S = 30
+CODE = re.compile(r"^\[([a-z]+\.[a-z_]+)\]", re.MULTILINE)
 
 
 def run(page: Path) -> list[str]:
-    """The codes that the page's example met; or one line that says what happened instead.
+    """The codes that the page's first block met, and a line for each thing that went wrong.
+
+    Later blocks show what to do, so they must run, in the module that the first one left.
+    """
+    module = types.ModuleType("example")
+    sys.modules[module.__name__] = module
+    example, *mended = [block for block in blocks(page.read_text("utf-8")) if block.language in RUN]
+    met = [page.stem] if example.not_run else _met(example, module, page)
+    for block in mended:
+        if not block.not_run:
+            met += [f"line {block.line} meets {code}" for code in _met(block, module, page)]
+    return met or ["nothing was raised"]
+
+
+def _met(block: CodeBlock, module: types.ModuleType, page: Path) -> list[str]:
+    """The codes that a block meets; or one line that says what happened instead.
 
     A stage's failure is data: the codes that a variable `run` tells of are met as well.
     """
-    text = page.read_text(encoding="utf-8")
-    block = FENCE.search(text)
-    if block is None:
-        return [page.stem] if "```console" in text else ["no example"]
-    if "fragment" in block[1]:
-        return [page.stem]
-    module = types.ModuleType("example")
-    sys.modules[module.__name__] = module
+    if block.language == "console":
+        return CODE.findall(printed_by(block, Path.cwd()))
+    vars(module).pop("run", None)
     try:
-        code = compile(block[2], str(page.name), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-        result = types.FunctionType(code, vars(module))()
-        if inspect.iscoroutine(result):
-            asyncio.run(result)
+        run_python(block, module, str(page.name))
     except BuildErrors as error:
         return [error.code, *(each.code for each in error.errors)]
     except StageflowError as error:
         return [error.code, *_recorded(module)]
     except BaseException as error:  # whatever an example raises is what this program reports
         return [traceback.format_exception_only(error)[-1].strip()]
-    return _recorded(module) or ["nothing was raised"]
+    return _recorded(module)
 
 
 def _recorded(module: types.ModuleType) -> list[str]:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import ast
-import asyncio
-import inspect
 import json
 import re
 import subprocess
 import sys
+import tomllib
 import types
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
-FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+from tests.shape.code_blocks import (
+    ROOT,
+    CodeBlock,
+    blocks,
+    compiled,
+    run_console,
+    run_python,
+)
+
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)")
 
-PROGRAMS = sorted(
+PAGES = sorted(
     path.relative_to(ROOT).as_posix()
-    for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
-    if path.parent.name != "errors" and "```python" in path.read_text(encoding="utf-8")
+    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    if path.parent.name != "errors"
 )
+WITH_CODE = [page for page in PAGES if "```" in (ROOT / page).read_text(encoding="utf-8")]
 ERROR_PAGES = sorted(path.stem for path in (ROOT / "docs" / "errors").glob("*.md"))
 
 MACHINE = re.compile(
@@ -30,22 +36,29 @@ MACHINE = re.compile(
 )
 
 
-@pytest.mark.parametrize("document", PROGRAMS)
-def test_python_code_in_documents_runs(document: str, in_tmp: Path) -> None:
-    """All `python` blocks of a page are one program, run from top to bottom.
+@pytest.mark.parametrize("page", WITH_CODE)
+def test_the_code_of_a_page_runs(page: str, in_tmp: Path) -> None:
+    """The blocks of a page are one program and one console, run from top to bottom in one folder.
 
-    A block marked ```python fragment is a part of something larger: it must only parse.
+    A python block that is not run must parse, and every block that is not run says why.
     """
-    text = (ROOT / document).read_text(encoding="utf-8")
-    name = "document_" + re.sub(r"\W", "_", document)
-    with _module(name) as module:
-        for language, marks, code in FENCE.findall(text):
-            if language != "python":
-                continue
-            if "fragment" in marks:
-                _compiled(code, document)
-            else:
-                _run(code, module, document)
+    with _module("document_" + re.sub(r"\W", "_", page)) as module:
+        for block in blocks((ROOT / page).read_text(encoding="utf-8")):
+            _hold(block, module, page, in_tmp)
+
+
+def _hold(block: CodeBlock, module: types.ModuleType, page: str, folder: Path) -> None:
+    match block.language:
+        case "python" if block.not_run:
+            compiled(block, page)
+        case "python":
+            run_python(block, module, page)
+        case "console" if not block.not_run:
+            run_console(block, folder)
+        case "json":
+            json.loads(block.code)
+        case "toml":
+            tomllib.loads(block.code)
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +79,10 @@ def met() -> dict[str, list[str]]:
 def test_the_example_of_an_error_page_raises_that_error(
     code: str, met: dict[str, list[str]]
 ) -> None:
-    """The first `python` block is the example, and ends with the error; later ones mend it.
-
-    A block marked ```python fragment is not run: its error needs what a page can't bring along.
-    """
+    """The first block is the example, and ends with the error; later ones show what to do."""
     assert code in met[code], f"docs/errors/{code}.md raises {met[code]} instead"
+    wrong = [line for line in met[code] if line.startswith("line ")]
+    assert not wrong, f"docs/errors/{code}.md: {wrong}"
 
 
 def test_links_between_documents_lead_somewhere(tracked: tuple[Path, ...]) -> None:
@@ -94,19 +106,6 @@ def test_no_machine_shows_through(tracked: tuple[Path, ...]) -> None:
         if found
     ]
     assert not shown, f"paths of one machine don't belong in files: {shown}"
-
-
-def _compiled(code: str, name: str) -> types.CodeType:
-    return compile(code, f"<{name}>", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-
-
-def _run(code: str, module: types.ModuleType, name: str) -> None:
-    """Runs a block as `python -m asyncio` would: `await` is allowed outside functions."""
-    # The block is made the module's source, since annotations are read with the module's names.
-    entry = types.FunctionType(_compiled(code, name), vars(module))
-    result = entry()
-    if inspect.iscoroutine(result):
-        asyncio.run(result)
 
 
 class _module:

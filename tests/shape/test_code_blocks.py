@@ -1,0 +1,62 @@
+"""The rules for code blocks refuse what would never be run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.shape.code_blocks import BadBlock, blocks, printed_by, run_console
+
+
+def test_blocks_of_a_page_with_their_lines_and_reasons() -> None:
+    first, second = blocks(
+        "# Page\n\n```python\nx = 1\n```\n\n"
+        "<!-- not run: it takes minutes -->\n```console\n$ make\n```\n"
+    )
+    assert (first.language, first.code, first.line, first.not_run) == ("python", "x = 1\n", 4, None)
+    assert (second.language, second.not_run) == ("console", "it takes minutes")
+
+
+def test_a_reason_counts_for_the_next_block_only() -> None:
+    text = "<!-- not run: no key -->\n```python\n1\n```\n\n```python\n2\n```\n"
+    assert [block.not_run for block in blocks(text)] == ["no key", None]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```python fragment\nx\n```\n",
+        "```\nno language\n```\n",
+        "* a list\n\n    ```python\n    x\n    ```\n",
+        "~~~python\nx\n~~~\n",
+        "```yaml\nnot: run\n```\n",
+        "<!-- not run: -->\n```sql\nselect 1\n```\n",
+        "<!-- not run: no server -->\nwords between\n```sql\nselect 1\n```\n",
+        "```python\nnever closed\n",
+    ],
+)
+def test_what_would_never_be_run_is_refused(text: str) -> None:
+    with pytest.raises(BadBlock):
+        blocks(text)
+
+
+def test_a_console_prints_what_is_shown(in_tmp: Path) -> None:
+    (block,) = blocks(
+        "```console\n$ echo one; echo two 2; echo three\ntwo ...\nthree\n$ true\n```\n"
+    )
+    assert run_console(block, in_tmp) == "one\ntwo 2\nthree\n"
+
+
+@pytest.mark.parametrize("code", ["$ false", "$ echo one\ntwo", "$ echo one two\none"])
+def test_a_console_that_does_otherwise_fails(code: str, in_tmp: Path) -> None:
+    (block,) = blocks(f"```console\n{code}\n```\n")
+    with pytest.raises(AssertionError):
+        run_console(block, in_tmp)
+
+
+@pytest.mark.parametrize("code", ["ls", "output\n$ ls"])
+def test_a_console_begins_with_a_command(code: str, in_tmp: Path) -> None:
+    (block,) = blocks(f"```console\n{code}\n```\n")
+    with pytest.raises(BadBlock):
+        printed_by(block, in_tmp)
