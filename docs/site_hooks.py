@@ -54,16 +54,20 @@ def _named(nav: Any) -> Iterator[str]:
 
 
 def _filled(nav: Any, rest: list[str]) -> Any:
-    """The navigation with each pattern replaced by the pages of `rest` that lie in its folder."""
+    """The navigation with each pattern replaced by the pages of `rest` in its folder.
+
+    A section that has no page is left out.
+    """
     if isinstance(nav, dict):
-        return {title: _filled(part, rest) for title, part in nav.items()}
+        filled = {title: _filled(part, rest) for title, part in nav.items()}
+        return {title: part for title, part in filled.items() if part}
     if not isinstance(nav, list):
         return nav
-    filled: list[Any] = []
+    parts: list[Any] = []
     for part in nav:
         if isinstance(part, str) and part.endswith("*"):
             depth = part.count("/")
-            filled += [p for p in rest if fnmatchcase(p, part) and p.count("/") == depth]
+            parts += [page for page in rest if fnmatchcase(page, part) and page.count("/") == depth]
         else:
-            filled.append(_filled(part, rest))
-    return filled
+            parts.append(_filled(part, rest))
+    return [part for part in parts if part]
