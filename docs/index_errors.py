@@ -9,7 +9,7 @@ from pathlib import Path
 HEAD = """# Errors
 
 Every error a user can meet is a `StageflowError` with a stable code, the place where it happened
-and the mend. `error.code` is for programs, `str(error)` for people, `error.docs` is the page.
+and how to fix it. `error.code` is for programs, `str(error)` for people, `error.docs` is the page.
 """
 
 
