@@ -62,9 +62,14 @@ def blocks(text: str) -> tuple[CodeBlock, ...]:
         why = NOT_RUN.fullmatch(before.strip())
         language = fence["info"]
         if fence["indent"] or fence["mark"] != "```" or not re.fullmatch(r"\w+", language):
-            raise BadBlock(f"line {number}: {line!r} is not three backticks and one language")
+            raise BadBlock(
+                f"line {number}: {line!r} is not three backticks and one language; what can't be "
+                "run says why in a comment above it, <!-- not run: WHY -->"
+            )
         if why is None and language not in RUN + DATA:
-            raise BadBlock(f"line {number}: {language} is not run, and no comment says why")
+            raise BadBlock(
+                f"line {number}: {language} is not run; add <!-- not run: WHY --> above it"
+            )
         found.append(CodeBlock(language, "\n".join(code) + "\n", number + 1, why and why["why"]))
         before = ""
     return tuple(found)

@@ -15,7 +15,12 @@ import stageflow
 
 pytest.importorskip("mkdocs", reason="the extra `docs` brings it")
 
-REFERENCE = {"stageflow": "stageflow", "stageflow.testing": "testing", "stageflow.sim": "sim"}
+REFERENCE = {
+    "stageflow": "stageflow",
+    "stageflow.testing": "testing",
+    "stageflow.sim": "sim",
+    "stageflow_lab": "lab",
+}
 """Documented modules, and their pages in docs/reference/."""
 
 
