@@ -100,13 +100,14 @@ def run_python(block: CodeBlock, module: types.ModuleType, page: str) -> None:
 def run_console(block: CodeBlock, folder: Path) -> str:
     """Runs the lines that begin with `$ ` in a folder, and returns what they print.
 
-    Raises AssertionError when a command fails or does not print the lines shown below it, one after
-    the other; `...` in them stands for anything.
+    Raises AssertionError when a command does not print the lines shown below it, one after the
+    other, in which `...` stands for anything; or when it fails and nothing is shown below it.
     """
     printed = []
     for command, shown in _commands(block):
         done = _shell(command, folder)
-        assert done.returncode == 0, f"$ {command}\nexits {done.returncode}:\n{done.stdout}"
+        succeeded = done.returncode == 0
+        assert shown or succeeded, f"$ {command}\nexits {done.returncode}:\n{done.stdout}"
         lines = [re.escape(line.strip()).replace(r"\.\.\.", ".*") for line in shown]
         wanted = r"^\s*" + r"\s*\n\s*".join(lines) + r"\s*$"
         found = not lines or re.search(wanted, done.stdout, re.MULTILINE)

@@ -48,11 +48,18 @@ def test_a_console_prints_what_is_shown(in_tmp: Path) -> None:
     assert run_console(block, in_tmp) == "one\ntwo 2\nthree\n"
 
 
-@pytest.mark.parametrize("code", ["$ false", "$ echo one\ntwo", "$ echo one two\none"])
+@pytest.mark.parametrize(
+    "code", ["$ false", "$ echo one\ntwo", "$ echo one two\none", "$ echo one; false"]
+)
 def test_a_console_that_does_otherwise_fails(code: str, in_tmp: Path) -> None:
     (block,) = blocks(f"```console\n{code}\n```\n")
     with pytest.raises(AssertionError):
         run_console(block, in_tmp)
+
+
+def test_a_console_may_show_how_a_command_fails(in_tmp: Path) -> None:
+    (block,) = blocks("```console\n$ echo refused; false\nrefused\n```\n")
+    assert run_console(block, in_tmp) == "refused\n"
 
 
 @pytest.mark.parametrize("code", ["ls", "output\n$ ls"])
