@@ -30,6 +30,8 @@ NOT_RUN = re.compile(r"<!-- not run: (?P<why>\S.*) -->")
 RUN = ("python", "console")
 DATA = ("json", "toml", "text")
 """Languages that are looked at but not run; `text` is for output and drawings."""
+BEGUN = re.compile(r"^run (\w{20,})$", re.MULTILINE)
+"""How `stageflow run` tells the id of its run."""
 LIMIT_S = 60.0
 
 
@@ -97,27 +99,44 @@ def run_python(block: CodeBlock, module: types.ModuleType, page: str) -> None:
         asyncio.run(result)
 
 
-def run_console(block: CodeBlock, folder: Path) -> str:
-    """Runs the lines that begin with `$ ` in a folder, and returns what they print.
+class Console:
+    """Runs the console blocks of a page in a folder, as somebody would who reads it downwards.
 
-    Raises AssertionError when a command does not print the lines shown below it, one after the
-    other, in which `...` stands for anything; or when it fails and nothing is shown below it.
+    `RUN` in a command stands for the run that an earlier command began.
     """
-    printed = []
-    for command, shown in _commands(block):
-        done = _shell(command, folder)
-        succeeded = done.returncode == 0
-        assert shown or succeeded, f"$ {command}\nexits {done.returncode}:\n{done.stdout}"
-        lines = [re.escape(line.strip()).replace(r"\.\.\.", ".*") for line in shown]
-        wanted = r"^\s*" + r"\s*\n\s*".join(lines) + r"\s*$"
-        found = not lines or re.search(wanted, done.stdout, re.MULTILINE)
-        assert found, f"$ {command}\nprints\n{done.stdout}not\n{shown}"
-        printed.append(done.stdout)
-    return "".join(printed)
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._begun: str | None = None
+
+    def run(self, block: CodeBlock) -> str:
+        """Runs the lines that begin with `$ `, and returns what they print.
+
+        Raises AssertionError when a command does not print the lines shown below it, one after the
+        other, in which `...` stands for anything; or when it fails and nothing is shown below it.
+        """
+        printed = []
+        for written, shown in _commands(block):
+            command = re.sub(r"\bRUN\b", self._begun or "RUN", written)
+            done = _shell(command, self._folder)
+            _check(done, command, shown)
+            for begun in BEGUN.findall(done.stdout):
+                self._begun = begun
+            printed.append(done.stdout)
+        return "".join(printed)
+
+
+def _check(done: subprocess.CompletedProcess[str], command: str, shown: list[str]) -> None:
+    succeeded = done.returncode == 0
+    assert shown or succeeded, f"$ {command}\nexits {done.returncode}:\n{done.stdout}"
+    lines = [re.escape(line.strip()).replace(r"\.\.\.", ".*") for line in shown]
+    wanted = r"^\s*" + r"\s*\n\s*".join(lines) + r"\s*$"
+    found = not lines or re.search(wanted, done.stdout, re.MULTILINE)
+    assert found, f"$ {command}\nprints\n{done.stdout}not\n{shown}"
 
 
 def printed_by(block: CodeBlock, folder: Path) -> str:
-    """As run_console, for commands that are meant to fail."""
+    """What the commands of a block print, whether they succeed or not."""
     return "".join(_shell(command, folder).stdout for command, _ in _commands(block))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.shape.code_blocks import BadBlock, blocks, printed_by, run_console
+from tests.shape.code_blocks import BadBlock, Console, blocks, printed_by
 
 
 def test_blocks_of_a_page_with_their_lines_and_reasons() -> None:
@@ -45,7 +45,7 @@ def test_a_console_prints_what_is_shown(in_tmp: Path) -> None:
     (block,) = blocks(
         "```console\n$ echo one; echo two 2; echo three\ntwo ...\nthree\n$ true\n```\n"
     )
-    assert run_console(block, in_tmp) == "one\ntwo 2\nthree\n"
+    assert Console(in_tmp).run(block) == "one\ntwo 2\nthree\n"
 
 
 @pytest.mark.parametrize(
@@ -54,12 +54,22 @@ def test_a_console_prints_what_is_shown(in_tmp: Path) -> None:
 def test_a_console_that_does_otherwise_fails(code: str, in_tmp: Path) -> None:
     (block,) = blocks(f"```console\n{code}\n```\n")
     with pytest.raises(AssertionError):
-        run_console(block, in_tmp)
+        Console(in_tmp).run(block)
 
 
 def test_a_console_may_show_how_a_command_fails(in_tmp: Path) -> None:
     (block,) = blocks("```console\n$ echo refused; false\nrefused\n```\n")
-    assert run_console(block, in_tmp) == "refused\n"
+    assert Console(in_tmp).run(block) == "refused\n"
+
+
+def test_run_stands_for_the_run_that_a_page_began(in_tmp: Path) -> None:
+    begun, resumed = blocks(
+        "```console\n$ echo run 06h163ivqu5u6n1r121q09ma6o\n```\n"
+        "```console\n$ echo resume RUN\nresume 06h163ivqu5u6n1r121q09ma6o\n```\n"
+    )
+    console = Console(in_tmp)
+    console.run(begun)
+    console.run(resumed)
 
 
 @pytest.mark.parametrize("code", ["ls", "output\n$ ls"])

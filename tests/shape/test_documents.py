@@ -15,9 +15,9 @@ import pytest
 from tests.shape.code_blocks import (
     ROOT,
     CodeBlock,
+    Console,
     blocks,
     compiled,
-    run_console,
     run_python,
 )
 
@@ -42,19 +42,20 @@ def test_the_code_of_a_page_runs(page: str, in_tmp: Path) -> None:
 
     A python block that is not run must parse, and every block that is not run says why.
     """
+    console = Console(in_tmp)
     with _module("document_" + re.sub(r"\W", "_", page)) as module:
         for block in blocks((ROOT / page).read_text(encoding="utf-8")):
-            _hold(block, module, page, in_tmp)
+            _hold(block, module, page, console)
 
 
-def _hold(block: CodeBlock, module: types.ModuleType, page: str, folder: Path) -> None:
+def _hold(block: CodeBlock, module: types.ModuleType, page: str, console: Console) -> None:
     match block.language:
         case "python" if block.not_run:
             compiled(block, page)
         case "python":
             run_python(block, module, page)
         case "console" if not block.not_run:
-            run_console(block, folder)
+            console.run(block)
         case "json":
             json.loads(block.code)
         case "toml":
