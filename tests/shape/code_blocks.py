@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import inspect
 import os
 import re
+import signal
 import subprocess
 import sys
 import types
@@ -157,7 +159,7 @@ def _shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}",
     }
-    return subprocess.run(
+    with subprocess.Popen(
         ["sh", "-c", command],
         cwd=folder,
         env=environment,
@@ -165,6 +167,13 @@ def _shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
+        start_new_session=True,
+    ) as shell:
+        try:
+            printed, _ = shell.communicate(timeout=LIMIT_S)
+        except subprocess.TimeoutExpired as slow:
+            raise AssertionError(f"$ {command}\ntakes more than {LIMIT_S:.0f} s") from slow
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(shell.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(command, shell.returncode, printed)

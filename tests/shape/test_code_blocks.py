@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.shape import code_blocks
 from tests.shape.code_blocks import BadBlock, Console, blocks, printed_by
 
 
@@ -60,6 +61,15 @@ def test_a_console_that_does_otherwise_fails(code: str, in_tmp: Path) -> None:
 def test_a_console_may_show_how_a_command_fails(in_tmp: Path) -> None:
     (block,) = blocks("```console\n$ echo refused; false\nrefused\n```\n")
     assert Console(in_tmp).run(block) == "refused\n"
+
+
+def test_a_command_that_takes_too_long_is_ended(
+    in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(code_blocks, "LIMIT_S", 0.1)
+    (block,) = blocks("```console\n$ while true; do echo; done > /dev/null\n```\n")
+    with pytest.raises(AssertionError, match="takes more than"):
+        Console(in_tmp).run(block)
 
 
 def test_run_stands_for_the_run_that_a_page_began(in_tmp: Path) -> None:
