@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from stageflow import (
     ContractError,
+    JournalError,
     Pipeline,
     RunError,
     Runtime,
@@ -16,6 +17,9 @@ from stageflow import (
     transform,
     work,
 )
+from stageflow.journal.journal import GroupCommit
+from stageflow.journal.memory import MemoryStore
+from stageflow.model.record import Record
 from stageflow.sim import Sim, SimJournal, simulate
 from stageflow.testing import memory_journal
 
@@ -61,6 +65,42 @@ async def test_a_suspended_run_holds_no_task_and_goes_on_when_answered() -> None
             r for r in (await runtime.load(run.id)).records if r.node == "signed" and r.is_accepted
         ]
         assert (answer.data["by"], answer.data["shown"]) == ("ada", question.shown_hash)
+
+
+async def test_an_answer_is_on_record_when_signal_returns() -> None:
+    async with Runtime(journal=memory_journal()) as runtime:
+        run = await desk.using(runtime=runtime).run(topic="hi")
+        handle = await runtime.signal(run.id, "signed", {"yes": True}, by="ada", pipeline=desk)
+        records = (await runtime.load(run.id)).records
+        assert [r.data["by"] for r in records if r.node == "signed" and r.is_accepted] == ["ada"]
+        assert (await handle).output == "hi:True"
+
+
+async def test_an_answer_that_is_not_on_record_is_no_answer() -> None:
+    """
+    1. the run is claimed; then the disk is full
+    2. signal raises what kept the answer from being recorded
+    3. with room on the disk, the run is taken up, asks again, and takes an answer
+    """
+
+    class Filling(GroupCommit):
+        is_full = False
+
+        async def append(self, run: str, epoch: int, records: tuple[Record, ...]) -> None:
+            if self.is_full:
+                raise JournalError("journal.write_failed", "no room is left")
+            await super().append(run, epoch, records)
+
+    journal = Filling(MemoryStore())
+    async with Runtime(journal=journal) as runtime:
+        run = await desk.using(runtime=runtime).run(topic="hi")
+        journal.is_full = True
+        with pytest.raises(JournalError, match="no room"):
+            await runtime.signal(run.id, "signed", {"yes": True}, by="ada", pipeline=desk)
+        journal.is_full = False
+        assert (await runtime.resume(run.id, pipeline=desk)).status == "suspended"
+        handle = await runtime.signal(run.id, "signed", {"yes": False}, by="ada", pipeline=desk)
+        assert (await handle).output == "hi:False"
 
 
 async def test_an_answer_is_given_once() -> None:

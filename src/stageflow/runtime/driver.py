@@ -92,6 +92,7 @@ class Driver(Sparse):
         "needs_end",
         "neutral",
         "nodes",
+        "opened",
         "original",
         "over_by_s",
         "parent",
@@ -247,6 +248,8 @@ class Driver(Sparse):
         self.started_s = 0.0
         self.spreads = False
         self.is_open = False
+        self.opened: asyncio.Future[None] | None = None
+        """Done when what a run begins with is durable; None when nobody waits for that."""
         self.asked: str | None = None
         """Why somebody cancelled the run before it was open."""
         self.first: list[Action] | None = None
@@ -375,6 +378,8 @@ class Driver(Sparse):
             first = self._start() if self.history is None else self.first
         assert first is not None
         self.is_open = True
+        if self.opened is not None and not self.opened.done():
+            self.opened.set_result(None)
         self._apply(first)
         self._wake_worker()
         if self.asked is not None:

@@ -149,7 +149,9 @@ class Runtime:
         pipeline: Pipeline[Any] | None = None,
         events: Sequence[Subscription] = (),
     ) -> Handle[Any]:
-        """Answers the question of `node` durably and lets the run go on; await the handle for it.
+        """Answers the question of `node` and lets the run go on; await the handle to see its end.
+
+        The answer is durable when this returns.
 
         `by` says who answered and is kept in the journal. `shown` is the hash of what that person
         saw, from `waiting`: an answer about other content is refused (`run.answer_stale`), as is
@@ -166,7 +168,7 @@ class Runtime:
             # The claim is on record: leave the run suspended as it was, and owned by nobody.
             await driver.execute(actions)
             raise
-        return Handle.start(driver, answered)
+        return await Handle.opened(driver, answered)
 
     async def cancel(
         self, run: str, *, reason: str = "by_user", pipeline: Pipeline[Any] | None = None
