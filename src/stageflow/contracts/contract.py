@@ -70,6 +70,16 @@ class Contract:
         """The type's short name, as errors show it: `list[str]`."""
         return describe(self.annotation)
 
+    def schema(self) -> dict[str, Any]:
+        """JSON Schema of what is admitted; empty for a type that has none."""
+        from pydantic import TypeAdapter  # slow to import; only who shows a form asks for it
+        from pydantic.errors import PydanticInvalidForJsonSchema
+
+        try:
+            return TypeAdapter(self.annotation).json_schema()
+        except PydanticInvalidForJsonSchema:
+            return {}
+
     def admit(self, value: Any, freezer: Freezer) -> Any:
         """The canonical form of the validated value.
 
