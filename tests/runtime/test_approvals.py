@@ -19,9 +19,9 @@ from stageflow import (
 )
 from stageflow.journal.journal import GroupCommit
 from stageflow.journal.memory import MemoryStore
-from stageflow.model.record import Record
+from stageflow.model.record import Record, RecordType
 from stageflow.sim import Sim, SimJournal, simulate
-from stageflow.testing import memory_journal
+from stageflow.testing import crash_at_every_record, memory_journal
 
 
 class Verdict(BaseModel):
@@ -142,6 +142,62 @@ async def test_taking_a_suspended_run_up_without_an_answer_leaves_it_suspended()
         run = await desk.using(runtime=runtime).run(topic="hi")
         assert (await runtime.resume(run.id, pipeline=desk)).status == "suspended"
         assert (await runtime.runs())[0].status == "suspended"
+
+
+def test_a_question_survives_a_crash_at_every_record() -> None:
+    sent: list[str] = []
+
+    @work(keyed=True)
+    async def post(draft: list[str], signed: Verdict) -> str:
+        sent.append(draft[0])
+        return f"{draft[0]}:{signed.yes}"
+
+    pipeline = Pipeline("desk", [draft, signed, post], inputs={"topic": str}, outputs=post)
+    crashes = crash_at_every_record(
+        pipeline, {"topic": "hi"}, answers={"signed": {"yes": True}}, before_each=sent.clear
+    )
+    assert [crash.run.output for crash in crashes] == ["hi:True"] * len(crashes)
+    assert len(crashes) == 10, "start, intent, outcome, asked, end; claim, answer, post twice, end"
+    for crash in crashes:
+        records = crash.history.records
+        assert sum(r.node == "signed" and r.is_accepted for r in records) == 1
+        assert sum(r.type is RecordType.ASKED for r in records) == 1
+
+
+def test_a_question_of_a_run_that_failed_is_put_again_with_its_whole_time() -> None:
+    """
+    1. one branch asks a person, with an hour to answer; the other fails and ends the run
+    2. two hours later the run is resumed: the other branch goes on, the question is put again
+    3. it is listed, and expires an hour from then
+    """
+    works = False
+
+    @transform
+    async def shaky(draft: list[str]) -> str:
+        if not works:
+            raise ConnectionError
+        return draft[0]
+
+    hour = approval("signed", Verdict, of=draft, expires=3600.0)
+    pipeline = Pipeline("desk", [draft, hour, shaky, send], inputs={"topic": str})
+
+    async def main(sim: Sim) -> tuple[str, int, int]:
+        nonlocal works
+        runtime = Runtime(journal=SimJournal(sim).as_owner("one"), clock=sim.clock)
+        run = await pipeline.using(runtime=runtime).run(topic="hi")
+        assert run.status == "failed"
+        assert await runtime.waiting(run.id, pipeline=pipeline) == []
+        works = True
+        await asyncio.sleep(7200)
+        again = await runtime.resume(run.id, pipeline=pipeline)
+        (question,) = await runtime.waiting(run.id, pipeline=pipeline)
+        assert question.expires_wall_s is not None
+        left_s = question.expires_wall_s - runtime.clock.wall_s()
+        await asyncio.sleep(3000)
+        handle = await runtime.signal(run.id, "signed", {"yes": True}, by="ada", pipeline=pipeline)
+        return again.status, round(left_s), len((await handle).output)
+
+    assert simulate(main, seed=1).value == ("suspended", 3600, 2)
 
 
 async def test_without_a_journal_the_run_waits_alive_and_its_handle_takes_the_answer() -> None:

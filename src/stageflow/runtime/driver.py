@@ -27,6 +27,7 @@ from stageflow.model.errors import JournalError, RunError, StageflowError
 from stageflow.model.identity import Identity
 from stageflow.model.marks import reached
 from stageflow.model.outputs import Allow, Feedback, OutcomeKind, Revise, StageOutput
+from stageflow.model.record import RecordType
 from stageflow.model.snapshot import ContextSnapshot
 from stageflow.model.sparse import Sparse
 from stageflow.model.values import Frozen, content_hash, thaw
@@ -349,12 +350,16 @@ class Driver(Sparse):
             self.deps = await self.runtime.open_deps(self)
         if self.history is not None:
             if self.recovered:
-                if self.needs_end and not self.scheduler.records:
+                if self.needs_end and self.scheduler.ending is not None and not self._ends():
                     self.scheduler.restate_end()
                 await self.history.commit(self)
             else:
                 self.first = self._start()
                 await self.history.create(self)
+
+    def _ends(self) -> bool:
+        """True when the run's end is among the records to be written."""
+        return any(record.type is RecordType.RUN_ENDED for record in self.scheduler.records)
 
     def _start(self) -> list[Action]:
         absent = []

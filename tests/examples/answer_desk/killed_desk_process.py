@@ -92,7 +92,10 @@ async def taken_up(folder: Path) -> dict[str, Any]:
         run: Run[Any] = await runtime.resume(RUN, pipeline=desk)
         waited = run.status == "suspended"
         if waited:
-            run = await (await runtime.signal(RUN, "release", WORD, by="second", pipeline=desk))
+            (question,) = await runtime.waiting(RUN, pipeline=desk)
+            seen = question.shown_hash
+            word = runtime.signal(RUN, "release", WORD, by="second", shown=seen, pipeline=desk)
+            run = await (await word)
         after = await runtime.load(RUN)
     return {
         "records": len(before.records),
