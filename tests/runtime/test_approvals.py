@@ -14,6 +14,7 @@ from stageflow import (
     RunError,
     Runtime,
     approval,
+    first_of,
     transform,
     work,
 )
@@ -162,6 +163,87 @@ def test_a_question_survives_a_crash_at_every_record() -> None:
         records = crash.history.records
         assert sum(r.node == "signed" and r.is_accepted for r in records) == 1
         assert sum(r.type is RecordType.ASKED for r in records) == 1
+
+
+@pytest.mark.parametrize("how", ["resume", "cancel", "signal"])
+def test_whoever_comes_after_the_time_of_a_question_finds_the_run_failed(how: str) -> None:
+    short = approval("signed", Verdict, of=draft, expires=60.0)
+    pipeline = Pipeline("desk", [draft, short, send], inputs={"topic": str}, outputs=send)
+
+    async def main(sim: Sim) -> tuple[str, str]:
+        runtime = Runtime(journal=SimJournal(sim).as_owner("one"), clock=sim.clock)
+        run = await pipeline.using(runtime=runtime).run(topic="hi")
+        await asyncio.sleep(61)
+        if how == "resume":
+            run = await runtime.resume(run.id, pipeline=pipeline)
+            assert (run.status, run.reason) == ("failed", "expired")
+        elif how == "cancel":
+            run = await runtime.cancel(run.id, pipeline=pipeline)
+            assert (run.status, run.reason) == ("failed", "expired")
+        else:
+            with pytest.raises(RunError):
+                await runtime.signal(run.id, "signed", {"yes": True}, by="eve", pipeline=pipeline)
+        (summary,) = await runtime.runs()
+        return summary.status, summary.reason
+
+    assert simulate(main, seed=1).value == ("failed", "expired")
+
+
+def test_a_question_that_nobody_answered_makes_way_for_another_branch() -> None:
+    isolated = approval("signed", Verdict, of=draft, expires=60.0, on_failure="isolate")
+
+    @transform
+    async def by_person(signed: Verdict) -> str:
+        return "a person"
+
+    @transform
+    async def by_rule(draft: list[str]) -> str:
+        return "the rule"
+
+    either = first_of(by_person, by_rule, name="either")
+    after = send.named("after", draft=draft, signed=isolated)
+    stages = [draft, isolated, by_person, by_rule, either, after]
+    pipeline = Pipeline("desk", stages, inputs={"topic": str}, outputs=either)
+
+    async def main(sim: Sim) -> tuple[str, str, str]:
+        runtime = Runtime(journal=SimJournal(sim).as_owner("one"), clock=sim.clock)
+        run = await pipeline.using(runtime=runtime).run(topic="hi")
+        assert run.status == "suspended"
+        await asyncio.sleep(61)
+        run = await runtime.resume(run.id, pipeline=pipeline)
+        return run.status, run.reason, run[either]
+
+    assert simulate(main, seed=1).value == ("partial", "expired", "the rule")
+
+
+def test_the_time_of_one_question_runs_on_while_another_is_answered() -> None:
+    """
+    1. two questions stand, one of them for a minute more
+    2. the other is answered, and the run goes on for an hour
+    3. the first has expired meanwhile: an answer to it is refused
+    """
+    short = approval("short", Verdict, of=draft, expires=120.0, on_failure="isolate")
+
+    @transform(timeout=7200.0)
+    async def slow(signed: Verdict) -> bool:
+        await asyncio.sleep(3600)
+        return signed.yes
+
+    pipeline = Pipeline("desk", [draft, short, signed, slow], inputs={"topic": str}, outputs=slow)
+
+    async def main(sim: Sim) -> tuple[str, str, bool]:
+        runtime = Runtime(journal=SimJournal(sim).as_owner("one"), clock=sim.clock)
+        run = await pipeline.using(runtime=runtime).run(topic="hi")
+        await asyncio.sleep(60)
+        handle = await runtime.signal(run.id, "signed", {"yes": True}, by="ada", pipeline=pipeline)
+        await asyncio.sleep(120)
+        with pytest.raises(RunError) as late:
+            await runtime.signal(run.id, "short", {"yes": True}, by="eve")
+        assert late.value.code == "run.not_waiting"
+        run = await handle
+        return run.status, run.reason, run[slow]
+
+    assert simulate(main, seed=1).value == ("partial", "expired", True)
 
 
 def test_a_question_of_a_run_that_failed_is_put_again_with_its_whole_time() -> None:

@@ -57,6 +57,11 @@ _LOOK_EVERY_S = 0.05
 STARTED, ENDED = EventType.STAGE_STARTED.value, EventType.STAGE_ENDED.value
 
 
+def going_on(actions: list[Action], follows: list[Action]) -> list[Action]:
+    """What a run that was not opened yet does after one more event: its old end is undone."""
+    return [action for action in actions if type(action) is not End] + follows
+
+
 class Driver(Sparse):
     """One run in this process. Made by `Runtime`, used once."""
 
@@ -1030,6 +1035,12 @@ class Driver(Sparse):
 
     def _ask(self, action: Ask) -> None:
         """The question is on record; nothing is awaited but its expiry."""
+        number, scheduler = action.node, self.scheduler
+        if (
+            scheduler.status[number] is not NodeState.PARKED
+            or scheduler.token[number] != action.token
+        ):
+            return  # answered before the run was opened again
         expires_s = action.expires_s
         if expires_s is None:
             due = self.due_wall_s.get(action.node)
@@ -1040,14 +1051,17 @@ class Driver(Sparse):
             expires_s, self._expire, action.node, action.token
         )
 
-    def expire_overdue(self) -> None:
-        """Before anybody answers a recovered run: questions whose time is over stand no more."""
+    def expire_overdue(self, actions: list[Action]) -> list[Action]:
+        """What a recovered run does when questions whose time is over stand no more: `actions`
+        and what follows from that."""
         now_s = self.runtime.clock.wall_s()
         for number, due in self.due_wall_s.items():
-            node = self.nodes[number]
             if self.scheduler.status[number] is NodeState.PARKED and due <= now_s:
-                self.failures[number] = Failure((node.name,), "expired", "", "nobody answered")
-                self.scheduler.expired(number, self.scheduler.token[number])
+                name = self.nodes[number].name
+                self.failures[number] = Failure((name,), "expired", "", "nobody answered in time")
+                token = self.scheduler.token[number]
+                actions = going_on(actions, self.scheduler.expired(number, token))
+        return actions
 
     def _expire(self, number: int, token: int) -> None:
         self.questions.pop(number, None)

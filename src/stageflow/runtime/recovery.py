@@ -59,10 +59,11 @@ async def recovered(
     _restore(driver, loaded)
     if scheduler.ending is not None and scheduler.running == 0:
         driver.needs_end = loaded.status == RUNNING
-        if driver.needs_end:
-            put_questions(scheduler, loaded.records)
-            _drop_old_times(driver)
-        return driver, [scheduler.ending]
+        if not driver.needs_end:
+            return driver, [scheduler.ending]
+        asks = put_questions(scheduler, loaded.records)
+        _drop_old_times(driver)
+        return driver, driver.expire_overdue([*asks, scheduler.ending])
     actions = _on_time(take_over(scheduler, loaded.records), loaded, driver)
     reached("run_taken_over")
     if scheduler.unknown:
@@ -77,7 +78,7 @@ async def recovered(
                 status="abandoned",
                 attempt=record.attempt,
             )
-    return driver, actions
+    return driver, driver.expire_overdue(actions)
 
 
 def _drop_old_times(driver: Driver) -> None:

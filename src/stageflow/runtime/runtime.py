@@ -16,7 +16,7 @@ from stageflow.model.ids import run_id
 from stageflow.model.values import Adapter, Freezer
 from stageflow.runtime.clock import Clock, SystemClock
 from stageflow.runtime.deps import DepScopes
-from stageflow.runtime.driver import Driver
+from stageflow.runtime.driver import Driver, going_on
 from stageflow.runtime.events import Subscription
 from stageflow.runtime.handle import Handle
 from stageflow.runtime.history import History
@@ -168,7 +168,7 @@ class Runtime:
             # The claim is on record: leave the run suspended as it was, and owned by nobody.
             await driver.execute(actions)
             raise
-        return await Handle.opened(driver, answered)
+        return await Handle.opened(driver, going_on(actions, answered))
 
     async def cancel(
         self, run: str, *, reason: str = "by_user", pipeline: Pipeline[Any] | None = None
@@ -178,8 +178,10 @@ class Runtime:
         if driver is not None:
             driver.cancel(reason)
             return await driver.watch()
-        driver, _ = await reopened_for(self, run, pipeline=pipeline, events=())
-        return await driver.execute(driver.scheduler.cancel(reason))
+        driver, actions = await reopened_for(self, run, pipeline=pipeline, events=())
+        cancelled = driver.scheduler.cancel(reason)
+        # Nothing is cancelled where the time of a question is over and the run ends for that.
+        return await driver.execute(going_on(actions, cancelled) if cancelled else actions)
 
     def owe(self, work: Coroutine[Any, Any, None]) -> None:
         """Has `work` done, for a run that is over; `aclose` waits for it."""

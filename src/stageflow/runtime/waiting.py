@@ -89,6 +89,4 @@ async def reopened_for(
             got=loaded.status,
             fix="look at runtime.runs(); an interrupted run is taken up by resume",
         )
-    driver, actions = await recovered(runtime, run, pipeline=pipeline, rerun=(), events=events)
-    driver.expire_overdue()
-    return driver, actions
+    return await recovered(runtime, run, pipeline=pipeline, rerun=(), events=events)
