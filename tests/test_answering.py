@@ -35,7 +35,7 @@ def waiting(shown: Any, annotation: Any = bool, expires_wall_s: float | None = N
         run="r1",
         node="word",
         expects=contract.describe(),
-        schema=contract.schema(),
+        json_schema=contract.json_schema(),
         shown=shown,
         shown_hash="ab" * 32,
         asked_wall_s=0.0,
@@ -47,19 +47,19 @@ def waiting(shown: Any, annotation: Any = bool, expires_wall_s: float | None = N
     "annotation", [Refund, bool, str, int, list[str], Literal["a", "b"], Money]
 )
 def test_the_example_of_an_answer_is_an_answer(annotation: Any) -> None:
-    value = example(contract_of(annotation).schema())
+    value = example(contract_of(annotation).json_schema())
     assert TypeAdapter(annotation).validate_python(value) is not None
 
 
 def test_a_type_within_itself_has_an_example_that_ends() -> None:
-    assert repr(example(contract_of(Tree).schema())).count("parts") <= 8
+    assert repr(example(contract_of(Tree).json_schema())).count("parts") <= 8
 
 
 def test_a_type_without_a_schema_has_no_example() -> None:
     class Opaque:
         pass
 
-    assert contract_of(Any).schema() == {}
+    assert contract_of(Any).json_schema() == {}
     assert example({}) is None
 
 

@@ -34,7 +34,7 @@ def asked_text(question: Waiting, *, options: Sequence[str] = (), now_s: float) 
     if question.expires_wall_s is not None:
         over = " (over)" if question.expires_wall_s <= now_s else ""
         until = f", until {when(question.expires_wall_s)}{over}"
-    value = shlex.quote(_typed(example(question.schema)))
+    value = shlex.quote(_typed(example(question.json_schema)))
     command = shlex.join(["stageflow", "signal", question.run, question.node, *options])
     return (
         f"{question.node} of run {question.run} waits for a person{until}. "
@@ -114,7 +114,7 @@ def _example(schema: Mapping[str, Any], named: Mapping[str, Any], depth: int) ->
 
 def answer_of(question: Waiting, text: str) -> Any:
     """What was typed: text where the answer is a str, JSON elsewhere."""
-    if question.schema.get("type") != "string":
+    if question.json_schema.get("type") != "string":
         with contextlib.suppress(ValueError):  # not JSON: the contract says what it expects
             return json.loads(text)
     return text

@@ -70,7 +70,7 @@ class Contract:
         """The type's short name, as errors show it: `list[str]`."""
         return describe(self.annotation)
 
-    def schema(self) -> dict[str, Any]:
+    def json_schema(self) -> dict[str, Any]:
         """JSON Schema of what is admitted; empty for a type that has none."""
         from pydantic import TypeAdapter  # slow to import; only who shows a form asks for it
         from pydantic.errors import PydanticInvalidForJsonSchema

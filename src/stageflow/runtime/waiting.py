@@ -28,7 +28,7 @@ class Waiting:
     node: str
     expects: str
     """The type of the answer, as a person writes it."""
-    schema: Mapping[str, Any]
+    json_schema: Mapping[str, Any]
     """JSON Schema of the answer, to make a form from; empty when its type has none."""
     shown: Any
     """The value that the answer is about; a private copy."""
@@ -61,7 +61,7 @@ async def questions(runtime: Runtime, run: str, *, pipeline: Pipeline[Any] | Non
                 run=run,
                 node=name,
                 expects=node.contract.describe(),
-                schema=node.contract.schema(),
+                json_schema=node.contract.json_schema(),
                 shown=thaw(value),
                 shown_hash=content_hash(value),
                 asked_wall_s=record.wall_s,
