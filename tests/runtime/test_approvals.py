@@ -113,6 +113,77 @@ async def test_an_answer_is_given_once() -> None:
         assert refused.value.code == "run.not_waiting"
 
 
+@pytest.mark.parametrize("later", range(25))
+async def test_of_two_answers_at_the_same_time_one_is_taken_and_the_run_is_not_disturbed(
+    later: int,
+) -> None:
+    """
+    1. two tasks of one process answer the question of a suspended run, one some steps later
+    2. one answer is taken, the other is told that nobody waits; the run goes on once
+    """
+    sent: list[bool] = []
+
+    @work
+    async def post(signed: Verdict) -> bool:
+        sent.append(signed.yes)
+        await asyncio.sleep(0)
+        return signed.yes
+
+    pipeline = Pipeline("desk", [draft, signed, post], inputs={"topic": str}, outputs=post)
+    async with Runtime(journal=memory_journal()) as runtime:
+        run = await pipeline.using(runtime=runtime).run(topic="hi")
+
+        async def answer(yes: bool, steps: int) -> str:
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            try:
+                handle = await runtime.signal(
+                    run.id, "signed", {"yes": yes}, by="ada", pipeline=pipeline
+                )
+            except RunError as error:
+                return error.code
+            return (await handle).status
+
+        assert await asyncio.gather(answer(True, 0), answer(False, later)) == [
+            "ok",
+            "run.not_waiting",
+        ]
+        assert sent == [True]
+
+
+async def test_a_run_is_resumed_by_one_task_at_a_time() -> None:
+    calls: list[str] = []
+
+    @transform
+    async def shaky(topic: str) -> str:
+        calls.append(topic)
+        if len(calls) == 1:
+            raise ConnectionError
+        await asyncio.sleep(0)
+        return topic
+
+    pipeline = Pipeline("desk", [shaky], inputs={"topic": str}, outputs=shaky)
+    async with Runtime(journal=memory_journal()) as runtime:
+        run = await pipeline.using(runtime=runtime).run(topic="hi")
+        both = await asyncio.gather(
+            *(runtime.resume(run.id, pipeline=pipeline) for _ in range(2)), return_exceptions=True
+        )
+        (refused,) = [one for one in both if isinstance(one, JournalError)]
+        assert refused.code == "journal.run_is_live"
+        assert len(calls) == 2
+
+
+async def test_the_handle_of_a_suspended_run_takes_no_answer_any_more() -> None:
+    async with Runtime(journal=memory_journal()) as runtime:
+        handle = desk.using(runtime=runtime).start(topic="hi")
+        run = await handle
+        with pytest.raises(RunError, match=r"runtime\.signal") as refused:
+            await handle.signal("signed", Verdict(yes=True), by="ada")
+        assert refused.value.code == "run.not_waiting"
+        taken = await runtime.signal(run.id, "signed", Verdict(yes=True), by="ada", pipeline=desk)
+        assert (await taken).output == "hi:True"
+
+
 async def test_a_refused_answer_changes_nothing() -> None:
     async with Runtime(journal=memory_journal()) as runtime:
         run = await desk.using(runtime=runtime).run(topic="hi")

@@ -255,7 +255,8 @@ class Driver(Sparse):
         self.spreads = False
         self.is_open = False
         self.opened: asyncio.Future[None] | None = None
-        """Done when what a run begins with is durable; None when nobody waits for that."""
+        """Done when what a run begins with is durable, or it is over before; None when nobody
+        waits for that."""
         self.asked: str | None = None
         """Why somebody cancelled the run before it was open."""
         self.first: list[Action] | None = None
@@ -388,12 +389,15 @@ class Driver(Sparse):
             first = self._start() if self.history is None else self.first
         assert first is not None
         self.is_open = True
-        if self.opened is not None and not self.opened.done():
-            self.opened.set_result(None)
+        self._tell_opened()
         self._apply(first)
         self._wake_worker()
         if self.asked is not None:
             self.cancel(self.asked)
+
+    def _tell_opened(self) -> None:
+        if self.opened is not None and not self.opened.done():
+            self.opened.set_result(None)
 
     def _is_clean(self) -> bool:
         """True when ending needs no waiting: the common case costs no task."""
@@ -438,6 +442,7 @@ class Driver(Sparse):
 
     def _let_go(self) -> None:
         self.is_over = True
+        self._tell_opened()
         for timer in (*self.retries.values(), *self.questions.values()):
             timer.cancel()
         if self.timer is not None:
@@ -1115,6 +1120,20 @@ class Driver(Sparse):
 
     async def answer_live(self, name: str, value: Any, *, by: str, shown: str | None) -> None:
         """`answer` for a run that is being driven here; returns when it is durable."""
+        if not self.is_open and not self.is_over:
+            if self.opened is None:
+                self.opened = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self.opened)
+        if self.is_over:
+            raise RunError(
+                "run.not_waiting",
+                f"run {self.identity.run} is over here",
+                pipeline=self.plan.name,
+                node=name,
+                expected="a run that is alive",
+                got="no end" if self.end is None else self.end.status,
+                fix="await runtime.signal(run, node, ...), which takes a suspended run up",
+            )
         actions = self.answer(name, value, by=by, shown=shown)
         await self._done(actions)
         self._wake_worker()

@@ -32,8 +32,8 @@ class Handle(Generic[O]):
         """`start`, and returns when `first` is durable; raises what kept it from being so."""
         opened = driver.opened = asyncio.get_running_loop().create_future()
         handle = cls.start(driver, first)
-        await asyncio.wait([opened, handle._end], return_when=asyncio.FIRST_COMPLETED)
-        if not opened.done():
+        await asyncio.shield(opened)
+        if not driver.is_open:
             await handle
         return handle
 
