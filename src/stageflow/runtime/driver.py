@@ -389,14 +389,16 @@ class Driver(Sparse):
             first = self._start() if self.history is None else self.first
         assert first is not None
         self.is_open = True
-        self._tell_opened()
+        if self.opened is not None:
+            self._tell_opened()
         self._apply(first)
         self._wake_worker()
         if self.asked is not None:
             self.cancel(self.asked)
 
     def _tell_opened(self) -> None:
-        if self.opened is not None and not self.opened.done():
+        assert self.opened is not None, "somebody waits"
+        if not self.opened.done():
             self.opened.set_result(None)
 
     def _is_clean(self) -> bool:
@@ -442,7 +444,8 @@ class Driver(Sparse):
 
     def _let_go(self) -> None:
         self.is_over = True
-        self._tell_opened()
+        if self.opened is not None:
+            self._tell_opened()
         for timer in (*self.retries.values(), *self.questions.values()):
             timer.cancel()
         if self.timer is not None:
