@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from stageflow.cli import USAGE, main
+from stageflow.cli import USAGE, WAITS, main
 
 DESK = """
 import os
@@ -126,7 +127,7 @@ def test_a_failed_run_is_shown_listed_and_resumed(
 def test_a_blocked_run_names_its_guard(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = Said(capsys, "run", "clidesk:desk", "--input", "text=stupid", "--input", "times=1")
     assert said.status == 1 and "ended as blocked: guard:polite" in said.err
-    assert "resume" not in said.err
+    assert "polite said: rude" in said.err and "resume" not in said.err
 
 
 def test_an_effect_cut_off_asks_a_person(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -212,7 +213,8 @@ def test_bad_inputs_are_told_before_anything_runs(
 def test_commands_over_a_journal_that_is_not_there_say_so_and_make_none(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for arguments in (("runs",), ("resume", "r"), ("show", "r")):
+    answer = ("signal", "r", "word", "--by", "ada", "--value", "true")
+    for arguments in (("runs",), ("resume", "r"), ("show", "r"), ("waiting",), answer):
         said = Said(capsys, *arguments)
         assert said.status == USAGE and "run.no_journal_here" in said.err
     assert not (folder / ".stageflow").exists()
@@ -248,6 +250,150 @@ def test_a_wrong_command_line_is_a_usage_error(
 def test_help_and_version_are_no_errors(capsys: pytest.CaptureFixture[str]) -> None:
     assert "lab" in Said(capsys, "--help").out
     assert re.match(r"\d+\.\d+", Said(capsys, "--version").out)
+
+
+ASKING = """
+from pydantic import BaseModel
+
+from stageflow import Allow, Decision, Feedback, Pipeline, Revise, agent, approval, guard, work
+
+
+class Word(BaseModel):
+    approved: bool
+    note: str = ""
+
+
+@agent
+async def draft(text: str, feedback: Feedback | None) -> list[str]:
+    return [text] if feedback is None else [text, f"again:\\n{feedback.texts[0]}"]
+
+
+@guard
+async def long(draft: list[str]) -> Decision:
+    return Allow() if len(draft) > 1 else Revise("longer")
+
+
+word = approval("word", Word, of=draft, expires=3600.0)
+
+
+@work
+async def sent(draft: list[str], word: Word) -> str:
+    return f"{len(draft)} parts, {word.note or 'no note'}"
+
+
+desk = Pipeline("desk", [draft, long, word, sent], inputs={"text": str}, outputs=sent)
+"""
+
+ASK = ("run", "clidesk:desk", "--input", "text=hi")
+
+
+@pytest.fixture
+def asking(folder: Path) -> Path:
+    """The folder, with a `clidesk` that asks a person."""
+    (folder / "clidesk.py").write_text(ASKING)
+    return folder
+
+
+def test_a_run_that_asks_says_what_is_shown_and_which_command_answers(
+    asking: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    1. a run suspends: its message shows the content and a command
+    2. that command, as it stands, ends the run
+    """
+    said = Said(capsys, *ASK)
+    run = run_id(said)
+    assert (said.status, said.out) == (WAITS, "")
+    assert f"run {run} ended as suspended: waiting" in said.err
+    assert "- hi\n" in said.err and "again:\n      longer\n" in said.err
+    assert Said(capsys, "waiting").out.startswith(f"word of run {run} waits for a person, until ")
+    (typed,) = re.findall(r"^  stageflow (signal .*)$", said.err, re.MULTILINE)
+    answered = Said(capsys, *shlex.split(typed.replace("YOU", "ada")))
+    assert (answered.status, answered.out) == (0, "2 parts, no note\n")
+    assert answered.err.startswith(f"ada answers word of run {run}, about:\n\n    - hi\n")
+    assert Said(capsys, "waiting").out == Said(capsys, "waiting", run).out
+    assert Said(capsys, "waiting").out == "nobody is asked anything\n"
+    assert re.search(r"word \(attempt 1\): ok .* by ada", Said(capsys, "show", run).out)
+
+
+def test_resuming_a_run_that_waits_asks_again(
+    asking: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_id(Said(capsys, *ASK))
+    again = Said(capsys, "resume", run)
+    assert again.status == WAITS and f"stageflow signal {run} word" in again.err
+
+
+def test_commands_name_the_root_where_the_run_is(
+    asking: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_id(Said(capsys, *ASK, "--root", "here"))
+    assert Said(capsys, *ASK).status == WAITS
+    assert run not in Said(capsys, "waiting").out
+    elsewhere = Said(capsys, "waiting", "--root", "here").out
+    assert f"signal {run} word --root here --by YOU" in elsewhere
+
+
+def test_an_answer_is_bound_to_what_was_seen(
+    asking: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_id(Said(capsys, *ASK))
+    seen = re.findall(r"Shown \((\w+)\)", Said(capsys, "waiting", run).out)[0]
+    value = ("--by", "ada", "--value", '{"approved": true, "note": "fine"}')
+    for other in ("0" * 64, seen[:-1]):
+        stale = Said(capsys, "signal", run, "word", *value, "--shown", other)
+        assert stale.status == 1 and "run.answer_stale" in stale.err
+    taken = Said(capsys, "signal", run, "word", *value, "--shown", seen, "--quiet")
+    assert (taken.status, taken.out, taken.err) == (0, "2 parts, fine\n", "")
+    twice = Said(capsys, "signal", run, "word", *value)
+    assert twice.status == 1 and "run.not_waiting" in twice.err
+
+
+@pytest.mark.parametrize(
+    ("node", "value", "told"),
+    [
+        ("word", '{"approved": "perhaps"}', "contract.violated"),
+        ("word", "yes", "contract.violated"),
+        ("wrd", '{"approved": true}', "did you mean 'word'?"),
+        ("draft", '["x"]', "run.not_waiting"),
+    ],
+)
+def test_a_wrong_answer_is_told_and_leaves_the_question_open(
+    asking: Path, capsys: pytest.CaptureFixture[str], node: str, value: str, told: str
+) -> None:
+    run = run_id(Said(capsys, *ASK))
+    said = Said(capsys, "signal", run, node, "--by", "ada", "--value", value)
+    assert said.status == 1 and told in said.err and "Traceback" not in said.err
+    assert run in Said(capsys, "waiting").out
+
+
+def test_a_run_whose_question_cannot_be_read_is_left_out_and_told(
+    asking: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost = run_id(Said(capsys, *ASK))
+    (asking / "clidesk.py").write_text(ASKING.replace("list[str]", "tuple[str, ...]"))
+    sys.modules.pop("clidesk")
+    said = Said(capsys, "waiting")
+    assert said.status == 0 and f"run {lost} is left out" in said.err
+
+
+def test_show_tells_each_revision_and_what_it_gave(
+    asking: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = Said(capsys, "show", run_id(Said(capsys, *ASK))).out
+    first, second = shown.index("draft (attempt 1)"), shown.index("draft (revision 2, attempt 1)")
+    assert "gave ['hi']\n" in shown[first:second] and "Revise(feedback='longer'" in shown[:second]
+    assert "gave ['hi', 'again:" in shown[second:] and "gave Allow()" in shown[second:]
+    assert "word (attempt 1): waiting\n      got draft = ['hi', " in shown
+
+
+def test_a_loop_that_never_passes_says_what_its_guard_wanted(
+    asking: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (asking / "clidesk.py").write_text(ASKING.replace("> 1 else", "> 2 else"))
+    said = Said(capsys, *ASK)
+    assert said.status == 1 and "ended as failed: exhausted" in said.err
+    assert "the last draft was sent back: longer" in said.err
 
 
 def test_another_root_keeps_its_own_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,7 @@
 """The online author: any model that pydantic-ai knows, held to the evidence by its instructions.
 
 Chosen by one setting (`ANSWER_DESK_MODEL=openai:gpt-5`, say); its provider's package and key are
-the user's. The guard on the answer trusts neither this author nor the offline one.
+the user's. The guards on the answer trust neither this author nor the offline one.
 """
 
 from __future__ import annotations
@@ -18,14 +18,22 @@ _INSTRUCTIONS = (
 )
 
 
-async def ask(model: str, question: str, evidence: Sequence[Passage]) -> Answer:
+async def ask(
+    model: str, question: str, evidence: Sequence[Passage], feedback: Sequence[str] = ()
+) -> Answer:
     """One call of the model; whatever it raises is the caller's to retry."""
     # Optional and slow to import: offline users never pay for it.
     from pydantic_ai import Agent
 
-    passages = "\n\n".join(
-        f'<passage source="{passage.source}">\n{passage.text}\n</passage>' for passage in evidence
-    )
     author = Agent(model, output_type=Answer, instructions=_INSTRUCTIONS)
-    reply = await author.run(f"{passages}\n\nQuestion: {question}")
+    reply = await author.run(prompt(question, evidence, feedback))
     return reply.output
+
+
+def prompt(question: str, evidence: Sequence[Passage], feedback: Sequence[str]) -> str:
+    """The passages, the question, and what was wrong with the answer before, if there was one."""
+    parts = [f'<passage source="{each.source}">\n{each.text}\n</passage>' for each in evidence]
+    parts.append(f"Question: {question}")
+    if feedback:
+        parts.append("An earlier answer was sent back: " + "; ".join(feedback))
+    return "\n\n".join(parts)

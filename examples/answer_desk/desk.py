@@ -1,8 +1,15 @@
 """The pipeline: a question comes in, an answer with its sources goes out and into the outbox.
 
     question -> polite                             (a guard: what may be asked)
-             -> evidence -> sort -> definition --\\
-                                 -> explanation --> answer -> cited (a guard) -> filed
+             -> evidence -> sort_of_question -> definition  -> cited_definition  --\\
+                                             -> explanation -> cited_explanation -> answer
+                                                            -> complete          --/
+    answer -> letter -> release                    (an approval: an editor is asked)
+                     -> reply -> released          (a guard: what may go out)
+                              -> filed
+
+The guards on an author's answer send it back with what is wrong, until it passes or the author's
+revisions are used up.
 """
 
 from __future__ import annotations
@@ -21,9 +28,12 @@ from stageflow import (
     Branch,
     Context,
     Decision,
+    Feedback,
     Pipeline,
     Retry,
+    Revise,
     agent,
+    approval,
     enrich,
     first_of,
     guard,
@@ -33,18 +43,23 @@ from stageflow import (
 )
 
 from . import author, reader
-from .outbox import file_answer
+from .judging import sentences, unspoken, unsupported
+from .letters import Letter, Release
+from .outbox import file_letter
 from .passages import Passage, read_all
 from .reader import Answer
-from .search import Index, terms
+from .search import Index
 from .settings import Settings
 
 _QUESTION_MAX = 500
 _COVERED_MIN = 0.6
 """Least share of the question a passage must speak about; below it the desk says it can't tell."""
 
-_SUPPORTED_MIN = 0.5
-"""Least share of an answer's words that its sources must hold too."""
+_REVISIONS = 3
+"""Answers that an author may write to one question."""
+
+_RELEASE_WITHIN_S = 14 * 24 * 3600.0
+"""How long a letter waits for its editor."""
 
 _DEFINITION = re.compile(
     r"^(?:what(?:'s| is| are| does)|define|explain|(?:the )?meaning of)\s+"
@@ -65,7 +80,7 @@ class Question(BaseModel):
 
 
 class Receipt(BaseModel):
-    """Where the answer was filed."""
+    """Where the letter was filed."""
 
     file: str
 
@@ -74,6 +89,9 @@ class Receipt(BaseModel):
 def library() -> Index:
     """The documents, read once a process; the index is never changed."""
     return Index.of(read_all())
+
+
+# -- what is asked ------------------------------------------------------------------------------
 
 
 @transform
@@ -120,69 +138,164 @@ def sort_of_question(question: Question, evidence: list[Passage]) -> Branch:
     return Branch("explanation", reason="no entry of the glossary was asked for")
 
 
-@agent(when=sort_of_question.branch("definition"), retry=Retry(attempts=2))
+# -- the answer, and what it must be like -------------------------------------------------------
+
+
+@agent(when=sort_of_question.branch("definition"), retry=Retry(attempts=2), revisions=_REVISIONS)
 async def definition(
-    question: Question, evidence: list[Passage], model: str | None = None
+    question: Question,
+    evidence: list[Passage],
+    feedback: Feedback | None,
+    ctx: Context,
+    model: str | None = None,
 ) -> Answer:
     """Says what a term means."""
     Settings.read().note("definition")
-    return await _written(question, evidence, model, offline=reader.define(evidence))
+    said = () if feedback is None else feedback.texts
+    return await ctx.step("draft", _definition, question.text, evidence, said, _author(model))
 
 
-@agent(when=sort_of_question.branch("explanation"), retry=Retry(attempts=2))
+@agent(when=sort_of_question.branch("explanation"), retry=Retry(attempts=2), revisions=_REVISIONS)
 async def explanation(
-    question: Question, evidence: list[Passage], model: str | None = None
+    question: Question,
+    evidence: list[Passage],
+    feedback: Feedback | None,
+    ctx: Context,
+    model: str | None = None,
 ) -> Answer:
     """Says how or why."""
     Settings.read().note("explanation")
-    offline = reader.explain(question.text, evidence)
-    return await _written(question, evidence, model, offline=offline)
+    said = () if feedback is None else feedback.texts
+    return await ctx.step("draft", _explanation, question.text, evidence, said, _author(model))
+
+
+@guard(of="definition")
+def cited_definition(definition: Answer, evidence: list[Passage]) -> Decision:
+    """A definition keeps to its sources."""
+    Settings.read().note("cited_definition")
+    return _cited(definition, evidence, of="definition")
+
+
+@guard(of="explanation")
+def cited_explanation(explanation: Answer, evidence: list[Passage]) -> Decision:
+    """An explanation keeps to its sources."""
+    Settings.read().note("cited_explanation")
+    return _cited(explanation, evidence, of="explanation")
+
+
+@guard(of="explanation")
+def complete(question: Question, explanation: Answer, evidence: list[Passage]) -> Decision:
+    """An explanation speaks of everything that was asked and that its sources speak of."""
+    Settings.read().note("complete")
+    missing = unspoken(question.text, explanation, evidence)
+    if not missing:
+        return Allow()
+    words = ", ".join(f'"{word}"' for word in missing)
+    return Revise(f"says nothing of {words}", of="explanation", score=1 / (1 + len(missing)))
+
+
+def _cited(answer: Answer, evidence: list[Passage], *, of: str) -> Decision:
+    """An answer cites passages that were found and keeps to what they say, or says it can't tell.
+
+    It goes back until each of its sentences is supported by a passage that it cites.
+    """
+    if not answer.sources:
+        is_unknown = answer.text == reader.UNKNOWN
+        return Allow() if is_unknown else Revise("names no source", of=of)
+    found = {passage.source for passage in evidence}
+    invented = [source for source in answer.sources if source not in found]
+    loose = unsupported(answer, evidence)
+    if not invented and not loose:
+        return Allow()
+    wrong = [f"cites {source[:80]}, which is none of the passages" for source in invented[:3]]
+    wrong += [f"says what its sources do not: {sentence[:160]}" for sentence in loose[:3]]
+    supported = 0.0 if invented else 1 - len(loose) / len(sentences(answer.text))
+    return Revise("; ".join(wrong), of=of, score=supported)
 
 
 answer = first_of(definition, explanation, name="answer")
 
 
-@guard(of="answer")
-def cited(answer: Answer, evidence: list[Passage]) -> Decision:
-    """An answer cites passages that were found and keeps to their words, or says it can't tell."""
-    Settings.read().note("cited")
-    texts = {passage.source: f"{passage.heading} {passage.text}" for passage in evidence}
-    invented = [source for source in answer.sources if source not in texts]
-    if invented:
-        return Block("cites a passage that was not found")
-    if not answer.sources:
-        return Allow() if answer.text == reader.UNKNOWN else Block("an answer without a source")
-    said = set(terms(answer.text))
-    shown = set(terms(" ".join(texts[source] for source in answer.sources)))
-    if len(said & shown) < _SUPPORTED_MIN * len(said):
-        return Block("says what its sources do not")
-    return Allow()
+# -- the letter, and the person who lets it go --------------------------------------------------
+
+
+@transform
+def letter(question: Question, answer: Answer) -> Letter:
+    """What an editor is shown: the answer with its question."""
+    Settings.read().note("letter")
+    return Letter(question=question.text, text=answer.text, sources=answer.sources)
+
+
+release = approval("release", Release, of=letter, expires=_RELEASE_WITHIN_S)
+
+
+@transform
+def reply(letter: Letter, release: Release) -> Letter:
+    """The letter in the editor's words, where there are some."""
+    Settings.read().note("reply")
+    return letter if release.text is None else letter.model_copy(update={"text": release.text})
+
+
+@guard(of="reply")
+def released(reply: Letter, release: Release) -> Decision:
+    """Nothing goes out without the editor's word."""
+    Settings.read().note("released")
+    return Allow() if release.approved else Block(release.note or "the editor kept it back")
 
 
 @work(keyed=True)
-def filed(question: Question, answer: Answer, ctx: Context) -> Receipt:
-    """Files the answer under the effect's key: once, however often it is tried."""
+def filed(reply: Letter, ctx: Context) -> Receipt:
+    """Files the letter under the effect's key: once, however often it is tried."""
     settings = Settings.read()
     settings.note("filed")
-    place = file_answer(settings.outbox, key=ctx.effect_key, question=question.text, answer=answer)
-    return Receipt(file=place.name)
+    return Receipt(file=file_letter(settings.outbox, reply, key=ctx.effect_key).name)
 
 
 desk = Pipeline(
     "answer_desk",
-    [question, polite, evidence, sort_of_question, definition, explanation, answer, cited, filed],
+    [
+        *(question, polite, evidence, sort_of_question),
+        *(definition, cited_definition, explanation, cited_explanation, complete, answer),
+        *(letter, release, reply, released, filed),
+    ],
     inputs={"text": str, "model": NotRequired[str]},
-    outputs=answer,
+    outputs=reply,
 )
 
 
-async def _written(
-    question: Question, evidence: Sequence[Passage], model: str | None, *, offline: Answer
+# -- drafts: the authors' durable steps ---------------------------------------------------------
+
+
+def _author(model: str | None) -> str | None:
+    """The model that the input or the setting names; None for the offline author."""
+    return model or Settings.read().model
+
+
+async def _definition(
+    question: str, evidence: list[Passage], feedback: Sequence[str], model: str | None
 ) -> Answer:
-    """By the model that the input or the setting names, else offline."""
+    """A draft of what a term means: the entry's own words, or a model's."""
+    return await _drafted(question, evidence, feedback, model, reader.define(evidence))
+
+
+async def _explanation(
+    question: str, evidence: list[Passage], feedback: Sequence[str], model: str | None
+) -> Answer:
+    """A draft of how or why: the best passage's own words, or a model's."""
+    offline = reader.explain(question, evidence, feedback)
+    return await _drafted(question, evidence, feedback, model, offline)
+
+
+async def _drafted(
+    question: str,
+    evidence: list[Passage],
+    feedback: Sequence[str],
+    model: str | None,
+    offline: Answer,
+) -> Answer:
     settings = Settings.read()
-    name = model or settings.model
-    if name is not None and evidence:
-        return await author.ask(name, question.text, evidence)
+    settings.note("draft")
+    if model is not None and evidence:
+        return await author.ask(model, question, evidence, feedback)
     await asyncio.sleep(settings.pace_s)
     return offline

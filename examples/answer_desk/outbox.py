@@ -9,22 +9,21 @@ import os
 import tempfile
 from pathlib import Path
 
-from .reader import Answer
+from .letters import Letter
 
 
-def file_answer(folder: Path, *, key: str, question: str, answer: Answer) -> Path:
-    """Writes the answer under its key; a second call with the key finds the first one's file.
+def file_letter(folder: Path, letter: Letter, *, key: str) -> Path:
+    """Writes the letter under its key; a second call with the key finds the first one's file.
 
     The key becomes a name by hashing, so it may hold any character. The file appears whole or not
     at all: it is written aside, flushed to disk, then linked into place, which fails if it exists.
     """
     folder.mkdir(parents=True, exist_ok=True)
     place = folder / f"{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.json"
-    letter = {"key": key, "question": question, **answer.model_dump()}
     handle, aside = tempfile.mkstemp(dir=folder, prefix=".", suffix=".part")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(letter, file, ensure_ascii=False, indent=2)
+            json.dump({"key": key, **letter.model_dump()}, file, ensure_ascii=False, indent=2)
             file.flush()
             os.fsync(file.fileno())
         # Where an earlier attempt under this key got here first, its letter stands.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from pydantic import BaseModel
@@ -10,6 +11,8 @@ from .passages import Passage
 from .search import terms
 
 UNKNOWN = "These documents do not say."
+
+_QUOTED = re.compile(r'"([^"\n]+)"')
 
 _SAYS_LITTLE = 240
 """Characters below which an opening is continued by the paragraph after it."""
@@ -29,8 +32,11 @@ def define(evidence: Sequence[Passage]) -> Answer:
     return Answer(text=_paragraphs(entry.text)[0], sources=[entry.source])
 
 
-def explain(question: str, evidence: Sequence[Passage]) -> Answer:
-    """The opening of the best passage, and the part of it that speaks most of the question."""
+def explain(question: str, evidence: Sequence[Passage], feedback: Sequence[str] = ()) -> Answer:
+    """The opening of the best passage, and the part of it that speaks most of the question.
+
+    Sent back, it adds the parts that speak of what the feedback names in quotation marks.
+    """
     if not evidence:
         return Answer(text=UNKNOWN, sources=[])
     best = evidence[0]
@@ -38,11 +44,17 @@ def explain(question: str, evidence: Sequence[Passage]) -> Answer:
     # What the heading already says is no reason to prefer one of its paragraphs to another.
     asked = set(terms(question)) - set(terms(best.heading))
     spoken = [len(asked & set(terms(paragraph))) for paragraph in paragraphs]
-    parts = paragraphs[: _opening(paragraphs)]
-    nearest = paragraphs[spoken.index(max(spoken))]
-    if nearest not in parts:
-        parts.append(nearest)
-    return Answer(text="\n\n".join(parts), sources=[best.source])
+    taken = {*range(_opening(paragraphs)), spoken.index(max(spoken))}
+    for word in terms(" ".join(_QUOTED.findall("\n".join(feedback)))):
+        if not any(word in terms(paragraphs[place]) for place in taken):
+            taken.update(_speaking(word, paragraphs)[:1])
+    text = "\n\n".join(paragraphs[place] for place in sorted(taken))
+    return Answer(text=text, sources=[best.source])
+
+
+def _speaking(word: str, paragraphs: Sequence[str]) -> list[int]:
+    """The places of the paragraphs that hold the word."""
+    return [place for place, text in enumerate(paragraphs) if word in terms(text)]
 
 
 def _opening(paragraphs: Sequence[str]) -> int:

@@ -1,29 +1,40 @@
-"""The `stageflow` command: run, runs, resume, show, draw. The lab joins by entry point."""
+"""The `stageflow` command: run, runs, resume, waiting, signal, show, draw.
+
+The lab joins by entry point.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import contextlib
-import datetime
 import importlib.metadata
 import json
+import shlex
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from stageflow.answering import answer_of, asked_text, shown_text, text_of, when, whole_hash
+from stageflow.journal.store import SUSPENDED
 from stageflow.model.bag import MISSING
 from stageflow.model.errors import InputError, StageflowError
 from stageflow.runtime.account import AttemptAccount, attempts_of
 from stageflow.runtime.events import Event, EventType, Subscription
+from stageflow.runtime.handle import Handle
 from stageflow.runtime.outcome import Run
 from stageflow.runtime.pipeline import Pipeline
 from stageflow.runtime.recovery import load_target, locate
 from stageflow.runtime.runtime import LOCAL_ROOT, Runtime
+from stageflow.runtime.waiting import Waiting
 
 USAGE = 64
 """Exit status of a wrong command line (sysexits.h EX_USAGE)."""
+
+WAITS = 75
+"""Exit status of a run that waits for a person (sysexits.h EX_TEMPFAIL: come again later)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,7 +76,6 @@ def _parser() -> argparse.ArgumentParser:
 
     resume = commands.add_parser("resume", help="go on with an interrupted or failed run")
     resume.add_argument("run", metavar="RUN")
-    resume.add_argument("--pipeline", metavar="MODULE:ATTR", help="where the pipeline is now")
     resume.add_argument(
         "--rerun",
         action="append",
@@ -76,9 +86,24 @@ def _parser() -> argparse.ArgumentParser:
     resume.add_argument("--quiet", action="store_true", help="no progress, only the output")
     resume.set_defaults(handler=_resume)
 
+    waiting = commands.add_parser("waiting", help="what runs ask people, and how to answer")
+    waiting.add_argument("run", metavar="RUN", nargs="?", help="one run; all of them otherwise")
+    waiting.add_argument("--limit", type=int, default=1000, help="how many runs to look at")
+    waiting.set_defaults(handler=_waiting)
+
+    signal = commands.add_parser("signal", help="answer a run's question, and let it go on")
+    signal.add_argument("run", metavar="RUN")
+    signal.add_argument("node", metavar="NODE", help="the approval, as `waiting` names it")
+    signal.add_argument("--value", required=True, help="the answer: JSON, or text for a str")
+    signal.add_argument("--by", required=True, metavar="NAME", help="who answers; is kept")
+    signal.add_argument(
+        "--shown", metavar="HASH", help="what NAME has seen; refused when it is not what waits"
+    )
+    signal.add_argument("--quiet", action="store_true", help="no progress, only the output")
+    signal.set_defaults(handler=_signal)
+
     show = commands.add_parser("show", help="what each node of a run got, gave, and how long")
     show.add_argument("run", metavar="RUN")
-    show.add_argument("--pipeline", metavar="MODULE:ATTR", help="where the pipeline is now")
     show.set_defaults(handler=_show)
 
     draw = commands.add_parser("draw", help="draw a pipeline")
@@ -86,7 +111,9 @@ def _parser() -> argparse.ArgumentParser:
     draw.add_argument("--form", choices=("text", "mermaid"), default="text")
     draw.set_defaults(handler=_draw)
 
-    for command in (run, runs, resume, show):
+    for command in (resume, waiting, signal, show):
+        command.add_argument("--pipeline", metavar="MODULE:ATTR", help="where the pipeline is now")
+    for command in (run, runs, resume, waiting, signal, show):
         command.add_argument(
             "--root", default=LOCAL_ROOT, metavar="DIR", help="where the journal lies"
         )
@@ -99,33 +126,77 @@ def _run(options: argparse.Namespace) -> int:
     pipeline = load_target(options.target)
     inputs = _inputs(pipeline, options.input)
 
-    async def go() -> Run[Any]:
+    async def go() -> int:
         async with Runtime.local(options.root) as runtime, _progress(options.quiet) as events:
             bound = pipeline.using(runtime=runtime, events=events, target=options.target)
             handle = bound.start(**inputs)
             if not options.quiet:
                 sys.stderr.write(f"run {handle.run_id}\n")
-            try:
-                return await handle
-            except asyncio.CancelledError:
-                handle.cancel("interrupted")
-                await handle
-                sys.stderr.write(f"interrupted; go on with: stageflow resume {handle.run_id}\n")
-                raise
+            run = await _ended(handle, options)
+            asked = await _asked(runtime, run, pipeline)
+        return _report(run, asked, options)
 
-    return _report(asyncio.run(go()))
+    return asyncio.run(go())
 
 
 def _resume(options: argparse.Namespace) -> int:
-    pipeline = load_target(options.pipeline) if options.pipeline else None
+    pipeline = _given_pipeline(options)
 
-    async def go() -> Run[Any]:
+    async def go() -> int:
         async with _existing(options.root) as runtime, _progress(options.quiet) as events:
-            return await runtime.resume(
+            run = await runtime.resume(
                 options.run, pipeline=pipeline, rerun=options.rerun, events=(events,)
             )
+            asked = await _asked(runtime, run, pipeline)
+        return _report(run, asked, options)
 
-    return _report(asyncio.run(go()))
+    return asyncio.run(go())
+
+
+def _waiting(options: argparse.Namespace) -> int:
+    pipeline = _given_pipeline(options)
+
+    async def go() -> int:
+        async with _existing(options.root) as runtime:
+            if options.run:
+                asked = await runtime.waiting(options.run, pipeline=pipeline)
+            else:
+                asked = await _asked_by_all(runtime, options.limit, pipeline)
+        for question in asked:
+            sys.stdout.write(_asked_text(question, options) + "\n")
+        if not asked:
+            sys.stdout.write("nobody is asked anything\n")
+        return 0
+
+    return asyncio.run(go())
+
+
+def _signal(options: argparse.Namespace) -> int:
+    pipeline = _given_pipeline(options)
+
+    async def go() -> int:
+        async with _existing(options.root) as runtime, _progress(options.quiet) as events:
+            value, shown = options.value, options.shown
+            for question in await runtime.waiting(options.run, pipeline=pipeline):
+                if question.node == options.node:
+                    value = answer_of(question, value)
+                    shown = whole_hash(question, shown)
+                    if not options.quiet:
+                        _tell_answer(question, options)
+            handle = await runtime.signal(
+                options.run,
+                options.node,
+                value,
+                by=options.by,
+                shown=shown,
+                pipeline=pipeline,
+                events=(events,),
+            )
+            run = await _ended(handle, options)
+            asked = await _asked(runtime, run, pipeline)
+        return _report(run, asked, options)
+
+    return asyncio.run(go())
 
 
 def _runs(options: argparse.Namespace) -> int:
@@ -144,7 +215,7 @@ def _runs(options: argparse.Namespace) -> int:
                 status = "interrupted"
             header = one.header
             sys.stdout.write(
-                f"{header.run:<26}  {_when(header.created_wall_s)}  {status:<11}  "
+                f"{header.run:<26}  {when(header.created_wall_s)}  {status:<11}  "
                 f"{header.pipeline:<16}  {one.reason}\n"
             )
         return 0
@@ -165,7 +236,7 @@ def _show(options: argparse.Namespace) -> int:
         sys.stdout.write(
             f"run {header.run} of {header.pipeline}: {loaded.status}"
             f"{' (' + loaded.reason + ')' if loaded.reason else ''}\n"
-            f"started {_when(header.created_wall_s)}, tenant {header.tenant}, "
+            f"started {when(header.created_wall_s)}, tenant {header.tenant}, "
             f"epoch {loaded.epoch}\n"
         )
         for attempt in attempts_of(loaded, pipeline.plan if pipeline else None):
@@ -178,6 +249,44 @@ def _show(options: argparse.Namespace) -> int:
 def _draw(options: argparse.Namespace) -> int:
     sys.stdout.write(load_target(options.target).draw(options.form) + "\n")
     return 0
+
+
+async def _ended(handle: Handle[Any], options: argparse.Namespace) -> Run[Any]:
+    """The run's account; Ctrl-C ends the run in order, and says how to go on."""
+    try:
+        return await handle
+    except asyncio.CancelledError:
+        handle.cancel("interrupted")
+        await handle
+        sys.stderr.write(f"interrupted; go on with: {_command('resume', handle.run_id, options)}\n")
+        raise
+
+
+async def _asked(
+    runtime: Runtime, run: Run[Any], pipeline: Pipeline[Any] | None
+) -> Sequence[Waiting]:
+    """What a suspended run asks people."""
+    if run.status != SUSPENDED:
+        return ()
+    return await runtime.waiting(run.id, pipeline=pipeline)
+
+
+async def _asked_by_all(
+    runtime: Runtime, limit: int, pipeline: Pipeline[Any] | None
+) -> list[Waiting]:
+    """What the suspended runs among the latest ask; a run that can't be read is told."""
+    asked: list[Waiting] = []
+    for summary in await runtime.runs(limit=limit):
+        if summary.status == SUSPENDED:
+            try:
+                asked += await runtime.waiting(summary.header.run, pipeline=pipeline)
+            except StageflowError as error:
+                sys.stderr.write(f"run {summary.header.run} is left out: {error.message}\n")
+    return asked
+
+
+def _given_pipeline(options: argparse.Namespace) -> Pipeline[Any] | None:
+    return load_target(options.pipeline) if options.pipeline else None
 
 
 def _existing(root: str) -> Runtime:
@@ -244,29 +353,70 @@ def _progress_line(event: Event) -> str:
     return ""
 
 
-def _report(run: Run[Any]) -> int:
+def _report(run: Run[Any], asked: Sequence[Waiting], options: argparse.Namespace) -> int:
+    """Writes the output, or why there is none and what to do; gives the exit status."""
     if run.status == "ok":
-        sys.stdout.write(_text(run.output) + "\n")
+        sys.stdout.write(text_of(run.output) + "\n")
         return 0
     sys.stderr.write(f"run {run.id} ended as {run.status}: {run.reason}\n")
+    blocked = [node.blame for node in run.nodes.values() if node.state == "blocked"]
+    for guard in dict.fromkeys(blame for blame in blocked if blame is not None):
+        if run.nodes[guard].reason:
+            sys.stderr.write(f"{guard} said: {run.nodes[guard].reason}\n")
     if run.failure is not None:
         sys.stderr.write(f"{run.failure}\n")
+    for name, failure in run.failures.items():
+        if failure.reason == "exhausted":
+            for said in run.candidates(name)[-1].feedback:
+                sys.stderr.write(f"the last {name} was sent back: {said}\n")
+    for question in asked:
+        sys.stderr.write("\n" + _asked_text(question, options))
     unknown = [name for name, node in run.nodes.items() if node.state == "unknown"]
     if unknown:
         rerun = "".join(f" --rerun {name}" for name in unknown)
         sys.stderr.write(
             f"nobody knows whether {', '.join(unknown)} took effect; look, and where it may be\n"
-            f"repeated go on with: stageflow resume {run.id}{rerun}\n"
+            f"repeated go on with: {_command('resume', run.id, options)}{rerun}\n"
         )
+    elif asked:
+        return WAITS
     elif run.status != "blocked":
-        sys.stderr.write(f"go on with: stageflow resume {run.id}\n")
+        sys.stderr.write(f"go on with: {_command('resume', run.id, options)}\n")
     return 1
+
+
+def _asked_text(question: Waiting, options: argparse.Namespace) -> str:
+    return asked_text(question, options=_where(options), now_s=time.time())
+
+
+def _tell_answer(question: Waiting, options: argparse.Namespace) -> None:
+    """What is being answered, before it is: the reader sees what the answer is bound to."""
+    sys.stderr.write(
+        f"{options.by} answers {question.node} of run {question.run}, about:\n\n"
+        f"{shown_text(question)}\n\nwith: {options.value}\n"
+    )
+
+
+def _command(name: str, run: str, options: argparse.Namespace) -> str:
+    """The command line that goes on with a run, as it can be typed here."""
+    return shlex.join(["stageflow", name, run, *_where(options)])
+
+
+def _where(options: argparse.Namespace) -> list[str]:
+    """The arguments by which another command finds the run that this one found."""
+    where = [] if options.root == LOCAL_ROOT else ["--root", options.root]
+    pipeline = getattr(options, "pipeline", None)
+    return where if pipeline is None else [*where, "--pipeline", pipeline]
 
 
 def _shown(attempt: AttemptAccount) -> str:
     took = "" if attempt.duration_s is None else f"  {attempt.duration_s * 1000:.1f} ms"
     reason = f"  {attempt.reason}" if attempt.reason else ""
-    lines = [f"  {attempt.node} (attempt {attempt.attempt}): {attempt.status}{took}{reason}"]
+    by = f"  by {attempt.by}" if attempt.by else ""
+    which = f"attempt {attempt.attempt}"
+    if attempt.revision > 1:
+        which = f"revision {attempt.revision}, {which}"
+    lines = [f"  {attempt.node} ({which}): {attempt.status}{took}{by}{reason}"]
     lines += [f"      got {name} = {_short(value)}" for name, value in attempt.got.items()]
     if attempt.gave is not MISSING:
         lines.append(f"      gave {_short(attempt.gave)}")
@@ -275,21 +425,9 @@ def _shown(attempt: AttemptAccount) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    from pydantic_core import to_json  # only here, and slow to import
-
-    return to_json(value, indent=2, fallback=repr).decode()
-
-
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 160 else f"{text[:157]}..."
-
-
-def _when(wall_s: float) -> str:
-    return datetime.datetime.fromtimestamp(wall_s).strftime("%Y-%m-%d %H:%M:%S")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from stageflow.journal.memory import MemoryStore
 from stageflow.journal.store import LoadedRun, RunHeader, RunSummary
 from stageflow.model.record import Record, RecordType
 from stageflow.runtime.context import Context
+from stageflow.runtime.handle import Handle
 from stageflow.runtime.outcome import Run
 from stageflow.runtime.pipeline import Pipeline
 from stageflow.runtime.runtime import Runtime
@@ -171,14 +172,17 @@ def crash_at_every_record(
     *,
     seed: int = 0,
     rerun: Sequence[str] = (),
+    answers: Mapping[str, Any] | None = None,
     deps: Mapping[str, Any] | None = None,
     before_each: Callable[[], None] | None = None,
 ) -> list[Crash]:
     """Runs the pipeline once per journal record, kills its process right after that record became
     durable, and takes the run up in another process, all in the simulator.
 
-    `rerun` names WORK nodes whose unknown effects may be repeated. `before_each` resets what the
-    stages count. Returns one Crash per record; assert on them what must hold.
+    `rerun` names WORK nodes whose unknown effects may be repeated. `answers` maps approvals to
+    what people answer, before the crash or after it: each once, unless it was not on record yet.
+    `before_each` resets what the stages count. Returns one Crash per record; assert on them what
+    must hold.
     """
     crashes: list[Crash] = []
     after = 1
@@ -186,7 +190,13 @@ def crash_at_every_record(
         if before_each is not None:
             before_each()
         main = functools.partial(
-            _crashed, pipeline=pipeline, inputs=inputs, after=after, rerun=rerun, deps=deps or {}
+            _crashed,
+            pipeline=pipeline,
+            inputs=inputs,
+            after=after,
+            rerun=rerun,
+            answers={} if answers is None else answers,
+            deps={} if deps is None else deps,
         )
         crash = simulate(main, seed=seed).value
         if crash is None:
@@ -202,17 +212,20 @@ async def _crashed(
     inputs: Mapping[str, Any],
     after: int,
     rerun: Sequence[str],
+    answers: Mapping[str, Any],
     deps: Mapping[str, Any],
 ) -> Crash | None:
     """None when the run has fewer records than `after`."""
     journal = SimJournal(sim)
     dying = _Dying(journal.as_owner("first"), after)
-    first = pipeline.using(runtime=Runtime(journal=dying, clock=sim.clock, deps=deps))
-    handle = first.start(**inputs)
+    living = Runtime(journal=dying, clock=sim.clock, deps=deps)
+    handle = pipeline.using(runtime=living).start(**inputs)
     dead = asyncio.ensure_future(dying.dead.wait())
-    await asyncio.wait([dead, asyncio.ensure_future(_ended(handle))], return_when="FIRST_COMPLETED")
+    ended = asyncio.ensure_future(_ended(living, handle, pipeline, answers))
+    await asyncio.wait([dead, ended], return_when="FIRST_COMPLETED")
     if not dying.dead.is_set():
         dead.cancel()
+        ended.result()  # its own error, where it has one
         return None
     journal.kill("first")
     second = journal.as_owner("second")
@@ -220,11 +233,30 @@ async def _crashed(
     run = await runtime.resume(handle.run_id, pipeline=pipeline)
     if run.status == "suspended" and rerun:
         run = await runtime.resume(handle.run_id, pipeline=pipeline, rerun=rerun)
+    run = await _answered(runtime, run, pipeline, answers)
     return Crash(dying.written, run, await second.load(handle.run_id))
 
 
-async def _ended(handle: Any) -> None:
-    await handle
+async def _ended(
+    runtime: Runtime, handle: Handle[Any], pipeline: Pipeline[Any], answers: Mapping[str, Any]
+) -> None:
+    await _answered(runtime, await handle, pipeline, answers)
+
+
+async def _answered(
+    runtime: Runtime, run: Run[Any], pipeline: Pipeline[Any], answers: Mapping[str, Any]
+) -> Run[Any]:
+    """The run with every question answered that it puts and that `answers` knows."""
+    while run.status == "suspended":
+        asked = await runtime.waiting(run.id, pipeline=pipeline)
+        known = [question.node for question in asked if question.node in answers]
+        if not known:
+            break
+        handle = await runtime.signal(
+            run.id, known[0], answers[known[0]], by="crash_at_every_record", pipeline=pipeline
+        )
+        run = await handle
+    return run
 
 
 class _Dying:
@@ -244,6 +276,8 @@ class _Dying:
 
     async def append(self, run: str, epoch: int, records: tuple[Record, ...]) -> None:
         """As the journal's, one record at a time, so that a crash can lie between any two."""
+        if self.dead.is_set():  # what is left of the dead process must not write
+            await self._nothing()
         for record in records:
             await self._journal.append(run, epoch, (record,))
             await self._count(1)
@@ -252,11 +286,17 @@ class _Dying:
         self.written += records
         if self.written >= self._after:
             self.dead.set()
-            await asyncio.get_running_loop().create_future()
+            await self._nothing()
+
+    async def _nothing(self) -> None:
+        """Never returns."""
+        await asyncio.get_running_loop().create_future()
 
     async def claim(self, run: str, *, rerun: Sequence[str] | None = None) -> LoadedRun:
         """As the journal's."""
-        return await self._journal.claim(run, rerun=rerun)
+        loaded = await self._journal.claim(run, rerun=rerun)
+        await self._count(1)
+        return loaded
 
     async def load(self, run: str) -> LoadedRun:
         """As the journal's."""

@@ -1,4 +1,4 @@
-"""`make lab`: the first rows measured, the example killed and resumed, and a report of it all."""
+"""`make lab`: the first rows measured, the example killed, resumed and released, and a report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from .outage import Outage, available, stage_outage
 from .report.terminal import Page
 
 ROWS: Final = ("CORE-008", "DAG-006", "DAG-009", "CONTRACT-001")
-QUESTION: Final = "How do I copy an object in Python?"
+QUESTION: Final = "Why are default values shared between objects?"
+"""The desk's guard sends the first answer to it back."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _heading(page, f"1. Rows of the roadmap: {', '.join(ROWS)}")
     code = cli.main(["run", *ROWS])
 
-    _heading(page, "2. The answer desk, killed half-way and resumed")
+    _heading(page, "2. The answer desk: killed half-way, resumed, and released by an editor")
     if available(Path.cwd()):
         broken = _outage(page, out / "answer_desk", question=chosen.question)
         code = code or broken
@@ -60,12 +61,17 @@ def _heading(page: Page, text: str) -> None:
 
 
 def _tell(page: Page, outage: Outage, *, question: str) -> None:
-    page.line(f"{'NODE':<18} {'BODY STARTED':>12} {'ACCEPTED':>9}  BEFORE THE KILL")
-    for node, accepted in outage.accepted.items():
-        started = outage.started.get(node)
-        seen = "-" if started is None else str(started)
-        finished = "finished" if node in outage.finished_before else ""
-        page.line(f"{node:<18} {seen:>12} {accepted:>9}  {finished}")
+    before, after = outage.before, outage.after
+    page.line(f"{'':<20}{'BEFORE THE KILL':^20}{'AFTER IT':^20}")
+    page.line(f"{'STAGE OR STEP':<20}" + f"{'started':>10}{'finished':>10}" * 2)
+    for name in outage.names:
+        has_body = name in after.started
+        started, done = before.started[name], before.count(name)
+        again, finished = after.started[name] - started, after.count(name) - done
+        page.line(
+            f"{name:<20}{started if has_body else '-':>10}{done:>10}"
+            f"{again if has_body else '-':>10}{finished:>10}"
+        )
     page.line(f"answers filed: {outage.letters}")
     page.line()
     page.line(f"Q: {question}")
@@ -77,9 +83,10 @@ def _tell(page: Page, outage: Outage, *, question: str) -> None:
     if outage.problems:
         page.line("FAIL: " + "; ".join(outage.problems))
     else:
+        done = sum(before.finished.values())
         page.line(
-            f"pass: of {len(outage.accepted)} nodes, {len(outage.finished_before)} had finished "
-            "and none of them ran again; one outcome a node, one answer filed"
+            f"pass: of {sum(after.finished.values())} results, {done} were on record at the kill "
+            "and none of them was made again; one answer filed, and that once released"
         )
 
 

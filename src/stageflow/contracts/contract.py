@@ -70,6 +70,22 @@ class Contract:
         """The type's short name, as errors show it: `list[str]`."""
         return describe(self.annotation)
 
+    def json_schema(self) -> dict[str, Any]:
+        """JSON Schema of what is admitted; empty for a type that has none."""
+        from pydantic import TypeAdapter  # slow to import; only who shows a form asks for it
+        from pydantic.errors import PydanticInvalidForJsonSchema
+        from pydantic.json_schema import GenerateJsonSchema
+
+        class Silent(GenerateJsonSchema):
+            """Leaves out what JSON can't say, without a warning to whoever reads the form."""
+
+            ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012
+
+        try:
+            return TypeAdapter(self.annotation).json_schema(schema_generator=Silent)
+        except PydanticInvalidForJsonSchema:
+            return {}
+
     def admit(self, value: Any, freezer: Freezer) -> Any:
         """The canonical form of the validated value.
 

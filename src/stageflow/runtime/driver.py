@@ -27,6 +27,7 @@ from stageflow.model.errors import JournalError, RunError, StageflowError
 from stageflow.model.identity import Identity
 from stageflow.model.marks import reached
 from stageflow.model.outputs import Allow, Feedback, OutcomeKind, Revise, StageOutput
+from stageflow.model.record import RecordType
 from stageflow.model.snapshot import ContextSnapshot
 from stageflow.model.sparse import Sparse
 from stageflow.model.values import Frozen, content_hash, thaw
@@ -54,6 +55,11 @@ OK, BLOCKED = NodeState.OK, NodeState.BLOCKED
 _LOOK_EVERY_S = 0.05
 """How often a thread that waits for room in a stream looks whether it should stop."""
 STARTED, ENDED = EventType.STAGE_STARTED.value, EventType.STAGE_ENDED.value
+
+
+def going_on(actions: list[Action], follows: list[Action]) -> list[Action]:
+    """What a run that was not opened yet does after one more event: its old end is undone."""
+    return [action for action in actions if type(action) is not End] + follows
 
 
 class Driver(Sparse):
@@ -92,6 +98,7 @@ class Driver(Sparse):
         "needs_end",
         "neutral",
         "nodes",
+        "opened",
         "original",
         "over_by_s",
         "parent",
@@ -247,6 +254,9 @@ class Driver(Sparse):
         self.started_s = 0.0
         self.spreads = False
         self.is_open = False
+        self.opened: asyncio.Future[None] | None = None
+        """Done when what a run begins with is durable, or it is over before; None when nobody
+        waits for that."""
         self.asked: str | None = None
         """Why somebody cancelled the run before it was open."""
         self.first: list[Action] | None = None
@@ -346,12 +356,16 @@ class Driver(Sparse):
             self.deps = await self.runtime.open_deps(self)
         if self.history is not None:
             if self.recovered:
-                if self.needs_end and not self.scheduler.records:
+                if self.needs_end and self.scheduler.ending is not None and not self._ends():
                     self.scheduler.restate_end()
                 await self.history.commit(self)
             else:
                 self.first = self._start()
                 await self.history.create(self)
+
+    def _ends(self) -> bool:
+        """True when the run's end is among the records to be written."""
+        return any(record.type is RecordType.RUN_ENDED for record in self.scheduler.records)
 
     def _start(self) -> list[Action]:
         absent = []
@@ -375,10 +389,17 @@ class Driver(Sparse):
             first = self._start() if self.history is None else self.first
         assert first is not None
         self.is_open = True
+        if self.opened is not None:
+            self._tell_opened()
         self._apply(first)
         self._wake_worker()
         if self.asked is not None:
             self.cancel(self.asked)
+
+    def _tell_opened(self) -> None:
+        assert self.opened is not None, "somebody waits"
+        if not self.opened.done():
+            self.opened.set_result(None)
 
     def _is_clean(self) -> bool:
         """True when ending needs no waiting: the common case costs no task."""
@@ -423,6 +444,8 @@ class Driver(Sparse):
 
     def _let_go(self) -> None:
         self.is_over = True
+        if self.opened is not None:
+            self._tell_opened()
         for timer in (*self.retries.values(), *self.questions.values()):
             timer.cancel()
         if self.timer is not None:
@@ -1020,6 +1043,12 @@ class Driver(Sparse):
 
     def _ask(self, action: Ask) -> None:
         """The question is on record; nothing is awaited but its expiry."""
+        number, scheduler = action.node, self.scheduler
+        if (
+            scheduler.status[number] is not NodeState.PARKED
+            or scheduler.token[number] != action.token
+        ):
+            return  # answered before the run was opened again
         expires_s = action.expires_s
         if expires_s is None:
             due = self.due_wall_s.get(action.node)
@@ -1030,14 +1059,17 @@ class Driver(Sparse):
             expires_s, self._expire, action.node, action.token
         )
 
-    def expire_overdue(self) -> None:
-        """Before anybody answers a recovered run: questions whose time is over stand no more."""
+    def expire_overdue(self, actions: list[Action]) -> list[Action]:
+        """What a recovered run does when questions whose time is over stand no more: `actions`
+        and what follows from that."""
         now_s = self.runtime.clock.wall_s()
         for number, due in self.due_wall_s.items():
-            node = self.nodes[number]
             if self.scheduler.status[number] is NodeState.PARKED and due <= now_s:
-                self.failures[number] = Failure((node.name,), "expired", "", "nobody answered")
-                self.scheduler.expired(number, self.scheduler.token[number])
+                name = self.nodes[number].name
+                self.failures[number] = Failure((name,), "expired", "", "nobody answered in time")
+                token = self.scheduler.token[number]
+                actions = going_on(actions, self.scheduler.expired(number, token))
+        return actions
 
     def _expire(self, number: int, token: int) -> None:
         self.questions.pop(number, None)
@@ -1091,6 +1123,20 @@ class Driver(Sparse):
 
     async def answer_live(self, name: str, value: Any, *, by: str, shown: str | None) -> None:
         """`answer` for a run that is being driven here; returns when it is durable."""
+        if not self.is_open and not self.is_over:
+            if self.opened is None:
+                self.opened = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self.opened)
+        if self.is_over:
+            raise RunError(
+                "run.not_waiting",
+                f"run {self.identity.run} is over here",
+                pipeline=self.plan.name,
+                node=name,
+                expected="a run that is alive",
+                got="no end" if self.end is None else self.end.status,
+                fix="await runtime.signal(run, node, ...), which takes a suspended run up",
+            )
         actions = self.answer(name, value, by=by, shown=shown)
         await self._done(actions)
         self._wake_worker()

@@ -27,6 +27,16 @@ class Handle(Generic[O]):
         """Drives the run in a task of its own; `first` for a run that goes on."""
         return cls(driver, asyncio.get_running_loop().create_task(driver.execute(first)))
 
+    @classmethod
+    async def opened(cls, driver: Driver, first: list[Action]) -> Handle[Any]:
+        """`start`, and returns when `first` is durable; raises what kept it from being so."""
+        opened = driver.opened = asyncio.get_running_loop().create_future()
+        handle = cls.start(driver, first)
+        await asyncio.shield(opened)
+        if not driver.is_open:
+            await handle
+        return handle
+
     @property
     def run_id(self) -> str:
         """The run's id."""

@@ -18,7 +18,7 @@ from stageflow.runtime.driver import Driver
 from stageflow.runtime.durable import StepResult
 from stageflow.runtime.events import EventType, Subscription
 from stageflow.runtime.history import History, decode_failure, decode_inputs, decode_value
-from stageflow.scheduler import Action, Scheduler, Wait, replay, take_over
+from stageflow.scheduler import Action, Scheduler, Wait, put_questions, replay, take_over
 
 if TYPE_CHECKING:
     from stageflow.runtime.pipeline import Pipeline
@@ -59,11 +59,16 @@ async def recovered(
     _restore(driver, loaded)
     if scheduler.ending is not None and scheduler.running == 0:
         driver.needs_end = loaded.status == RUNNING
-        return driver, [scheduler.ending]
+        if not driver.needs_end:
+            return driver, [scheduler.ending]
+        asks = put_questions(scheduler, loaded.records)
+        _drop_old_times(driver)
+        return driver, driver.expire_overdue([*asks, scheduler.ending])
     actions = _on_time(take_over(scheduler, loaded.records), loaded, driver)
     reached("run_taken_over")
     if scheduler.unknown:
         reached("effect_unknown")
+    _drop_old_times(driver)
     for record in scheduler.records:
         if record.type is RecordType.ABANDONED:
             reached("attempt_abandoned")
@@ -73,7 +78,14 @@ async def recovered(
                 status="abandoned",
                 attempt=record.attempt,
             )
-    return driver, actions
+    return driver, driver.expire_overdue(actions)
+
+
+def _drop_old_times(driver: Driver) -> None:
+    """A question that is put anew has its whole time again."""
+    for record in driver.scheduler.records:
+        if record.type is RecordType.ASKED:
+            driver.due_wall_s.pop(driver.plan.index[record.node or ""], None)
 
 
 def _on_time(actions: list[Action], loaded: LoadedRun, driver: Driver) -> list[Action]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
+import contextlib
+import weakref
+from collections.abc import AsyncIterator, Collection, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,7 @@ from stageflow.model.ids import run_id
 from stageflow.model.values import Adapter, Freezer
 from stageflow.runtime.clock import Clock, SystemClock
 from stageflow.runtime.deps import DepScopes
-from stageflow.runtime.driver import Driver
+from stageflow.runtime.driver import Driver, going_on
 from stageflow.runtime.events import Subscription
 from stageflow.runtime.handle import Handle
 from stageflow.runtime.history import History
@@ -66,6 +68,9 @@ class Runtime:
         self.active: dict[str, Driver] = {}
         """Journalled runs that this runtime drives; a store can't tell two drivers of one process
         apart."""
+        self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        """Locks of runs that are being taken up, so that they are claimed by one task at a time: to
+        the store, all tasks of this process are the owner that may claim again."""
         self._owed: set[asyncio.Task[None]] = set()
         """What runs that are over still owe the journal: values that came too late."""
         self._deps = DepScopes({} if deps is None else deps)
@@ -123,15 +128,19 @@ class Runtime:
         when the run does not know where its pipeline is defined. JournalError: `unknown_run`,
         `run_is_live`, `changed_node`, `no_target`.
         """
-        if run in self.active:
-            raise JournalError(
-                "journal.run_is_live",
-                f"run {run!r} is being worked on by this runtime",
-                expected="a run whose owner has ended",
-                got="this process",
-                fix="await its handle, or cancel it first",
+        async with self._turn(run):
+            if run in self.active:
+                raise JournalError(
+                    "journal.run_is_live",
+                    f"run {run!r} is being worked on by this runtime",
+                    expected="a run whose owner has ended",
+                    got="this process",
+                    fix="await its handle, or cancel it first",
+                )
+            driver, actions = await recovered(
+                self, run, pipeline=pipeline, rerun=rerun, events=events
             )
-        driver, actions = await recovered(self, run, pipeline=pipeline, rerun=rerun, events=events)
+            self.active[run] = driver
         return await driver.execute(actions)
 
     async def waiting(self, run: str, *, pipeline: Pipeline[Any] | None = None) -> list[Waiting]:
@@ -149,35 +158,50 @@ class Runtime:
         pipeline: Pipeline[Any] | None = None,
         events: Sequence[Subscription] = (),
     ) -> Handle[Any]:
-        """Answers the question of `node` durably and lets the run go on; await the handle for it.
+        """Answers the question of `node` and lets the run go on; await the handle to see its end.
+
+        The answer is durable when this returns.
 
         `by` says who answered and is kept in the journal. `shown` is the hash of what that person
         saw, from `waiting`: an answer about other content is refused (`run.answer_stale`), as is
         a second one (`run.not_waiting`) and a value that is not of the question's type.
         """
-        driver = self.active.get(run)
-        if driver is not None:
-            await driver.answer_live(node, value, by=by, shown=shown)
-            return Handle(driver, driver.watch())
-        driver, actions = await reopened_for(self, run, pipeline=pipeline, events=events)
-        try:
-            answered = driver.answer(node, value, by=by, shown=shown)
-        except StageflowError:
-            # The claim is on record: leave the run suspended as it was, and owned by nobody.
-            await driver.execute(actions)
-            raise
-        return Handle.start(driver, answered)
+        async with self._turn(run):
+            driver = self.active.get(run)
+            if driver is None:
+                driver, actions = await reopened_for(self, run, pipeline=pipeline, events=events)
+                try:
+                    answered = driver.answer(node, value, by=by, shown=shown)
+                except StageflowError:
+                    # The claim is on record: leave the run suspended as it was, owned by nobody.
+                    await driver.execute(actions)
+                    raise
+                return await Handle.opened(driver, going_on(actions, answered))
+        await driver.answer_live(node, value, by=by, shown=shown)
+        return Handle(driver, driver.watch())
 
     async def cancel(
         self, run: str, *, reason: str = "by_user", pipeline: Pipeline[Any] | None = None
     ) -> Run[Any]:
         """Ends a run of this runtime, or a suspended one, as cancelled."""
-        driver = self.active.get(run)
-        if driver is not None:
-            driver.cancel(reason)
-            return await driver.watch()
-        driver, _ = await reopened_for(self, run, pipeline=pipeline, events=())
-        return await driver.execute(driver.scheduler.cancel(reason))
+        async with self._turn(run):
+            driver = self.active.get(run)
+            if driver is None:
+                driver, actions = await reopened_for(self, run, pipeline=pipeline, events=())
+                cancelled = driver.scheduler.cancel(reason)
+                # Nothing is cancelled where the time of a question is over: the run ends for that.
+                return await driver.execute(going_on(actions, cancelled) if cancelled else actions)
+        driver.cancel(reason)
+        return await driver.watch()
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, run: str) -> AsyncIterator[None]:
+        """One task at a time takes a run up; who comes next finds it in `active`."""
+        lock = self._turns.get(run)
+        if lock is None:
+            lock = self._turns[run] = asyncio.Lock()
+        async with lock:
+            yield
 
     def owe(self, work: Coroutine[Any, Any, None]) -> None:
         """Has `work` done, for a run that is over; `aclose` waits for it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,8 @@ class Waiting:
     node: str
     expects: str
     """The type of the answer, as a person writes it."""
+    json_schema: Mapping[str, Any]
+    """JSON Schema of the answer, to make a form from; empty when its type has none."""
     shown: Any
     """The value that the answer is about; a private copy."""
     shown_hash: str
@@ -59,6 +61,7 @@ async def questions(runtime: Runtime, run: str, *, pipeline: Pipeline[Any] | Non
                 run=run,
                 node=name,
                 expects=node.contract.describe(),
+                json_schema=node.contract.json_schema(),
                 shown=thaw(value),
                 shown_hash=content_hash(value),
                 asked_wall_s=record.wall_s,
@@ -86,6 +89,4 @@ async def reopened_for(
             got=loaded.status,
             fix="look at runtime.runs(); an interrupted run is taken up by resume",
         )
-    driver, actions = await recovered(runtime, run, pipeline=pipeline, rerun=(), events=events)
-    driver.expire_overdue()
-    return driver, actions
+    return await recovered(runtime, run, pipeline=pipeline, rerun=(), events=events)

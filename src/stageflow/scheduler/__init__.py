@@ -2,7 +2,7 @@
 
 from stageflow.scheduler.actions import Action, Ask, End, Launch, Stop, Wait
 from stageflow.scheduler.program import Program
-from stageflow.scheduler.recovery import replay, take_over
+from stageflow.scheduler.recovery import put_questions, replay, take_over
 from stageflow.scheduler.scheduler import ABANDONED_MAX, Scheduler
 from stageflow.scheduler.state import Cause, NodeState
 
@@ -18,6 +18,7 @@ __all__ = [
     "Scheduler",
     "Stop",
     "Wait",
+    "put_questions",
     "replay",
     "take_over",
 ]

@@ -33,26 +33,41 @@ def take_over(scheduler: Scheduler, records: Sequence[Record]) -> list[Action]:
     """After `replay`, for a run that has not ended: what the new owner must do.
 
     Each attempt of the dead owner is closed by one `abandoned`; nodes that became ready without
-    an intent on record get theirs now; waits between attempts go on. The new records are in
-    `scheduler.records`.
+    an intent or a question on record get theirs now; waits between attempts go on. The new
+    records are in `scheduler.records`.
     """
-    with_intent = {
-        (record.node, record.token) for record in records if record.type is RecordType.INTENT
-    }
-    actions: list[Action] = []
+    on_record = _begun(records)
+    actions = put_questions(scheduler, records)
     for node, status in enumerate(list(scheduler.status)):
         token = scheduler.token[node]
         if status is NodeState.RUNNING:
-            if (scheduler.nodes[node].name, token) in with_intent:
+            if (scheduler.nodes[node].name, token) in on_record:
                 actions += scheduler.abandoned(node, token)
             else:
                 scheduler.restate_intent(node)
                 actions.append(Launch(node))
         elif status is NodeState.RETRYING:
             actions.append(Wait(node, token, 0.0))
-        elif status is NodeState.PARKED:
-            actions.append(Ask(node, token, None))
     return actions
+
+
+def put_questions(scheduler: Scheduler, records: Sequence[Record]) -> list[Action]:
+    """After `replay`: the questions that stand. One that is not on record is put now, as when a
+    run that failed goes on, or its owner died between a value and the question about it."""
+    on_record = _begun(records)
+    return [
+        Ask(node, scheduler.token[node], None)
+        if (scheduler.nodes[node].name, scheduler.token[node]) in on_record
+        else scheduler.restate_question(node)
+        for node, status in enumerate(scheduler.status)
+        if status is NodeState.PARKED
+    ]
+
+
+def _begun(records: Sequence[Record]) -> set[tuple[str | None, int]]:
+    """(node, token) of every attempt and question on record."""
+    begun = (RecordType.INTENT, RecordType.ASKED)
+    return {(record.node, record.token) for record in records if record.type in begun}
 
 
 def _feed(scheduler: Scheduler, record: Record) -> None:

@@ -460,6 +460,15 @@ class Scheduler(Sparse):
         self.token[node] = self.tokens
         self._record(RecordType.INTENT, node)
 
+    def restate_question(self, node: int) -> Ask:
+        """Writes the question of a PARKED node that the journal does not know yet."""
+        stage = self.nodes[node].stage
+        assert stage is not None and stage.wait is not None
+        self.tokens += 1
+        self.token[node] = self.tokens
+        self._record(RecordType.ASKED, node, data={"expires_s": stage.wait.expires_s})
+        return Ask(node, self.token[node], stage.wait.expires_s)
+
     def chosen(self, join: int) -> list[int]:
         """The branches whose values a RUNNING join takes, in the order they were given."""
         spec = self.nodes[join].join

@@ -6,17 +6,17 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from examples.answer_desk.outbox import file_answer
-from examples.answer_desk.reader import Answer
+from examples.answer_desk.letters import Letter
+from examples.answer_desk.outbox import file_letter
 
 
-def reply(text: str = "The moon.") -> Answer:
-    return Answer(text=text, sources=["page#tides"])
+def reply(text: str = "The moon.") -> Letter:
+    return Letter(question="Why?", text=text, sources=["page#tides"])
 
 
 def test_a_second_attempt_finds_the_first_ones_letter(tmp_path: Path) -> None:
-    first = file_answer(tmp_path, key="run/filed/1", question="Why?", answer=reply())
-    second = file_answer(tmp_path, key="run/filed/1", question="Why?", answer=reply("Another."))
+    first = file_letter(tmp_path, reply(), key="run/filed/1")
+    second = file_letter(tmp_path, reply("Another."), key="run/filed/1")
     assert first == second
     assert json.loads(first.read_text())["text"] == "The moon."
     assert [path.name for path in tmp_path.iterdir()] == [first.name]
@@ -24,7 +24,7 @@ def test_a_second_attempt_finds_the_first_ones_letter(tmp_path: Path) -> None:
 
 def test_other_keys_get_other_letters(tmp_path: Path) -> None:
     places = {
-        file_answer(tmp_path, key=key, question="Why?", answer=reply())
+        file_letter(tmp_path, reply(), key=key)
         for key in ("run/filed/1", "run/filed/2", "../../elsewhere")
     }
     assert len(places) == 3
@@ -33,7 +33,7 @@ def test_other_keys_get_other_letters(tmp_path: Path) -> None:
 
 def test_attempts_at_the_same_time_leave_one_letter(tmp_path: Path) -> None:
     def attempt(n: int) -> Path:
-        return file_answer(tmp_path, key="one", question="Why?", answer=reply(f"Attempt {n}."))
+        return file_letter(tmp_path, reply(f"Attempt {n}."), key="one")
 
     with ThreadPoolExecutor(8) as threads:
         places = set(threads.map(attempt, range(40)))

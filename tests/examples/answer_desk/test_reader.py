@@ -39,6 +39,15 @@ def test_the_paragraph_that_speaks_of_the_question_is_added() -> None:
     )
 
 
+def test_sent_back_it_adds_what_the_feedback_names_and_keeps_what_it_had() -> None:
+    text = f"{LONG}\n\nNothing here.\n\nAt spring they are largest.\n\nShips sink. Ships rise."
+    sent_back = explain("tides", [passage(text)], ['says nothing of "ship", "spring"'])
+    assert sent_back.text == (
+        f"{LONG.strip()}\n\nAt spring they are largest.\n\nShips sink. Ships rise."
+    )
+    assert explain("tides", [passage(text)], ["names no source"]).text == LONG.strip()
+
+
 def test_a_definition_is_the_first_paragraph_of_its_entry() -> None:
     entry = Passage("glossary#tide", "tide", "Rise and\nfall.\n\nMore.", is_definition=True)
     assert define([entry]).text == "Rise and fall."
