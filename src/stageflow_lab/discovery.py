@@ -88,6 +88,16 @@ def load(found: Found) -> Scenario:
     )
 
 
+def package_missing(found: Found, error: LabError) -> str | None:
+    """The package that a shipped scenario imports and this machine lacks, when `load` failed for
+    that. A user's own file is not excused: the name may be misspelt."""
+    cause = error.__cause__
+    if found.module is None or not isinstance(cause, ModuleNotFoundError) or cause.name is None:
+        return None
+    package = cause.name.partition(".")[0]
+    return None if package in ("stageflow", "stageflow_lab") else package
+
+
 def _shipped() -> Iterator[Found]:
     for root in scenarios.__path__:
         base = Path(root)

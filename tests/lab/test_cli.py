@@ -225,3 +225,17 @@ def test_a_terminal_sees_one_live_line_per_running_row(
     text = seen.getvalue().decode()
     assert "/6 waits" in text and "█" in text and "\x1b[J" in text
     assert "[1/1]" in text.rpartition("\x1b[J")[2]
+
+
+def test_a_row_whose_package_is_not_installed_is_skipped_by_name(tmp_path: Path) -> None:
+    absent = 'raise ModuleNotFoundError("No module named \'hypothesis\'", name="hypothesis")\n'
+    (tmp_path / "hypothesis.py").write_text(absent)
+    done = subprocess.run(
+        [sys.executable, "-m", "stageflow_lab", "run", "CORE-008", "--out", str(tmp_path / "out")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert "needs python:hypothesis" in done.stdout

@@ -100,6 +100,10 @@ def _outcome(request: Request, line: ParentPipe) -> Result:
         scenario = discovery.load(request.found)
         lacking = absent(scenario.components)
     except LabError as error:
+        package = discovery.package_missing(request.found, error)
+        if package is not None:
+            reason = f"needs python:{package}"
+            return replace(blank, verdict=Verdict.SKIPPED, reason=reason)
         (request.evidence / "traceback-import.txt").write_text(traceback.format_exc(), "utf-8")
         return replace(blank, reason=str(error).splitlines()[0])
     if lacking:
