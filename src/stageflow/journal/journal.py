@@ -16,7 +16,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from stageflow.journal.store import Append, LoadedRun, Owner, RunHeader, RunSummary, Store
+from stageflow.journal.store import (
+    Append,
+    LoadedRun,
+    Owner,
+    RunHeader,
+    RunSummary,
+    SessionTurns,
+    Store,
+)
 from stageflow.model.errors import JournalError
 from stageflow.model.marks import carrying, reached
 from stageflow.model.record import Record
@@ -57,6 +65,12 @@ class Journal(Protocol):
 
     async def runs(self, *, tenant: str | None = None, limit: int = 50) -> list[RunSummary]:
         """The latest runs, newest first."""
+        ...
+
+    async def turns(
+        self, tenant: str, session: str, *, before: int | None = None, limit: int = 50
+    ) -> SessionTurns:
+        """Where a session of a tenant stands; see Store.turns."""
         ...
 
     async def close(self) -> None:
@@ -147,6 +161,14 @@ class GroupCommit:
     async def runs(self, *, tenant: str | None = None, limit: int = 50) -> list[RunSummary]:
         self._check_open()
         return await asyncio.to_thread(self._store.runs, tenant=tenant, limit=limit)
+
+    async def turns(
+        self, tenant: str, session: str, *, before: int | None = None, limit: int = 50
+    ) -> SessionTurns:
+        self._check_open()
+        return await asyncio.to_thread(
+            self._store.turns, tenant, session, before=before, limit=limit
+        )
 
     async def close(self) -> None:
         loop = asyncio.get_running_loop()

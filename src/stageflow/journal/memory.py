@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from stageflow.journal.admission import (
@@ -18,7 +19,26 @@ from stageflow.journal.admission import (
     unknown_run,
 )
 from stageflow.journal.line import Line, encoded, header_of, header_text, record_of
-from stageflow.journal.store import Append, LoadedRun, Owner, RunHeader, RunSummary
+from stageflow.journal.store import (
+    Append,
+    EndedTurn,
+    LineTurn,
+    LoadedRun,
+    Owner,
+    RunHeader,
+    RunSummary,
+    SessionTurns,
+)
+from stageflow.journal.turns import (
+    IsAlive,
+    Place,
+    Standing,
+    is_turn,
+    may_be_ahead,
+    settled,
+    turn_begun_by,
+    turn_refusal,
+)
 from stageflow.model.errors import JournalError
 from stageflow.model.record import Record
 
@@ -32,16 +52,39 @@ class _Run:
     lines: list[Line] = field(default_factory=list)
     accepted: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
     """(node, revision) to attempt and token of its accepted outcome."""
+    turn: Standing | None = None
+    """None for a run that is no turn of a session."""
+
+
+@dataclass(slots=True)
+class _Session:
+    """The turns of one tenant's session. Changed only under the store's lock."""
+
+    begun: int = 0
+    line: dict[str, _Run] = field(default_factory=dict)
+    """By run: turns that are in line, as far as is known."""
+    ended: list[EndedTurn] = field(default_factory=list)
+    """Turns that ended ok, the latest last."""
 
 
 class MemoryStore:
     """Implements Store. Holds encoded lines, so that nobody's later change reaches it."""
 
-    def __init__(self, *, wall_s: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        *,
+        wall_s: Callable[[], float] = time.time,
+        is_alive: IsAlive = Owner.is_alive,
+    ) -> None:
+        """`is_alive` says which owners of turns may still be working on them."""
         self._wall_s = wall_s
+        self._is_alive = is_alive
         self._lock = threading.Lock()
         """Protects every field of every run, across each whole method."""
         self._runs: dict[str, _Run] = {}
+        self._sessions: dict[tuple[str, str], _Session] = {}
+        self._arrived = 0
+        """Turns that have arrived, in all sessions."""
 
     def create(self, header: RunHeader, owner: Owner, records: tuple[Record, ...]) -> int:
         kept = header_of(header_text(header))
@@ -50,9 +93,15 @@ class MemoryStore:
             if header.run in self._runs:
                 raise run_exists(header, self._runs[header.run].header)
             head = first_head(owner, now_wall_s=self._wall_s())
-            refused = self._added(_Run(kept, head), first, encoded(first))
+            run = _Run(kept, head)
+            if is_turn(kept):
+                run.turn = Standing(kept.run, self._arrived + 1, 0, Place.WAITS)
+            refused = self._added(run, first, encoded(first))
             if refused is not None:
                 raise refused
+            if run.turn is not None:
+                self._arrived += 1
+                self._session(kept).line[kept.run] = run
         return 1
 
     def commit(self, batch: Sequence[Append]) -> list[JournalError | None]:
@@ -71,6 +120,9 @@ class MemoryStore:
                 if refused is not None:
                     raise refused
                 kept.head = kept.head.claimed(owner)
+                if kept.turn is not None:
+                    kept.turn = kept.turn._replace(number=0, place=Place.WAITS)
+                    self._session(kept.header).line[run] = kept
                 record = claim_record(kept.head, wall_s=self._wall_s(), rerun=rerun)
                 append = Append(run, kept.head.epoch, (record,))
                 refused = self._added(kept, append, encoded(append))
@@ -86,6 +138,26 @@ class MemoryStore:
             kept = [run for run in self._runs.values() if tenant in (None, run.header.tenant)]
         kept.sort(key=lambda run: (run.header.created_wall_s, run.header.run), reverse=True)
         return [summary(run.header, run.head) for run in kept[: max(limit, 0)]]
+
+    def turns(
+        self, tenant: str, session: str, *, before: int | None = None, limit: int = 50
+    ) -> SessionTurns:
+        with self._lock:
+            known = self._sessions.get((tenant, session))
+            if known is None:
+                return SessionTurns(0, (), ())
+            self._settle(known, known.line.values())
+            line = [
+                LineTurn(run.header.run, run.turn.number, run.head.status)
+                for run in sorted(known.line.values(), key=_place_in_line)
+                if run.turn is not None
+            ]
+            bound = max(limit, 0)
+            stop = len(known.ended)
+            if before is not None:
+                stop = bisect_left(known.ended, before, key=lambda turn: turn.number)
+            ended = known.ended[max(stop - bound, 0) : stop]
+            return SessionTurns(known.begun, tuple(line[:bound]), tuple(reversed(ended)))
 
     def close(self) -> None:
         """Nothing is held outside this object; what it holds stays readable."""
@@ -107,6 +179,11 @@ class MemoryStore:
         refused = refusal(append, kept.head, lambda *key: kept.accepted.get(key))
         if refused is not None:
             return refused
+        begins = turn_begun_by(append.records)
+        if begins is not None:
+            refused = self._begun(kept, append, begins)
+            if refused is not None:
+                return refused
         kept.lines.extend(lines)
         kept.accepted.update(
             ((line.node or "", line.revision), (line.attempt, line.token))
@@ -117,7 +194,53 @@ class MemoryStore:
         self._runs[append.run] = kept
         return None
 
+    # -- turns -------------------------------------------------------------------------------
+
+    def _session(self, header: RunHeader) -> _Session:
+        assert header.session is not None
+        return self._sessions.setdefault((header.tenant, header.session), _Session())
+
+    def _begun(self, kept: _Run, append: Append, begins: Record) -> JournalError | None:
+        """Begin the run's turn, or answer why not and change nothing but what is over."""
+        turn = kept.turn
+        session = _Session() if turn is None else self._session(kept.header)
+        others = [
+            run
+            for run in session.line.values()
+            if run.turn is not None and turn is not None and may_be_ahead(run.turn, turn)
+        ]
+        self._settle(session, others)
+        refused = turn_refusal(
+            append,
+            begins,
+            turn=turn,
+            ahead=[run.turn for run in others if run.turn is not None],
+            begun=session.begun,
+        )
+        if refused is None and turn is not None:
+            session.begun += 1
+            kept.turn = turn._replace(number=session.begun, place=Place.BEGUN)
+        return refused
+
+    def _settle(self, session: _Session, runs: Iterable[_Run]) -> None:
+        """Take those out of the line that have ended, or whose owner has."""
+        for run in list(runs):
+            assert run.turn is not None
+            run.turn = settled(run.turn, run.head, self._is_alive)
+            if run.turn.place.is_in_line:
+                continue
+            del session.line[run.header.run]
+            if run.turn.place is Place.ENDED_OK:
+                session.ended.append(EndedTurn(run.turn.number, run.header.run))
+                session.ended.sort()
+
+
+def _place_in_line(run: _Run) -> tuple[bool, int]:
+    assert run.turn is not None
+    return run.turn.place is not Place.BEGUN, run.turn.arrived
+
 
 def _loaded(kept: _Run) -> LoadedRun:
     records = tuple(record_of(line) for line in kept.lines)
-    return LoadedRun(kept.header, kept.head.epoch, kept.head.status, kept.head.reason, records)
+    head = kept.head
+    return LoadedRun(kept.header, head.epoch, head.status, head.reason, records, head.owner)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from stageflow.journal import sqlite_turns
 from stageflow.journal.admission import (
     Head,
     claim_record,
@@ -35,7 +36,15 @@ from stageflow.journal.line import (
     header_checksum,
     header_text,
 )
-from stageflow.journal.store import Append, LoadedRun, Owner, RunHeader, RunSummary
+from stageflow.journal.store import (
+    Append,
+    LoadedRun,
+    Owner,
+    RunHeader,
+    RunSummary,
+    SessionTurns,
+)
+from stageflow.journal.turns import is_turn, turn_begun_by
 from stageflow.journal.verification import (
     RunRows,
     verified_head,
@@ -46,7 +55,7 @@ from stageflow.journal.verification import (
 from stageflow.model.errors import JournalError
 from stageflow.model.record import Record
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x53464A4C
 """Tells a journal from other SQLite files: "SFJL" (https://www.sqlite.org/pragma.html)."""
 INLINE_BYTES_MAX = 64 * 1024
@@ -72,9 +81,12 @@ CREATE TABLE records (
   previous BLOB NOT NULL, checksum BLOB NOT NULL, PRIMARY KEY (run, seq));
 CREATE UNIQUE INDEX accepted_once ON records(run, node, revision) WHERE accepted = 1;
 CREATE TABLE contents (content BLOB PRIMARY KEY, payload BLOB NOT NULL);
+{sqlite_turns.SCHEMA}
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
+_FROM_1 = f"{sqlite_turns.SCHEMA}PRAGMA user_version = {SCHEMA_VERSION}"
+"""Version 1 knew no sessions; its runs are no turns."""
 _SETTINGS = (
     "synchronous = FULL",
     "fullfsync = ON",  # on macOS a plain fsync leaves data in the drive's cache
@@ -156,6 +168,8 @@ class SQLiteStore:
             start = header_checksum(text)
             columns = (header.run, header.tenant, header.created_wall_s, text, start)
             writer.execute(_ADD_RUN, columns)
+            if is_turn(header):
+                sqlite_turns.arrive(writer, header)
             heads = {header.run: (first_head(owner, now_wall_s=self._wall_s()), start)}
             refused = self._added(writer, heads, first, lines)
             if refused is not None:
@@ -189,8 +203,10 @@ class SQLiteStore:
             refused = self._added(writer, heads, append, encoded(append))
             assert refused is None, f"the new owner's first record was refused: {refused}"
             _write_heads(writer, heads)
+            if is_turn(loaded.header):
+                sqlite_turns.bring_back(writer, run)
         records = (*loaded.records, record)
-        return LoadedRun(loaded.header, head.epoch, head.status, head.reason, records)
+        return LoadedRun(loaded.header, head.epoch, head.status, head.reason, records, head.owner)
 
     def load(self, run: str) -> LoadedRun:
         with self._snapshot() as reader:
@@ -211,6 +227,28 @@ class SQLiteStore:
             rows = reader.execute(_LISTING.format(where=where), (*known, bound)).fetchall()
         found = (verified_summary(row) for row in rows)
         return [one for one in found if tenant is None or one.header.tenant == tenant]
+
+    def turns(
+        self, tenant: str, session: str, *, before: int | None = None, limit: int = 50
+    ) -> SessionTurns:
+        if not (_is_text(tenant) and _is_text(session)):
+            return SessionTurns(0, (), ())
+        bound = min(max(limit, 0), _LISTING_MAX)
+        with self._snapshot() as reader:
+            return sqlite_turns.listed(
+                reader,
+                tenant,
+                session,
+                before=before,
+                limit=bound,
+                head_of=lambda run: _head(reader, run)[0],
+                is_alive=self._is_alive,
+            )
+
+    def _is_alive(self, owner: Owner) -> bool | None:
+        """As a claim would see it."""
+        live = owner.is_alive()
+        return False if live is None and self._unknown_is_dead else live
 
     def close(self) -> None:
         """Write the log back into the file and let go of it; a second close does nothing."""
@@ -346,6 +384,17 @@ class SQLiteStore:
         )
         if refused is not None:
             return refused
+        begins = turn_begun_by(append.records)
+        if begins is not None:
+            refused = sqlite_turns.begin(
+                writer,
+                append,
+                begins,
+                head_of=lambda run: (heads[run] if run in heads else _head(writer, run))[0],
+                is_alive=self._is_alive,
+            )
+            if refused is not None:
+                return refused
         rows = []
         for line in lines:
             checksum = chained(last, line)
@@ -429,8 +478,10 @@ def _prepare(writer: sqlite3.Connection, path: Path, *, until_s: float) -> None:
             time.sleep(0.005)
     writer.execute("BEGIN IMMEDIATE")
     try:
-        if _check_kind(writer, path):
-            for statement in _SCHEMA.split(";"):
+        is_new = _check_kind(writer, path)
+        (version,) = writer.execute("PRAGMA user_version").fetchone()
+        if is_new or version < SCHEMA_VERSION:
+            for statement in (_SCHEMA if is_new else _FROM_1).split(";"):
                 writer.execute(statement)
         writer.execute("COMMIT")
     finally:
@@ -439,7 +490,7 @@ def _prepare(writer: sqlite3.Connection, path: Path, *, until_s: float) -> None:
 
 
 def _check_kind(connection: sqlite3.Connection, path: Path) -> bool:
-    """True for an empty file, False for a journal of this version; else the refusal."""
+    """True for an empty file, False for a journal of this version or before; else the refusal."""
     (kind,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -461,7 +512,7 @@ def _check_kind(connection: sqlite3.Connection, path: Path) -> bool:
             got=f"schema version {version}",
             fix="install the stageflow that wrote it, or a later one",
         )
-    if version != SCHEMA_VERSION or tables == 0:
+    if version not in range(1, SCHEMA_VERSION + 1) or tables == 0:
         raise damaged(None, None, "its schema version is not one that was ever written")
     return False
 

@@ -34,6 +34,7 @@ MARKS: Final[Mapping[str, str]] = MappingProxyType(
         "second_value_refused": "a second value for one node and revision was refused",
         "stale_owner_refused": "an append of an owner that has been replaced was refused",
         "stream_waited": "a producer waited for room in its reader's stream",
+        "turn_made_to_wait": "a turn of a session was not let begin before its time",
         "thread_stuck": "a thread outlived the attempt it was working for",
     }
 )
