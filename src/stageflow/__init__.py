@@ -39,6 +39,7 @@ from stageflow.model.outputs import (
     Stream,
 )
 from stageflow.model.policy import Retry
+from stageflow.model.session import Session, Turn, Window
 from stageflow.model.snapshot import ContextSnapshot
 from stageflow.model.values import Adapter
 from stageflow.runtime.context import Context
@@ -87,6 +88,7 @@ __all__ = [
     "RunError",
     "RunStream",
     "Runtime",
+    "Session",
     "SimulationError",
     "Stage",
     "StageFailed",
@@ -94,8 +96,10 @@ __all__ = [
     "StageflowError",
     "Stream",
     "Subscription",
+    "Turn",
     "ValueRefused",
     "Waiting",
+    "Window",
     "agent",
     "any_of",
     "approval",

@@ -32,6 +32,7 @@ MARKS: Final[Mapping[str, str]] = MappingProxyType(
         "run_reopened": "a run that had ended without success was taken up again",
         "run_taken_over": "a run was recovered from the journal by a new owner",
         "second_value_refused": "a second value for one node and revision was refused",
+        "session_forgotten": "a session that had no turn was forgotten for one that has",
         "stale_owner_refused": "an append of an owner that has been replaced was refused",
         "stream_waited": "a producer waited for room in its reader's stream",
         "turn_made_to_wait": "a turn of a session was not let begin before its time",

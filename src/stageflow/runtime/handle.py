@@ -25,7 +25,12 @@ class Handle(Generic[O]):
     @classmethod
     def start(cls, driver: Driver, first: list[Action] | None = None) -> Handle[Any]:
         """Drives the run in a task of its own; `first` for a run that goes on."""
-        return cls(driver, asyncio.get_running_loop().create_task(driver.execute(first)))
+        task = asyncio.get_running_loop().create_task(driver.execute(first))
+        turn = driver.turn
+        if turn is not None:
+            # Also when the task is cancelled before its first step.
+            task.add_done_callback(lambda _: turn.leave())
+        return cls(driver, task)
 
     @classmethod
     async def opened(cls, driver: Driver, first: list[Action]) -> Handle[Any]:

@@ -10,6 +10,7 @@ from stageflow.graph import Stage
 from stageflow.model.bag import MISSING, OutputBag
 from stageflow.model.errors import RunError
 from stageflow.model.identity import Identity
+from stageflow.model.session import Seen
 from stageflow.model.snapshot import ContextSnapshot
 from stageflow.model.values import thaw
 from stageflow.runtime.failure import Failure, StageFailed
@@ -69,6 +70,7 @@ class Run(Generic[O]):
         "_program",
         "_reasons",
         "_revisions",
+        "_session",
         "_states",
         "_tried",
         "failures",
@@ -106,6 +108,7 @@ class Run(Generic[O]):
         candidates: Mapping[int, list[Candidate]],
         original: BaseException | None,
         quarantined: tuple[str, ...],
+        session: Seen | None = None,
     ) -> None:
         self._program = program
         self._identity = identity
@@ -122,6 +125,7 @@ class Run(Generic[O]):
         self.failures = failures
         self._candidates = candidates
         self._original = original
+        self._session = session
         self.quarantined = quarantined
 
     @property
@@ -158,6 +162,7 @@ class Run(Generic[O]):
             names=self._program.plan.index,
             bag=self._bag,
             version=len(self._bag.accepted),
+            session=self._session,
         )
 
     @property
@@ -318,4 +323,5 @@ def make_run(driver: Driver) -> Run[Any]:
         candidates=driver.candidates,
         original=driver.original,
         quarantined=tuple(driver.quarantined),
+        session=driver.session,
     )

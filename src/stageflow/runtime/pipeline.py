@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar, overload
 
 from stageflow.graph import Plan, Stage, compile_plan
 from stageflow.graph.draw import mermaid, text_diagram
 from stageflow.model.errors import BuildError, InputError, StageflowError, nearest
+from stageflow.model.session import Window
 from stageflow.model.values import Freezer
 from stageflow.runtime.context import Context
 from stageflow.runtime.driver import Driver
@@ -32,6 +33,7 @@ class RunOptions:
     runtime: Runtime | None = None
     tenant: str = "default"
     session: str | None = None
+    window: Window = field(default_factory=Window)
     correlation: str | None = None
     deadline: float | None = None
     """Seconds the whole run may take."""
@@ -118,6 +120,7 @@ class Pipeline(Generic[O]):
         runtime: Runtime | None = None,
         tenant: str | None = None,
         session: str | None = None,
+        window: Window | None = None,
         correlation: str | None = None,
         deadline: float | None = None,
         seed: int | None = None,
@@ -127,7 +130,10 @@ class Pipeline(Generic[O]):
     ) -> Pipeline[O]:
         """The same pipeline, run under other options; what is not given stays as it was.
 
-        `deadline` is in seconds from the start of each run. `events` are told what happens.
+        Runs of one `session` of one `tenant` are turns: one runs after another, in order of
+        arrival, and each sees earlier ones through `window`, as `ctx.session`. RunError
+        `session.suspended` is raised for a turn that would follow a suspended one. `deadline` is
+        in seconds from the start of each run, waiting included. `events` are told what happens.
         `target` is the `module:attr` under which a later process finds this pipeline.
         """
         if deadline is not None and not deadline > 0:
@@ -143,6 +149,7 @@ class Pipeline(Generic[O]):
             "runtime": runtime,
             "tenant": tenant,
             "session": session,
+            "window": window,
             "correlation": correlation,
             "deadline": deadline,
             "seed": seed,

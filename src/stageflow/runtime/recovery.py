@@ -57,6 +57,8 @@ async def recovered(
     replay(scheduler, loaded.records)
     driver = _driver(runtime, pipeline, loaded, scheduler, events)
     _restore(driver, loaded)
+    if loaded.header.session is not None:
+        await runtime.sessions.take_up(driver, loaded, pipeline.options.window)
     if scheduler.ending is not None and scheduler.running == 0:
         driver.needs_end = loaded.status == RUNNING
         if not driver.needs_end:

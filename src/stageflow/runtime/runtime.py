@@ -27,6 +27,7 @@ from stageflow.runtime.nested import child_run_id, taken_up
 from stageflow.runtime.outcome import Run
 from stageflow.runtime.processes import ProcessPool
 from stageflow.runtime.recovery import recovered
+from stageflow.runtime.sessions import Sessions
 from stageflow.runtime.stream import StreamQueue
 from stageflow.runtime.threads import ThreadPool
 from stageflow.runtime.waiting import Waiting, questions, reopened_for
@@ -71,6 +72,8 @@ class Runtime:
         self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         """Locks of runs that are being taken up, so that they are claimed by one task at a time: to
         the store, all tasks of this process are the owner that may claim again."""
+        self.sessions = Sessions(self.limits)
+        """Whose turn it is in each session."""
         self._owed: set[asyncio.Task[None]] = set()
         """What runs that are over still owe the journal: values that came too late."""
         self._deps = DepScopes({} if deps is None else deps)
@@ -238,7 +241,7 @@ class Runtime:
             parent=None,
             correlation=options.correlation if options.correlation is not None else run,
         )
-        return self._driver(
+        driver = self._driver(
             pipeline,
             identity,
             inputs,
@@ -247,6 +250,11 @@ class Runtime:
             stream=stream,
             deadline_in_s=options.deadline,
         )
+        if options.session is not None:
+            driver.turn = self.sessions.arrive(options.tenant, options.session, options.window)
+            if driver.history is not None:
+                driver.history.sizes = {}
+        return driver
 
     async def child(
         self,
@@ -289,6 +297,7 @@ class Runtime:
             depth=parent.depth + 1,
             deadline_s=deadline_s,
         )
+        driver.session = parent.session
         return driver, None
 
     def _driver(
