@@ -27,6 +27,7 @@ MARKS: Final[Mapping[str, str]] = MappingProxyType(
         "journal_queue_full": "a request waited outside the journal's full queue",
         "late_write": "the outcome of an attempt that no longer counts was refused",
         "redaction_released": "a value was released as a guard had replaced it",
+        "request_repeated": "a request came again under its key, and was given its run",
         "retry_handed_out": "an attempt failed and another one was planned",
         "run_cancelled": "somebody asked a run to end before it was over",
         "run_reopened": "a run that had ended without success was taken up again",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from stageflow.contracts import contract_of
@@ -190,6 +191,17 @@ def decode_inputs(plan: Plan, record: Record) -> dict[str, Any]:
         for name, data in encoded.items()
         if name in plan.inputs
     }
+
+
+def changed_inputs(given: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
+    """Names of canonical inputs that are not the same, sorted."""
+    return sorted(
+        name
+        for name in given.keys() | before.keys()
+        if name not in given
+        or name not in before
+        or content_hash(given[name]) != content_hash(before[name])
+    )
 
 
 def decode_value(plan: Plan, node: Node, record: Record, freezer: Freezer) -> tuple[Any, Any]:

@@ -19,6 +19,7 @@ from stageflow.runtime.events import Subscription
 from stageflow.runtime.handle import Handle
 from stageflow.runtime.outcome import Run
 from stageflow.runtime.processes import check_portable
+from stageflow.runtime.request import Request
 from stageflow.runtime.runtime import Runtime
 from stageflow.runtime.step import Compiled
 from stageflow.runtime.stream import Emitted, StreamQueue
@@ -40,6 +41,7 @@ class RunOptions:
     seed: int = 0
     """Of jitter and of simulation; the same seed gives the same waits."""
     run_id: str | None = None
+    request_key: str | None = None
     events: tuple[Subscription, ...] = ()
     target: str | None = None
 
@@ -125,6 +127,7 @@ class Pipeline(Generic[O]):
         deadline: float | None = None,
         seed: int | None = None,
         run_id: str | None = None,
+        request_key: str | None = None,
         events: Subscription | Iterable[Subscription] | None = None,
         target: str | None = None,
     ) -> Pipeline[O]:
@@ -132,7 +135,13 @@ class Pipeline(Generic[O]):
 
         Runs of one `session` of one `tenant` are turns: one runs after another, in order of
         arrival, and each sees earlier ones through `window`, as `ctx.session`. RunError
-        `session.suspended` is raised for a turn that would follow a suspended one. `deadline` is
+        `session.suspended` is raised for a turn that would follow a suspended one.
+
+        `request_key` makes a call repeatable: a tenant's second call with one key gets the run of
+        the first, waits for it, or resumes it when its process died. RunError
+        `run.request_changed` when the inputs are others.
+
+        `deadline` is
         in seconds from the start of each run, waiting included. `events` are told what happens.
         `target` is the `module:attr` under which a later process finds this pipeline.
         """
@@ -154,6 +163,7 @@ class Pipeline(Generic[O]):
             "deadline": deadline,
             "seed": seed,
             "run_id": run_id,
+            "request_key": request_key,
             "events": (events,)
             if isinstance(events, Subscription)
             else None
@@ -165,6 +175,16 @@ class Pipeline(Generic[O]):
         other.options = replace(
             self.options, **{name: value for name, value in given.items() if value is not None}
         )
+        if other.options.request_key is not None and other.options.run_id is not None:
+            raise BuildError(
+                "run.two_ids",
+                "a run has its id from its request key, or is given one",
+                pipeline=self.name,
+                field="run_id",
+                expected="request_key or run_id",
+                got="both",
+                fix="leave run_id out: handle.run_id tells the id",
+            )
         return other
 
     # -- running -----------------------------------------------------------------------------
@@ -226,8 +246,13 @@ class Pipeline(Generic[O]):
     def _runtime(self) -> Runtime:
         return self.runtime if self.options.runtime is None else self.options.runtime
 
-    def _begin(self, inputs: Mapping[str, Any], stream: StreamQueue | None = None) -> Driver:
-        return self._runtime.begin(self, inputs, stream=stream)
+    def _begin(
+        self, inputs: Mapping[str, Any], stream: StreamQueue | None = None
+    ) -> Driver | Request:
+        driver = self._runtime.begin(self, inputs, stream=stream)
+        if self.options.request_key is None:
+            return driver
+        return Request(self._runtime, self, driver)
 
     # -- checks ------------------------------------------------------------------------------
 

@@ -18,7 +18,8 @@ from stageflow.runtime.driver import Driver
 from stageflow.runtime.durable import StepResult
 from stageflow.runtime.events import EventType, Subscription
 from stageflow.runtime.history import History, decode_failure, decode_inputs, decode_value
-from stageflow.scheduler import Action, Scheduler, Wait, put_questions, replay, take_over
+from stageflow.runtime.outcome import Run, make_run
+from stageflow.scheduler import Action, End, Scheduler, Wait, put_questions, replay, take_over
 
 if TYPE_CHECKING:
     from stageflow.runtime.pipeline import Pipeline
@@ -88,6 +89,19 @@ def _drop_old_times(driver: Driver) -> None:
     for record in driver.scheduler.records:
         if record.type is RecordType.ASKED:
             driver.due_wall_s.pop(driver.plan.index[record.node or ""], None)
+
+
+async def account_of(runtime: Runtime, seen: LoadedRun, pipeline: Pipeline[Any]) -> Run[Any]:
+    """The account of a run that is over, from its records alone: it is left as it is."""
+    check_unchanged(pipeline.plan, seen)
+    scheduler = Scheduler(pipeline.program, seed=seen.header.seed)
+    replay(scheduler, seen.records)
+    driver = _driver(runtime, pipeline, seen, scheduler, ())
+    _restore(driver, seen)
+    if seen.header.session is not None:
+        await runtime.sessions.take_up(driver, seen, pipeline.options.window)
+    driver.end = End(seen.status, seen.reason)
+    return make_run(driver)
 
 
 def _on_time(actions: list[Action], loaded: LoadedRun, driver: Driver) -> list[Action]:

@@ -15,6 +15,7 @@ from stageflow.journal.store import LoadedRun, RunHeader, RunSummary
 from stageflow.model.errors import BuildError, JournalError, StageflowError
 from stageflow.model.identity import Identity
 from stageflow.model.ids import run_id
+from stageflow.model.session import Turn
 from stageflow.model.values import Adapter, Freezer
 from stageflow.runtime.clock import Clock, SystemClock
 from stageflow.runtime.deps import DepScopes
@@ -27,9 +28,11 @@ from stageflow.runtime.nested import child_run_id, taken_up
 from stageflow.runtime.outcome import Run
 from stageflow.runtime.processes import ProcessPool
 from stageflow.runtime.recovery import recovered
+from stageflow.runtime.request import Requests, request_run_id
 from stageflow.runtime.sessions import Sessions
 from stageflow.runtime.stream import StreamQueue
 from stageflow.runtime.threads import ThreadPool
+from stageflow.runtime.turn import past_turns
 from stageflow.runtime.waiting import Waiting, questions, reopened_for
 from stageflow.scheduler import Action
 
@@ -74,6 +77,8 @@ class Runtime:
         the store, all tasks of this process are the owner that may claim again."""
         self.sessions = Sessions(self.limits)
         """Whose turn it is in each session."""
+        self.requests = Requests(self.limits.requests)
+        """Keyed runs that are live here."""
         self._owed: set[asyncio.Task[None]] = set()
         """What runs that are over still owe the journal: values that came too late."""
         self._deps = DepScopes({} if deps is None else deps)
@@ -114,6 +119,33 @@ class Runtime:
     async def load(self, run: str) -> LoadedRun:
         """A run's whole history. JournalError `journal.unknown_run`."""
         return await self._needs_journal().load(run)
+
+    async def session(
+        self,
+        session: str,
+        *,
+        tenant: str = "default",
+        before: int | None = None,
+        limit: int = 50,
+        pipeline: Pipeline[Any] | None = None,
+    ) -> list[Turn]:
+        """Turns of a session that ended ok, the latest first, whatever windows they have left.
+
+        `before` gives those with a lower number: page with the last one's. `pipeline` reads the
+        turns of pipelines of its name; others are found where their runs say. Without a journal
+        there are only those in the last window.
+        """
+        if self.journal is not None:
+            plan = None if pipeline is None else pipeline.plan
+            return [
+                Turn(past)
+                for past in await past_turns(
+                    self.journal, (tenant, session), before=before, limit=limit, plan=plan
+                )
+            ]
+        line = self.sessions.known(tenant, session)
+        kept = [] if line is None else [Turn(past) for past in reversed(line.turns)]
+        return [turn for turn in kept if before is None or turn.number < before][: max(limit, 0)]
 
     async def resume(
         self,
@@ -233,7 +265,10 @@ class Runtime:
     ) -> Driver:
         """A driver for a new run of `pipeline` under its options. InputError for bad inputs."""
         options = pipeline.options
-        run = options.run_id if options.run_id is not None else run_id()
+        if options.request_key is not None:
+            run = request_run_id(options.tenant, options.request_key)
+        else:
+            run = options.run_id if options.run_id is not None else run_id()
         identity = Identity(
             run=run,
             tenant=options.tenant,

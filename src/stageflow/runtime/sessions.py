@@ -185,16 +185,15 @@ class Sessions:
         key = (tenant, session)
         line = self._lines.get(key)
         if line is None:
-            line = self._lines[key] = Line(key)
-            self.forget_idle()
-            if len(self._lines) > self._limits.sessions:
-                del self._lines[key]
+            self.forget_idle(room=1)
+            if len(self._lines) >= self._limits.sessions:
                 raise RunError(
                     "session.too_many",
                     "too many sessions of this runtime have a turn at once",
                     expected=f"at most {self._limits.sessions} sessions",
                     fix="wait for some of the turns, or raise Limits(sessions=...)",
                 )
+            line = self._lines[key] = Line(key)
         self._lines.move_to_end(key)
         if len(line.arrivals) >= self._limits.turns_waiting:
             raise RunError(
@@ -212,9 +211,9 @@ class Sessions:
         """For a recovered run of a session: it waits for its turn again, or is part of one."""
         header, history = loaded.header, driver.history
         assert header.session is not None and history is not None
-        if header.parent is not None:
+        if header.parent is not None or loaded.status != RUNNING:
             driver.session = await seen_by(driver, loaded)
-        elif loaded.status == RUNNING:
+        else:
             history.sizes = sizes_of(loaded.records)
             driver.turn = self.arrive(header.tenant, header.session, window)
             driver.turn.saw = seen_before(loaded.records)
@@ -223,9 +222,9 @@ class Sessions:
         """The session's line; None when this runtime has none of it."""
         return self._lines.get((tenant, session))
 
-    def forget_idle(self) -> None:
-        """Keeps within the bound, as far as sessions without a turn go."""
-        over = len(self._lines) - self._limits.sessions
+    def forget_idle(self, *, room: int = 0) -> None:
+        """Keeps within the bound and leaves `room`, as far as sessions without a turn go."""
+        over = len(self._lines) + room - self._limits.sessions
         if over <= 0:
             return
         for key in [key for key, line in self._lines.items() if not line.arrivals][:over]:

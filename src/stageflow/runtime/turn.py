@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from stageflow.graph import Plan
+from stageflow.journal.journal import Journal
 from stageflow.journal.store import SUSPENDED, EndedTurn, LineTurn, LoadedRun
 from stageflow.journal.turns import in_the_way
 from stageflow.model.errors import JournalError, RunError
@@ -65,7 +67,8 @@ def seen_before(records: tuple[Record, ...]) -> tuple[int, int] | None:
 
 
 async def seen_by(driver: Driver, loaded: LoadedRun) -> Seen | None:
-    """What the turn sees in which this recorded child runs; None when it is in none."""
+    """What this recorded turn saw, or for a child the turn that it is part of; None when that has
+    not begun."""
     header = loaded.header
     assert driver.history is not None and header.session is not None
     journal = driver.history.journal
@@ -74,6 +77,20 @@ async def seen_by(driver: Driver, loaded: LoadedRun) -> Seen | None:
         header = loaded.header
     before = seen_before(loaded.records)
     return None if before is None else await _seen_again(driver, before)
+
+
+async def past_turns(
+    journal: Journal,
+    key: tuple[str, str],
+    *,
+    before: int | None,
+    limit: int,
+    plan: Plan | None,
+) -> list[PastTurn]:
+    """Turns of a session, by tenant and name, that ended ok, the latest first."""
+    now = await journal.turns(*key, before=before, limit=limit)
+    plan_of = plan_finder(plan)
+    return [on_record(one.number, await journal.load(one.run), plan_of) for one in now.ended]
 
 
 async def _enter(driver: Driver, turn: Arrival) -> None:
@@ -189,7 +206,8 @@ async def _seen_again(driver: Driver, before: tuple[int, int]) -> Seen:
     number, count = before
     assert driver.history is not None and driver.identity.session is not None
     tenant, session = driver.identity.tenant, driver.identity.session
-    now = await driver.history.journal.turns(tenant, session, before=number, limit=count + 1)
+    journal = driver.history.journal
+    now = await journal.turns(tenant, session, before=number, limit=count + 1)
     turns = [await _past(driver, one, {}) for one in now.ended[:count]]
     return Seen(session, tuple(reversed(turns)), len(now.ended) <= count)
 
