@@ -3,8 +3,8 @@
     python benchmarks/session_turns.py [--turns 1000] [--rounds 3] [--folder DIR]
 
 Turns of 1 KB with a SQLite journal (`synchronous=FULL`), one after another; each looks at the turn
-before it, through a window of 32. Floor: one durable commit of the same 1 KB to an append-only table
-per turn, in the same round. Disk is that of the whole folder while the file is open, its log
+before it, through a window of 32. Floor: one durable commit of the same 1 KB a turn to a table that
+is only appended to, in the same round. Disk is that of the folder while the file is open, its log
 included, and of the closed file.
 """
 

@@ -208,6 +208,14 @@ async def test_a_task_cancelled_before_its_first_step_leaves_the_line(runtime: R
     assert (await bound.run(text="b")).output == []
 
 
+def test_a_start_without_an_event_loop_leaves_no_place_in_the_line() -> None:
+    runtime = Runtime()
+    bound = chat.using(runtime=runtime, session="s")
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        bound.start(text="a")
+    assert asyncio.run(bound.run(text="b")).output == []
+
+
 async def test_bad_inputs_leave_no_place_in_the_line(runtime: Runtime) -> None:
     bound = chat.using(runtime=runtime, session="s")
     for _ in range(2):
@@ -616,6 +624,33 @@ async def test_a_failed_turn_that_is_resumed_takes_a_place_of_its_own() -> None:
         await bound.run(text="c")
         failing["now"] = False
         assert (await runtime.resume(failed.id, pipeline=pipeline)).output == ["a"]
+        assert (await bound.run(text="d")).output == ["a", "c", "b"]
+
+
+async def test_a_turn_whose_end_was_not_written_holds_nobody_up() -> None:
+    """
+    1. the disk fails while a turn runs: its caller gets the error, the journal holds it for live
+    2. the disk works again; the next turn ends that run as failed, and runs
+    3. the cut off turn can still be resumed
+    """
+    journal = memory_journal()
+    async with Runtime(journal=journal) as runtime:
+        bound = chat.using(runtime=runtime, session="s")
+        await bound.run(text="a")
+        works = journal.append
+
+        async def fails(*args: Any) -> None:
+            raise OSError("the disk is full")
+
+        journal.append = fails  # type: ignore[method-assign]
+        with pytest.raises(OSError, match="full"):
+            await bound.run(text="b")
+        journal.append = works  # type: ignore[method-assign]
+        assert (await bound.run(text="c")).output == ["a"]
+        listed = [(one.status, one.reason) for one in await runtime.runs()]
+        assert listed == [("ok", ""), ("failed", "engine"), ("ok", "")]
+        cut_off_run = (await runtime.runs())[1].header.run
+        assert (await runtime.resume(cut_off_run, pipeline=chat)).output == ["a"]
         assert (await bound.run(text="d")).output == ["a", "c", "b"]
 
 

@@ -174,7 +174,9 @@ def refuses_what_it_could_not_give_back(store: Store) -> None:
     ):
         bad = _step(2)._replace(node=None)._replace(**fields)
         _answers(store, [(Append(run, 1, (bad,)), "journal.bad_record")])
-    _refuses("journal.bad_record", lambda: store.create(_header(tenant="\ud800"), _me(), ()))
+    for fields in ({"tenant": "\ud800"}, {"session": "\ud800"}, {"session": 7}):
+        whose = _header(**fields)
+        _refuses("journal.bad_record", partial(store.create, whose, _me(), ()))
     _same(store.load(run).records, (_started(),))
 
 

@@ -31,8 +31,8 @@ from stageflow.journal.store import (
 )
 from stageflow.journal.turns import (
     IsAlive,
-    Place,
     Standing,
+    TurnPlace,
     is_turn,
     may_be_ahead,
     settled,
@@ -95,7 +95,7 @@ class MemoryStore:
             head = first_head(owner, now_wall_s=self._wall_s())
             run = _Run(kept, head)
             if is_turn(kept):
-                run.turn = Standing(kept.run, self._arrived + 1, 0, Place.WAITS)
+                run.turn = Standing(kept.run, self._arrived + 1, 0, TurnPlace.WAITS)
             refused = self._added(run, first, encoded(first))
             if refused is not None:
                 raise refused
@@ -121,7 +121,7 @@ class MemoryStore:
                     raise refused
                 kept.head = kept.head.claimed(owner)
                 if kept.turn is not None:
-                    kept.turn = kept.turn._replace(number=0, place=Place.WAITS)
+                    kept.turn = kept.turn._replace(number=0, place=TurnPlace.WAITS)
                     self._session(kept.header).line[run] = kept
                 record = claim_record(kept.head, wall_s=self._wall_s(), rerun=rerun)
                 append = Append(run, kept.head.epoch, (record,))
@@ -219,7 +219,7 @@ class MemoryStore:
         )
         if refused is None and turn is not None:
             session.begun += 1
-            kept.turn = turn._replace(number=session.begun, place=Place.BEGUN)
+            kept.turn = turn._replace(number=session.begun, place=TurnPlace.BEGUN)
         return refused
 
     def _settle(self, session: _Session, runs: Iterable[_Run]) -> None:
@@ -230,14 +230,14 @@ class MemoryStore:
             if run.turn.place.is_in_line:
                 continue
             del session.line[run.header.run]
-            if run.turn.place is Place.ENDED_OK:
+            if run.turn.place is TurnPlace.ENDED_OK:
                 session.ended.append(EndedTurn(run.turn.number, run.header.run))
                 session.ended.sort()
 
 
 def _place_in_line(run: _Run) -> tuple[bool, int]:
     assert run.turn is not None
-    return run.turn.place is not Place.BEGUN, run.turn.arrived
+    return run.turn.place is not TurnPlace.BEGUN, run.turn.arrived
 
 
 def _loaded(kept: _Run) -> LoadedRun:

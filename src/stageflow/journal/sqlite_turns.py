@@ -15,8 +15,8 @@ from stageflow.journal.admission import Head, damaged
 from stageflow.journal.store import Append, EndedTurn, LineTurn, RunHeader, SessionTurns
 from stageflow.journal.turns import (
     IsAlive,
-    Place,
     Standing,
+    TurnPlace,
     may_be_ahead,
     settled,
     turn_refusal,
@@ -39,13 +39,13 @@ _SESSION_NUMBERED = f"{_SESSION} WHERE session = ?"
 _SET_SESSION = "REPLACE INTO sessions VALUES (?, ?, ?, ?, ?)"
 _TURN = "SELECT arrived, session, run, number, place, checksum FROM turns"
 _TURN_OF_RUN = f"{_TURN} WHERE run = ?"
-_BEGUN = f"{_TURN} WHERE session = ? AND place = {Place.BEGUN}"
-_WAITING = f"{_TURN} WHERE session = ? AND place = {Place.WAITS} ORDER BY number, arrived"
+_BEGUN = f"{_TURN} WHERE session = ? AND place = {TurnPlace.BEGUN}"
+_WAITING = f"{_TURN} WHERE session = ? AND place = {TurnPlace.WAITS} ORDER BY number, arrived"
 _WAITING_BEFORE = (
-    f"{_TURN} WHERE session = ? AND place = {Place.WAITS} AND number = 0 AND arrived < ?"
+    f"{_TURN} WHERE session = ? AND place = {TurnPlace.WAITS} AND number = 0 AND arrived < ?"
 )
 _ENDED_OK = (
-    f"{_TURN} WHERE session = ? AND place = {Place.ENDED_OK} AND number < ?"
+    f"{_TURN} WHERE session = ? AND place = {TurnPlace.ENDED_OK} AND number < ?"
     " ORDER BY number DESC LIMIT ?"
 )
 _ADD_TURN = "INSERT INTO turns VALUES (?, ?, ?, ?, ?, ?)"
@@ -69,7 +69,7 @@ def arrive(writer: sqlite3.Connection, header: RunHeader) -> None:
     else:
         session = _verified_session(row)[0]
     (last,) = writer.execute("SELECT coalesce(max(arrived), 0) FROM turns").fetchone()
-    turn = Standing(header.run, last + 1, 0, Place.WAITS)
+    turn = Standing(header.run, last + 1, 0, TurnPlace.WAITS)
     writer.execute(_ADD_TURN, _columns(turn, session))
 
 
@@ -97,7 +97,7 @@ def begin(
     refused = turn_refusal(append, record, turn=turn, ahead=ahead, begun=begun)
     if refused is None:
         _write_session(writer, session, tenant, name, begun=begun + 1)
-        _set_turn(writer, turn._replace(number=begun + 1, place=Place.BEGUN), session)
+        _set_turn(writer, turn._replace(number=begun + 1, place=TurnPlace.BEGUN), session)
     return refused
 
 
@@ -106,7 +106,7 @@ def bring_back(writer: sqlite3.Connection, run: str) -> None:
     row = writer.execute(_TURN_OF_RUN, (run,)).fetchone()
     if row is not None:  # a run from before sessions were kept is none
         turn, session = _verified_turn(row)
-        _set_turn(writer, turn._replace(number=0, place=Place.WAITS), session)
+        _set_turn(writer, turn._replace(number=0, place=TurnPlace.WAITS), session)
 
 
 def listed(
@@ -133,7 +133,7 @@ def listed(
             turn, _ = _verified_turn(row)
             head = head_of(turn.run)
             after = settled(turn, head, is_alive)
-            if after.place is Place.ENDED_OK and after.number < stop:
+            if after.place is TurnPlace.ENDED_OK and after.number < stop:
                 ended.append(_ended(after))
             elif after.place.is_in_line:
                 line.append(LineTurn(turn.run, turn.number, head.status))
@@ -188,7 +188,7 @@ def _verified_turn(row: tuple[Any, ...]) -> _Turn:
         arrived, session, text, number, place, checksum = row
         if checksum != _checksum((arrived, session, text.decode(), number, place)):
             raise ValueError("its checksum does not fit")
-        return Standing(run, arrived, number, Place(place)), session
+        return Standing(run, arrived, number, TurnPlace(place)), session
     except (TypeError, ValueError, AttributeError) as error:
         raise damaged(run, None, "its turn can't be read") from error
 

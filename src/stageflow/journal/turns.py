@@ -21,7 +21,7 @@ from stageflow.model.record import Record, RecordType
 IsAlive = Callable[[Owner], bool | None]
 
 
-class Place(enum.IntEnum):
+class TurnPlace(enum.IntEnum):
     """Where a turn stands. The numbers are what stores keep."""
 
     OVER = 0
@@ -34,7 +34,7 @@ class Place(enum.IntEnum):
 
     @property
     def is_in_line(self) -> bool:
-        return self >= Place.WAITS
+        return self >= TurnPlace.WAITS
 
 
 class Standing(NamedTuple):
@@ -45,7 +45,7 @@ class Standing(NamedTuple):
     """Grows with every turn that arrives in the store."""
     number: int
     """In order of beginning; 0 until it has begun, and again once it is claimed."""
-    place: Place
+    place: TurnPlace
 
 
 def is_turn(header: RunHeader) -> bool:
@@ -66,10 +66,10 @@ def settled(turn: Standing, head: Head, is_alive: IsAlive) -> Standing:
     if head.is_finished:
         # A turn that ended without having begun is none that later ones see.
         is_seen = head.status == OK and turn.number > 0
-        return turn._replace(place=Place.ENDED_OK if is_seen else Place.OVER)
+        return turn._replace(place=TurnPlace.ENDED_OK if is_seen else TurnPlace.OVER)
     owner = head.owner
     if owner is not None and is_alive(owner) is False:
-        return turn._replace(place=Place.LEFT)
+        return turn._replace(place=TurnPlace.LEFT)
     return turn
 
 
@@ -77,7 +77,7 @@ def may_be_ahead(other: Standing, of: Standing) -> bool:
     """Whether `other` would be in the way, if it has not ended."""
     if other.run == of.run or not other.place.is_in_line:
         return False
-    return other.place is Place.BEGUN or other.arrived < of.arrived
+    return other.place is TurnPlace.BEGUN or other.arrived < of.arrived
 
 
 def turn_refusal(

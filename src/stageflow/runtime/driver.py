@@ -548,7 +548,16 @@ class Driver(Sparse):
         self.starting += 1
         task = self.loop.create_task(self._work(), context=self.neutral.copy())
         self.workers[task] = None
-        task.add_done_callback(self.workers.pop, context=self.neutral)
+        task.add_done_callback(self._worker_left, context=self.neutral)
+
+    def _worker_left(self, task: asyncio.Task[Any]) -> None:
+        del self.workers[task]
+        if task.cancelled():
+            # Before its first step, by a loop that is torn down: end the run, with another worker.
+            self.starting -= 1
+            self.disturbed = True
+            self.cancel("loop_closed")
+            self._wake_worker()
 
     async def _work(self) -> None:
         """Takes ready nodes, one after another, until there are none."""
@@ -960,7 +969,13 @@ class Driver(Sparse):
             return
         task = self.loop.create_task(self._done_aside(actions), context=self.neutral.copy())
         self.workers[task] = None
-        task.add_done_callback(self.workers.pop, context=self.neutral)
+
+        def left(task: asyncio.Task[Any]) -> None:
+            del self.workers[task]
+            if task.cancelled():  # before its first step, by a loop that is torn down
+                self._step_aside(actions)
+
+        task.add_done_callback(left, context=self.neutral)
 
     async def _done_aside(self, actions: Sequence[Action]) -> None:
         try:

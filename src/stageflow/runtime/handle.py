@@ -26,8 +26,15 @@ class Handle(Generic[O]):
     @classmethod
     def start(cls, driver: Driver | Request, first: list[Action] | None = None) -> Handle[Any]:
         """Drives the run in a task of its own; `first` for a run that goes on."""
-        task = asyncio.get_running_loop().create_task(driver.execute(first))
         turn = driver.turn
+        try:
+            task = asyncio.get_running_loop().create_task(driver.execute(first))
+        except (
+            RuntimeError
+        ):  # outside of an event loop: the place in the line was taken for nothing
+            if turn is not None:
+                turn.leave()
+            raise
         if turn is not None:
             # Also when the task is cancelled before its first step.
             task.add_done_callback(lambda _: turn.leave())

@@ -25,10 +25,20 @@ if TYPE_CHECKING:
     from stageflow.runtime.driver import Driver
 
 
-class Line:
+class SessionLine:
     """One session of one tenant, as this runtime knows it."""
 
-    __slots__ = ("arrivals", "begun", "entering", "is_fresh", "is_whole", "key", "turns", "window")
+    __slots__ = (
+        "arrivals",
+        "begun",
+        "cut_off",
+        "entering",
+        "is_fresh",
+        "is_whole",
+        "key",
+        "turns",
+        "window",
+    )
 
     def __init__(self, key: tuple[str, str]) -> None:
         self.key = key
@@ -36,6 +46,9 @@ class Line:
         """Turns of this runtime that are not over, in order of arrival."""
         self.entering: OrderedDict[Arrival, None] = OrderedDict()
         """Those of them that the journal does not know yet."""
+        self.cut_off: dict[str, None] = {}
+        """Runs whose end could not be written: the journal holds them for live, and nobody drives
+        them. At most one for each time that the journal failed a turn of this line."""
         self.begun = 0
         """Turns that have begun, as far as is known here."""
         self.turns: deque[PastTurn] = deque()
@@ -65,7 +78,7 @@ class Line:
         """What the next turn sees through `window`."""
         turns, is_whole = self.turns, self.is_whole
         if window != self.window:
-            other = Line(self.key)
+            other = SessionLine(self.key)
             other.fill(list(reversed(turns)), window, is_whole=is_whole)
             turns, is_whole = other.turns, other.is_whole
         return Seen(self.key[1], tuple(turns), is_whole)
@@ -85,7 +98,7 @@ class Arrival:
         "window",
     )
 
-    def __init__(self, sessions: Sessions, line: Line, window: Window) -> None:
+    def __init__(self, sessions: Sessions, line: SessionLine, window: Window) -> None:
         self._sessions = sessions
         self.line = line
         self.window = window
@@ -111,6 +124,8 @@ class Arrival:
     def leave_after(self, driver: Driver) -> None:
         """The driver's run is over, however it ended: the next turn may begin."""
         is_ok = driver.end is not None and driver.end.status == "ok" and driver.bug is None
+        if driver.end is None or driver.bug is not None:
+            self.line.cut_off[driver.identity.run] = None
         self.leave(ended_here(driver, self.number) if is_ok and self.has_begun else None)
 
     @property
@@ -178,7 +193,7 @@ class Sessions:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._lines: OrderedDict[tuple[str, str], Line] = OrderedDict()
+        self._lines: OrderedDict[tuple[str, str], SessionLine] = OrderedDict()
 
     def arrive(self, tenant: str, session: str, window: Window) -> Arrival:
         """A place at the end of the session's line. RunError when a bound is reached."""
@@ -193,7 +208,7 @@ class Sessions:
                     expected=f"at most {self._limits.sessions} sessions",
                     fix="wait for some of the turns, or raise Limits(sessions=...)",
                 )
-            line = self._lines[key] = Line(key)
+            line = self._lines[key] = SessionLine(key)
         self._lines.move_to_end(key)
         if len(line.arrivals) >= self._limits.turns_waiting:
             raise RunError(
@@ -218,7 +233,7 @@ class Sessions:
             driver.turn = self.arrive(header.tenant, header.session, window)
             driver.turn.saw = seen_before(loaded.records)
 
-    def known(self, tenant: str, session: str) -> Line | None:
+    def known(self, tenant: str, session: str) -> SessionLine | None:
         """The session's line; None when this runtime has none of it."""
         return self._lines.get((tenant, session))
 

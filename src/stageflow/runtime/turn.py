@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from stageflow.graph import Plan
 from stageflow.journal.journal import Journal
-from stageflow.journal.store import SUSPENDED, EndedTurn, LineTurn, LoadedRun
+from stageflow.journal.store import RUNNING, SUSPENDED, EndedTurn, LineTurn, LoadedRun
 from stageflow.journal.turns import in_the_way
 from stageflow.model.errors import JournalError, RunError
 from stageflow.model.record import Record, RecordType
@@ -135,6 +135,9 @@ async def _tried(driver: Driver, turn: Arrival) -> bool:
         return True
     if not _is_ready(turn):
         blocker = await _look(driver, turn)
+        if blocker is not None and blocker.run in turn.line.cut_off:
+            await driver.whole(_closed(driver, turn, blocker.run))
+            return False
         if blocker is not None and blocker.status == SUSPENDED:
             turn.refusal = _suspended(turn, blocker)
             driver.cancel("session_suspended")
@@ -163,6 +166,26 @@ async def _begin(driver: Driver, turn: Arrival, *, number: int) -> None:
     if number:
         turn.begin()
         driver.session = seen
+
+
+async def _closed(driver: Driver, turn: Arrival, run: str) -> None:
+    """Ends a run of this runtime whose own end the journal did not take when it was due."""
+    history, runtime = driver.history, driver.runtime
+    assert history is not None
+    turn.line.cut_off.pop(run, None)
+    if run in runtime.active:
+        return  # somebody has resumed it
+    try:
+        loaded = await history.journal.claim(run)
+    except JournalError as error:
+        if error.code != "journal.run_is_live":
+            raise
+        return  # another process has, which is why its end was refused here
+    if loaded.status == RUNNING:
+        seq, now_s = loaded.records[-1].seq + 1, runtime.clock.wall_s()
+        data = {"status": "failed", "reason": "engine"}
+        ended = Record(RecordType.RUN_ENDED, seq, wall_s=now_s, data=data)
+        await history.journal.append(run, loaded.epoch, (ended,))
 
 
 def _is_ready(turn: Arrival) -> bool:
