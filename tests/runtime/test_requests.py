@@ -238,6 +238,18 @@ async def test_a_run_that_somebody_chose_the_id_of_is_not_given_away() -> None:
         assert refused.value.code == "journal.run_exists"
 
 
+async def test_a_request_can_not_wait_for_itself(runtime: Runtime) -> None:
+    @transform
+    async def again(text: str) -> str:
+        return (await bound.run(text=text)).output
+
+    bound = Pipeline("again", [again], inputs={"text": str}, outputs=again).using(
+        runtime=runtime, request_key="k"
+    )
+    run = await bound.run(text="a")
+    assert run.failure is not None and run.failure.reason == "run.waits_for_itself"
+
+
 def test_a_run_has_its_id_from_one_place() -> None:
     with pytest.raises(BuildError) as refused:
         desk.using(run_id="r").using(request_key="k")

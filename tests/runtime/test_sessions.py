@@ -16,6 +16,7 @@ from stageflow import (
     BuildError,
     Context,
     Decision,
+    Dep,
     Limits,
     Pipeline,
     Redact,
@@ -604,6 +605,120 @@ async def test_a_turn_that_died_while_it_waited_can_be_resumed(tmp_path: Path) -
         assert resumed.output == ["a", "c"]
         types = [record.type for record in (await runtime.load(waited)).records]
         assert types.count(RecordType.TURN) == 1
+
+
+async def test_resumed_and_waiting_turns_do_not_hold_each_other_up() -> None:
+    """
+    1. two turns are cut off; a third works, a fourth waits for it
+    2. both are resumed, the later one first: each has its old place in the line, not the one here
+    3. the third ends; then come the resumed ones as they had arrived, and the fourth
+    """
+    store = MemoryStore()
+    order: list[str] = []
+
+    @enrich
+    async def ordered(text: str) -> str:
+        order.append(text)
+        if text in GATES:
+            await GATES[text].wait()
+        return text
+
+    pipeline = Pipeline("ordered", [ordered], inputs={"text": str}, outputs=ordered)
+    async with Runtime(journal=journal_of(store)) as runtime:
+        one, two = await cut_off(store, "1"), await cut_off(store, "2")
+        bound = pipeline.using(runtime=runtime, session="s")
+        GATES["3"] = asyncio.Event()
+        third = bound.start(text="3")
+        await until(lambda: order == ["3"])
+        fourth = bound.start(text="4")
+        resuming = [asyncio.create_task(runtime.resume(run, pipeline=chat)) for run in (two, one)]
+        for _ in range(200):
+            await asyncio.sleep(0)
+        assert order == ["3"] and not ACTIVE
+        GATES["3"].set()
+        second, first = [await task for task in resuming]
+        assert (await third).status == (await fourth).status == "ok"
+        latest = await runtime.session("s", pipeline=chat)
+        assert [turn.run for turn in latest] == [fourth.run_id, two, one, third.run_id]
+        assert (first.output, second.output) == ([], [])
+
+
+async def test_deps_of_a_turn_are_opened_when_its_turn_comes(tmp_path: Path) -> None:
+    opened: list[str] = []
+
+    def database() -> str:
+        opened.append("open")
+        return "db"
+
+    @transform
+    async def asks(text: str, db: str) -> str:
+        return text + db
+
+    using_db = Pipeline("asks", [asks], inputs={"text": str}, outputs=asks, deps={"db": str})
+    for journal in (None, tmp_path / "runs.db"):
+        opened.clear()
+        async with Runtime(journal=journal, deps={"db": Dep(database, scope="run")}) as runtime:
+            GATES["a"] = asyncio.Event()
+            first = chat.using(runtime=runtime, session="s").start(text="a")
+            await until(lambda: ACTIVE == ["a"])
+            second = using_db.using(runtime=runtime, session="s").start(text="b")
+            for _ in range(50):
+                await asyncio.sleep(0)
+            assert not opened
+            GATES["a"].set()
+            assert (await first).status == "ok" and (await second).output == "bdb"
+            assert opened == ["open"]
+
+
+async def test_a_dep_that_can_not_be_opened_ends_its_turn(tmp_path: Path) -> None:
+    def broken() -> str:
+        raise ConnectionError("no database")
+
+    @transform
+    async def asks(text: str, db: str) -> str:
+        return text + db
+
+    using_db = Pipeline("asks", [asks], inputs={"text": str}, outputs=asks, deps={"db": str})
+    for journal in (None, tmp_path / "runs.db"):
+        async with Runtime(journal=journal, deps={"db": broken}) as runtime:
+            GATES["a"] = asyncio.Event()
+            first = chat.using(runtime=runtime, session="s").start(text="a")
+            await until(lambda: ACTIVE == ["a"])
+            waiting = using_db.using(runtime=runtime, session="s").start(text="b")
+            await asyncio.sleep(0)
+            GATES["a"].set()
+            for handle in (waiting, using_db.using(runtime=runtime, session="s").start(text="c")):
+                with pytest.raises(ConnectionError, match="no database"):
+                    await handle
+            assert (await first).status == "ok"
+            assert (await chat.using(runtime=runtime, session="s").run(text="d")).output == ["a"]
+            if journal is not None:
+                statuses = [(one.status, one.reason) for one in await runtime.runs()]
+                assert ("running", "") not in statuses and ("failed", "deps") in statuses
+
+
+async def test_a_stage_can_not_wait_for_its_own_session(runtime: Runtime) -> None:
+    bound = chat.using(runtime=runtime, session="s")
+
+    @transform
+    async def asks(text: str, ctx: Context) -> str:
+        return await ctx.run(inner, key="inner", text=text)
+
+    @transform
+    async def again(text: str) -> list[str]:
+        return (await bound.run(text=text)).output
+
+    @transform
+    async def elsewhere(text: str) -> list[str]:
+        return (await bound.using(session="t").run(text=text)).output
+
+    inner = Pipeline("inner", [again], inputs={"text": str}, outputs=again)
+    for stage in (again, asks):
+        outer = Pipeline("outer", [stage], inputs={"text": str}, outputs=stage)
+        run = await outer.using(runtime=runtime, session="s").run(text="a")
+        assert run.failure is not None and run.failure.reason == "run.waits_for_itself"
+    other = Pipeline("other", [elsewhere], inputs={"text": str}, outputs=elsewhere)
+    assert (await other.using(runtime=runtime, session="s").run(text="a")).output == []
 
 
 async def test_a_failed_turn_that_is_resumed_takes_a_place_of_its_own() -> None:

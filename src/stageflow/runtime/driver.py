@@ -364,8 +364,8 @@ class Driver(Sparse):
 
     async def _prepare(self) -> None:
         """What a run needs before its first stage and has to wait for."""
-        if self.plan.deps and self.asked is None:
-            self.deps = await self.runtime.open_deps(self)
+        if self.asked is None:
+            await self.open_deps()
         if self.history is not None and self.turn is None:
             if self.recovered:
                 self.restate_end()
@@ -373,6 +373,11 @@ class Driver(Sparse):
             else:
                 self.first = self.start_scheduler()
                 await self.history.create(self)
+
+    async def open_deps(self) -> None:
+        """Once; a turn of a session opens them before it takes its turn."""
+        if self.plan.deps and not self.deps:
+            self.deps = await self.runtime.open_deps(self)
 
     def restate_end(self) -> None:
         """Has the end of a recovered run written that can't go on."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stageflow.journal.journal import Journal
 from stageflow.journal.store import LoadedRun, RunHeader, RunSummary
-from stageflow.model.errors import BuildError, JournalError, StageflowError
+from stageflow.model.errors import BuildError, JournalError, RunError, StageflowError
 from stageflow.model.identity import Identity
 from stageflow.model.ids import run_id
 from stageflow.model.session import Turn
@@ -24,6 +24,7 @@ from stageflow.runtime.events import Subscription
 from stageflow.runtime.handle import Handle
 from stageflow.runtime.history import History
 from stageflow.runtime.limits import Limits
+from stageflow.runtime.lingering import RUN
 from stageflow.runtime.nested import child_run_id, taken_up
 from stageflow.runtime.outcome import Run
 from stageflow.runtime.processes import ProcessPool
@@ -269,6 +270,8 @@ class Runtime:
             run = request_run_id(options.tenant, options.request_key)
         else:
             run = options.run_id if options.run_id is not None else run_id()
+        if options.session is not None or options.request_key is not None:
+            self._check_not_within(pipeline, run)
         identity = Identity(
             run=run,
             tenant=options.tenant,
@@ -290,6 +293,26 @@ class Runtime:
             if driver.history is not None:
                 driver.history.sizes = {}
         return driver
+
+    def _check_not_within(self, pipeline: Pipeline[Any], run: str) -> None:
+        """Refuses a run that would wait for the run whose stage starts it."""
+        options, within = pipeline.options, RUN.get()
+        while isinstance(within, Driver) and within.runtime is self and not within.is_over:
+            whose = within.identity
+            same_session = options.session is not None and whose.session == options.session
+            if whose.run == run or (same_session and whose.tenant == options.tenant):
+                raise RunError(
+                    "run.waits_for_itself",
+                    f"a stage of run {whose.run} starts a run that would wait until it is over",
+                    pipeline=pipeline.name,
+                    field="session" if same_session else "request_key",
+                    expected="a child run, or one of another session",
+                    got="a turn of the session that the stage is part of"
+                    if same_session
+                    else "the request that the stage works on",
+                    fix="ctx.run(pipeline, key=...) starts a child, which belongs to this turn",
+                )
+            within = within.parent
 
     async def child(
         self,

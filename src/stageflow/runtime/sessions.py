@@ -36,6 +36,7 @@ class SessionLine:
         "is_fresh",
         "is_whole",
         "key",
+        "recovered",
         "turns",
         "window",
     )
@@ -46,6 +47,8 @@ class SessionLine:
         """Turns of this runtime that are not over, in order of arrival."""
         self.entering: OrderedDict[Arrival, None] = OrderedDict()
         """Those of them that the journal does not know yet."""
+        self.recovered: dict[Arrival, None] = {}
+        """Those of them that were taken up from the journal."""
         self.cut_off: dict[str, None] = {}
         """Runs whose end could not be written: the journal holds them for live, and nobody drives
         them. At most one for each time that the journal failed a turn of this line."""
@@ -91,6 +94,7 @@ class Arrival:
         "_future",
         "_sessions",
         "has_begun",
+        "is_recovered",
         "line",
         "number",
         "refusal",
@@ -108,7 +112,9 @@ class Arrival:
         self.saw: tuple[int, int] | None = None
         """For a run that had begun before a crash: the number it had then, and how many turns it
         saw."""
-        self.refusal: RunError | None = None
+        self.is_recovered = False
+        """True for a run that has its place in the journal's line from before."""
+        self.refusal: Exception | None = None
         """Why the run was ended before it began, to be raised when that is on record."""
         self._future: asyncio.Future[None] | None = None
 
@@ -129,8 +135,10 @@ class Arrival:
         self.leave(ended_here(driver, self.number) if is_ok and self.has_begun else None)
 
     @property
-    def is_first(self) -> bool:
-        return next(iter(self.line.arrivals), None) is self
+    def may_try(self) -> bool:
+        """Whether no other turn of this runtime is certainly before it. A recovered run has another
+        place in the journal's line than here: only the journal knows who is before it."""
+        return self.is_recovered or next(iter(self.line.arrivals), None) is self
 
     @property
     def may_enter(self) -> bool:
@@ -180,10 +188,13 @@ class Arrival:
         if self not in line.arrivals:
             return
         del line.arrivals[self]
+        line.recovered.pop(self, None)
         if ended is not None:
             line.turns.append(ended)
             line.cut(self.window)
         _wake_first(line.arrivals)
+        for other in line.recovered:
+            other.wake()
         self._sessions.forget_idle()
 
 
@@ -195,8 +206,11 @@ class Sessions:
         self._limits = limits
         self._lines: OrderedDict[tuple[str, str], SessionLine] = OrderedDict()
 
-    def arrive(self, tenant: str, session: str, window: Window) -> Arrival:
-        """A place at the end of the session's line. RunError when a bound is reached."""
+    def arrive(self, tenant: str, session: str, window: Window, *, is_new: bool = True) -> Arrival:
+        """A place at the end of the session's line. RunError when a bound is reached.
+
+        One that is not new was counted when it was, and has its place in the journal's line.
+        """
         key = (tenant, session)
         line = self._lines.get(key)
         if line is None:
@@ -210,7 +224,7 @@ class Sessions:
                 )
             line = self._lines[key] = SessionLine(key)
         self._lines.move_to_end(key)
-        if len(line.arrivals) >= self._limits.turns_waiting:
+        if is_new and len(line.arrivals) >= self._limits.turns_waiting:
             raise RunError(
                 "session.full",
                 f"session {session!r} has too many turns that wait",
@@ -219,7 +233,11 @@ class Sessions:
             )
         arrival = Arrival(self, line, window)
         line.arrivals[arrival] = None
-        line.entering[arrival] = None
+        if is_new:
+            line.entering[arrival] = None
+        else:
+            arrival.is_recovered = True
+            line.recovered[arrival] = None
         return arrival
 
     async def take_up(self, driver: Driver, loaded: LoadedRun, window: Window) -> None:
@@ -230,8 +248,8 @@ class Sessions:
             driver.session = await seen_by(driver, loaded)
         else:
             history.sizes = sizes_of(loaded.records)
-            driver.turn = self.arrive(header.tenant, header.session, window)
-            driver.turn.saw = seen_before(loaded.records)
+            driver.turn = turn = self.arrive(header.tenant, header.session, window, is_new=False)
+            turn.saw = seen_before(loaded.records)
 
     def known(self, tenant: str, session: str) -> SessionLine | None:
         """The session's line; None when this runtime has none of it."""

@@ -44,8 +44,10 @@ async def come(driver: Driver, turn: Arrival) -> bool:
         wait_s = LOOK_AFTER_S
         while driver.asked is None and not turn.has_begun and not cancelled:
             try:
-                await turn.until(lambda: turn.is_first or driver.asked is not None)
-                if driver.asked is None and not await _tried(driver, turn):
+                await turn.until(lambda: turn.may_try or driver.asked is not None)
+                if driver.asked is None:
+                    await _tried(driver, turn)
+                if driver.asked is None and not turn.has_begun:
                     await turn.pause(wait_s)
                     wait_s = min(2 * wait_s, LOOK_EVERY_S)
             except asyncio.CancelledError:
@@ -97,19 +99,20 @@ async def _enter(driver: Driver, turn: Arrival) -> None:
     """Puts the run on record, in the order of arrival; begins at once when nobody is before it."""
     history = driver.history
     assert history is not None
+    if driver.recovered:
+        driver.restate_end()
+        driver.scheduler.turn()
+        history.held = history.taken(driver)
+        return
     await turn.until(lambda: turn.may_enter)
     try:
-        if driver.recovered:
-            driver.restate_end()
-            driver.scheduler.turn()
-            history.held = history.taken(driver)
-            return
         driver.first = driver.start_scheduler()
         records = history.taken(driver)
-        if turn.is_first and driver.asked is None:
+        if turn.may_try and driver.asked is None:
             if not _is_ready(turn):
                 await _look(driver, turn)
             if turn.line.is_fresh:
+                await driver.open_deps()
                 seen = turn.line.seen(turn.window)
                 numbered = _numbered(records, turn.line.begun + 1, len(seen.turns))
                 try:
@@ -127,27 +130,40 @@ async def _enter(driver: Driver, turn: Arrival) -> None:
         turn.enter()
 
 
-async def _tried(driver: Driver, turn: Arrival) -> bool:
-    """The first of this runtime's turns tries to begin; False when it must wait."""
+async def _tried(driver: Driver, turn: Arrival) -> None:
+    """The first of this runtime's turns tries to begin. It may have to wait on, or to end."""
     if driver.history is None:
-        driver.session = turn.line.seen(turn.window)
-        turn.begin()
-        return True
+        if await _opened(driver, turn):
+            driver.session = turn.line.seen(turn.window)
+            turn.begin()
+        return
     if not _is_ready(turn):
         blocker = await _look(driver, turn)
         if blocker is not None and blocker.run in turn.line.cut_off:
             await driver.whole(_closed(driver, turn, blocker.run))
-            return False
-        if blocker is not None and blocker.status == SUSPENDED:
+        elif blocker is not None and blocker.status == SUSPENDED:
             turn.refusal = _suspended(turn, blocker)
             driver.cancel("session_suspended")
-            return True
-    if not turn.line.is_fresh:
-        return False
     # To its end, also when the caller is cancelled: a turn that began must be known to have.
-    if await driver.whole(_begin(driver, turn, number=turn.line.begun + 1)):
+    if (
+        turn.line.is_fresh
+        and await _opened(driver, turn)
+        and await driver.whole(_begin(driver, turn, number=turn.line.begun + 1))
+    ):
         raise asyncio.CancelledError
-    return turn.has_begun
+
+
+async def _opened(driver: Driver, turn: Arrival) -> bool:
+    """Opens the driver's deps before its turn is taken; False when that failed, and the run shall
+    end without one."""
+    try:
+        if driver.plan.deps and await driver.whole(driver.open_deps()):
+            raise asyncio.CancelledError
+    except Exception as error:  # a dep's own: the run is ended, and on record, before it is raised
+        turn.refusal = error
+        driver.cancel("deps", status="failed")
+        return False
+    return True
 
 
 async def _begin(driver: Driver, turn: Arrival, *, number: int) -> None:
