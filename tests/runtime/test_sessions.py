@@ -519,11 +519,13 @@ def journal_of(store: MemoryStore, *, dead: bool = False) -> Journal:
     return GroupCommit(store, owner=Owner(owner.host, "an earlier boot", 7, 7) if dead else owner)
 
 
-async def cut_off(store: MemoryStore, text: str, *, waits: bool = False) -> str:
+async def cut_off(
+    store: MemoryStore, text: str, *, waits: bool = False, pipeline: Pipeline[Any] = chat
+) -> str:
     """A turn whose process died in it, or while it waited for another one."""
     runtime = Runtime(journal=journal_of(store, dead=True))
     GATES[text] = asyncio.Event()
-    handle = chat.using(runtime=runtime, session="s").start(text=text)
+    handle = pipeline.using(runtime=runtime, session="s").start(text=text)
     if waits:
         assert runtime.journal is not None
         while not [run for run in await runtime.runs() if run.header.run == handle.run_id]:
@@ -719,6 +721,39 @@ async def test_a_stage_can_not_wait_for_its_own_session(runtime: Runtime) -> Non
         assert run.failure is not None and run.failure.reason == "run.waits_for_itself"
     other = Pipeline("other", [elsewhere], inputs={"text": str}, outputs=elsewhere)
     assert (await other.using(runtime=runtime, session="s").run(text="a")).output == []
+
+
+async def test_an_answer_that_comes_while_a_resumed_turn_waits_is_kept_until_it_begins() -> None:
+    """
+    1. a turn with an open question is cut off in another of its stages
+    2. it is resumed, and waits for a turn that works; meanwhile the question is answered
+    3. the other turn ends: the answer goes on record behind what the resumed turn held back
+    """
+    store = MemoryStore()
+    question = approval("question", bool, of=plain)
+
+    @transform
+    async def both(answer: list[str], question: bool) -> bool:
+        return question
+
+    slow = Pipeline("slow", [plain, answer, question, both], inputs={"text": str}, outputs=both)
+    async with Runtime(journal=journal_of(store)) as runtime:
+        crashed = await cut_off(store, "a", pipeline=slow)
+        GATES["b"] = asyncio.Event()
+        other = chat.using(runtime=runtime, session="s").start(text="b")
+        await until(lambda: ACTIVE == ["b"])
+        resuming = asyncio.create_task(runtime.resume(crashed, pipeline=slow))
+        await until(lambda: crashed in runtime.active)
+        signed_by = asyncio.create_task(
+            runtime.signal(crashed, "question", True, by="ada", pipeline=slow)
+        )
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert not signed_by.done()
+        GATES["b"].set()
+        assert (await other).status == "ok"
+        assert (await (await signed_by)).output is True
+        assert (await resuming).output is True
 
 
 async def test_a_failed_turn_that_is_resumed_takes_a_place_of_its_own() -> None:
