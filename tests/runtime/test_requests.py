@@ -310,3 +310,53 @@ async def test_another_runtime_of_this_process_is_not_robbed(tmp_path: Path) -> 
         assert (await first).output == "a 1"
         again = await desk.using(runtime=two, request_key="k").run(text="a", secret="s")
         assert again.output == "a 1"
+
+
+async def test_a_request_that_ends_badly_while_it_is_taken_up_is_not_run_again() -> None:
+    """
+    1. a run is live elsewhere when a repetition looks at it
+    2. it fails and ends before the repetition claims it
+    3. the repetition gets the failed run, and leaves it as it is
+    """
+    store = MemoryStore()
+    GATES["fail"] = asyncio.Event()
+    elsewhere = Runtime(journal=journal_of(store, pid=7))
+    first = desk.using(runtime=elsewhere, request_key="k").start(text="fail", secret="s")
+    await until(lambda: RAN["fail"])
+    async with Runtime(journal=journal_of(store, pid=8)) as runtime:
+        assert runtime.journal is not None
+        load = runtime.journal.load
+
+        async def slow(run: str) -> Any:
+            seen = await load(run)
+            if not first.done:
+                GATES["fail"].set()
+                await first
+            return seen
+
+        runtime.journal.load = slow  # type: ignore[method-assign]
+        run = await desk.using(runtime=runtime, request_key="k").run(text="fail", secret="s")
+        assert (run.status, RAN["fail"]) == ("failed", 1)
+        assert (await runtime.load(run.id)).epoch == 1
+    await elsewhere.aclose()
+
+
+async def test_who_waits_for_a_run_that_the_journal_fails_is_told(tmp_path: Path) -> None:
+    GATES["a"] = asyncio.Event()
+    async with Runtime(journal=tmp_path / "runs.db") as runtime:
+        bound = desk.using(runtime=runtime, request_key="k")
+        first = bound.start(text="a", secret="s")
+        await until(lambda: RAN["a"])
+        second = bound.start(text="a", secret="s")
+        watching = runtime.active[first.run_id].watch()
+
+        async def fails(*args: Any) -> None:
+            raise OSError("the disk is full")
+
+        runtime.journal.append = fails  # type: ignore[union-attr, method-assign]
+        GATES["a"].set()
+        for handle in (first, second):
+            with pytest.raises(OSError, match="full"):
+                await handle
+        with pytest.raises(asyncio.CancelledError):
+            await watching

@@ -467,6 +467,9 @@ class Driver(Sparse):
 
     def _let_go(self) -> None:
         self.is_over = True
+        if self.end is None:
+            for watcher in self.watchers:
+                watcher.cancel()
         if self.opened is not None:
             self._tell_opened()
         for timer in (*self.retries.values(), *self.questions.values()):

@@ -70,7 +70,7 @@ class History:
         """Returns when everything written so far is durable; JournalError when it can't be."""
         target = driver.scheduler.seq
         while self.durable_seq < target:
-            if self._flushing or self.held:
+            if self._flushing:
                 waiter: asyncio.Future[None] = driver.loop.create_future()
                 self._waiters.append(waiter)
                 await waiter

@@ -31,13 +31,13 @@ async def recovered(
     run: str,
     *,
     pipeline: Pipeline[Any] | None,
-    rerun: Collection[str],
+    rerun: Collection[str] | None,
     events: Sequence[Subscription],
     seen: LoadedRun | None = None,
 ) -> tuple[Driver, list[Action]]:
     """A driver that stands where the run stood, and the actions with which it goes on.
 
-    `seen` is what the journal holds of the run, when the caller has looked already.
+    With `rerun` None a run that has ended is left as it is. `seen` is what the journal holds of the run, when the caller has looked already.
     """
     journal = runtime.journal
     if journal is None:
@@ -49,11 +49,11 @@ async def recovered(
         pipeline = locate(seen.header)
     plan = pipeline.plan
     check_unchanged(plan, seen)
-    for name in rerun:
+    for name in rerun or ():
         plan.find(name)
     loaded = seen
     if seen.status != "ok":
-        loaded = await journal.claim(run, rerun=sorted(rerun))
+        loaded = await journal.claim(run, rerun=None if rerun is None else sorted(rerun))
     scheduler = Scheduler(pipeline.program, seed=loaded.header.seed)
     replay(scheduler, loaded.records)
     driver = _driver(runtime, pipeline, loaded, scheduler, events)

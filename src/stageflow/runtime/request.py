@@ -183,7 +183,7 @@ class Request:
             if seen.owner == Owner.this_process():
                 raise self._still_live("another runtime of this process, unless it was cut off")
             try:
-                return await self._resumed(seen)
+                return await self._resumed()
             except JournalError as error:
                 if error.code != "journal.run_is_live":
                     raise
@@ -194,20 +194,22 @@ class Request:
             await self._wait(wait_s)
             wait_s = min(2 * wait_s, LOOK_EVERY_S)
 
-    async def _resumed(self, seen: LoadedRun) -> Run[Any]:
-        driver, actions = await recovered(
-            self._runtime,
-            seen.header.run,
-            pipeline=self._pipeline,
-            rerun=(),
-            events=self._pipeline.options.events,
-            seen=seen,
-        )
-        self._driver = driver
-        driver.loop = asyncio.get_running_loop()
-        self._watched = driver.watch()
-        if self._asked is not None:
-            driver.cancel(self._asked)
+    async def _resumed(self) -> Run[Any]:
+        runtime, run_id = self._runtime, self.identity.run
+        async with runtime.taking_up(run_id):
+            active = runtime.active.get(run_id)
+            if active is None:
+                events = self._pipeline.options.events
+                driver, actions = await recovered(
+                    runtime, run_id, pipeline=self._pipeline, rerun=None, events=events
+                )
+                runtime.active[run_id] = self._driver = driver
+                driver.loop = asyncio.get_running_loop()
+                self._watched = driver.watch()
+                if self._asked is not None:
+                    driver.cancel(self._asked)
+        if active is not None:
+            return await active.watch()
         return await driver.execute(actions)
 
     async def _wait(self, wait_s: float) -> None:

@@ -73,7 +73,9 @@ class Runtime:
         self.active: dict[str, Driver] = {}
         """Journalled runs that this runtime drives; a store can't tell two drivers of one process
         apart."""
-        self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._taken_up: weakref.WeakValueDictionary[str, asyncio.Lock] = (
+            weakref.WeakValueDictionary()
+        )
         """Locks of runs that are being taken up, so that they are claimed by one task at a time: to
         the store, all tasks of this process are the owner that may claim again."""
         self.sessions = Sessions(self.limits)
@@ -164,7 +166,7 @@ class Runtime:
         when the run does not know where its pipeline is defined. JournalError: `unknown_run`,
         `run_is_live`, `changed_node`, `no_target`.
         """
-        async with self._turn(run):
+        async with self.taking_up(run):
             if run in self.active:
                 raise JournalError(
                     "journal.run_is_live",
@@ -202,7 +204,7 @@ class Runtime:
         saw, from `waiting`: an answer about other content is refused (`run.answer_stale`), as is
         a second one (`run.not_waiting`) and a value that is not of the question's type.
         """
-        async with self._turn(run):
+        async with self.taking_up(run):
             driver = self.active.get(run)
             if driver is None:
                 driver, actions = await reopened_for(self, run, pipeline=pipeline, events=events)
@@ -220,7 +222,7 @@ class Runtime:
         self, run: str, *, reason: str = "by_user", pipeline: Pipeline[Any] | None = None
     ) -> Run[Any]:
         """Ends a run of this runtime, or a suspended one, as cancelled."""
-        async with self._turn(run):
+        async with self.taking_up(run):
             driver = self.active.get(run)
             if driver is None:
                 driver, actions = await reopened_for(self, run, pipeline=pipeline, events=())
@@ -231,11 +233,11 @@ class Runtime:
         return await driver.watch()
 
     @contextlib.asynccontextmanager
-    async def _turn(self, run: str) -> AsyncIterator[None]:
+    async def taking_up(self, run: str) -> AsyncIterator[None]:
         """One task at a time takes a run up; who comes next finds it in `active`."""
-        lock = self._turns.get(run)
+        lock = self._taken_up.get(run)
         if lock is None:
-            lock = self._turns[run] = asyncio.Lock()
+            lock = self._taken_up[run] = asyncio.Lock()
         async with lock:
             yield
 
