@@ -37,7 +37,8 @@ async def recovered(
 ) -> tuple[Driver, list[Action]]:
     """A driver that stands where the run stood, and the actions with which it goes on.
 
-    With `rerun` None a run that has ended is left as it is. `seen` is what the journal holds of the run, when the caller has looked already.
+    With `rerun` None a run that has ended is left as it is. `seen` is what the journal holds of
+    the run, when the caller has looked already.
     """
     journal = runtime.journal
     if journal is None:
