@@ -59,11 +59,9 @@ async def runtime(request: Any, tmp_path: Path) -> AsyncIterator[Runtime]:
 
 
 async def until(holds: Any) -> None:
-    for _ in range(10_000):
-        if holds():
-            return
-        await asyncio.sleep(0)
-    raise AssertionError("it never came to hold")
+    async with asyncio.timeout(30):
+        while not holds():  # noqa: ASYNC110  (what holds is no event)
+            await asyncio.sleep(0)
 
 
 async def test_a_repeated_request_gets_the_run_of_the_first(runtime: Runtime) -> None:
@@ -310,6 +308,27 @@ async def test_another_runtime_of_this_process_is_not_robbed(tmp_path: Path) -> 
         assert (await first).output == "a 1"
         again = await desk.using(runtime=two, request_key="k").run(text="a", secret="s")
         assert again.output == "a 1"
+
+
+async def test_a_repetition_does_not_end_the_turn_that_it_repeats(tmp_path: Path) -> None:
+    """
+    1. one runtime of this process works on a keyed turn; another one is asked for it, and refuses
+    2. a further turn there waits for it, and does not take it for one that was cut off
+    """
+    GATES["a"] = asyncio.Event()
+    path = tmp_path / "runs.db"
+    async with Runtime(journal=path) as one, Runtime(journal=path) as two:
+        mine, theirs = (desk.using(runtime=runtime, session="s") for runtime in (one, two))
+        first = mine.using(request_key="k").start(text="a", secret="s")
+        await until(lambda: RAN["a"])
+        with pytest.raises(JournalError):
+            await theirs.using(request_key="k").run(text="a", secret="s")
+        late = await theirs.using(deadline=0.05).run(text="b", secret="s")
+        assert (late.status, late.reason) == ("failed", "timeout")
+        after = theirs.start(text="c", secret="s")
+        GATES["a"].set()
+        assert (await first).output == "a 1"
+        assert (await after).output == "c 1"
 
 
 async def test_a_request_that_ends_badly_while_it_is_taken_up_is_not_run_again() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from stageflow.journal.store import RUNNING, LoadedRun
-from stageflow.model.errors import RunError
+from stageflow.model.errors import JournalError, RunError
 from stageflow.model.marks import reached
 from stageflow.model.session import PastTurn, Seen, Window
 from stageflow.runtime.limits import Limits
@@ -130,7 +130,7 @@ class Arrival:
     def leave_after(self, driver: Driver) -> None:
         """The driver's run is over, however it ended: the next turn may begin."""
         is_ok = driver.end is not None and driver.end.status == "ok" and driver.bug is None
-        if driver.end is None or driver.bug is not None:
+        if (driver.end is None or driver.bug is not None) and _is_ours(driver):
             self.line.cut_off[driver.identity.run] = None
         self.leave(ended_here(driver, self.number) if is_ok and self.has_begun else None)
 
@@ -263,6 +263,13 @@ class Sessions:
         for key in [key for key, line in self._lines.items() if not line.arrivals][:over]:
             reached("session_forgotten")
             del self._lines[key]
+
+
+def _is_ours(driver: Driver) -> bool:
+    """Whether the journal holds the driver's run for this runtime's, as far as is known here."""
+    bug, history = driver.bug, driver.history
+    is_taken = isinstance(bug, JournalError) and bug.code == "journal.stale_owner"
+    return history is not None and history.durable_seq > 0 and not is_taken
 
 
 def _wake_first(arrivals: OrderedDict[Arrival, None]) -> None:
