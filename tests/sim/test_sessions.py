@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from stageflow import Context, Pipeline, Runtime, Window, enrich
-from stageflow.journal.store import LoadedRun, RunHeader, RunSummary, SessionTurns
-from stageflow.model.record import Record
 from stageflow.sim import Sim, SimJournal, simulate
 from stageflow.testing import crash_at_every_record
+from tests.sim.killable import Killable
 
 SEEDS = range(150)
 
@@ -74,50 +72,6 @@ def test_turns_of_two_processes_run_one_after_another() -> None:
     results = [simulate(shared, seed=seed) for seed in SEEDS]
     assert all(result.leftover == () and result.unhandled == () for result in results)
     assert len({result.value for result in results}) > 10, "the order is that of arrival"
-
-
-class Killable:
-    """A process's journal: once it is dead, no call returns."""
-
-    def __init__(self, journal: SimJournal) -> None:
-        self.journal = journal
-        self.dead = False
-
-    async def _alive(self) -> None:
-        if self.dead:
-            await asyncio.get_running_loop().create_future()
-
-    async def create(self, header: RunHeader, records: tuple[Record, ...]) -> int:
-        await self._alive()
-        epoch = await self.journal.create(header, records)
-        await self._alive()
-        return epoch
-
-    async def append(self, run: str, epoch: int, records: tuple[Record, ...]) -> None:
-        await self._alive()
-        await self.journal.append(run, epoch, records)
-        await self._alive()
-
-    async def claim(self, run: str, *, rerun: Sequence[str] | None = None) -> LoadedRun:
-        await self._alive()
-        return await self.journal.claim(run, rerun=rerun)
-
-    async def load(self, run: str) -> LoadedRun:
-        await self._alive()
-        return await self.journal.load(run)
-
-    async def runs(self, *, tenant: str | None = None, limit: int = 50) -> list[RunSummary]:
-        await self._alive()
-        return await self.journal.runs(tenant=tenant, limit=limit)
-
-    async def turns(
-        self, tenant: str, session: str, *, before: int | None = None, limit: int = 50
-    ) -> SessionTurns:
-        await self._alive()
-        return await self.journal.turns(tenant, session, before=before, limit=limit)
-
-    async def close(self) -> None:
-        await self.journal.close()
 
 
 async def killed(sim: Sim) -> int:
