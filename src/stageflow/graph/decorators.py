@@ -50,6 +50,9 @@ class StageOptions(TypedDict, total=False):
     """Runs only when that branch is chosen."""
     on_failure: OnFailure
     """"stop" ends the run; "isolate" skips the dependants and lets the rest go on."""
+    fallback: Stage[..., Any] | str
+    """A node of the pipeline that runs when this one has failed, and whose value then stands for
+    this one's."""
     version: str
     """Change it when the body changes so that an unfinished run should notice."""
     revisions: int
@@ -386,6 +389,7 @@ def _stage(
         retry=options.get("retry"),
         when=options.get("when"),
         on_failure=options.get("on_failure"),
+        fallback=options.get("fallback"),
     )
     branches = options.get("branches")
     of = options.get("of")
@@ -402,6 +406,7 @@ def _stage(
         after=as_references(options.get("after", ())),
         when=options.get("when"),
         on_failure=options.get("on_failure", "stop"),
+        fallback=options.get("fallback"),
         version=options.get("version", "1"),
         place=place,
         revisions=_revisions(options.get("revisions", 5), name),

@@ -41,7 +41,7 @@ def unreachable(
         needs: list[Ways] = []
         dead: Why | None = None
         for parent, role in parents[number].items():
-            if role & (Role.VALUE | Role.RAW | Role.WHEN):
+            if role & (Role.VALUE | Role.RAW | Role.WHEN | Role.FALLBACK):
                 needs.append(ways[parent])
         when = whens.get(number)
         if when is not None:

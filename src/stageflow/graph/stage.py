@@ -79,6 +79,8 @@ class Stage(Generic[P, T]):
     after: tuple[Stage[..., Any] | str, ...] = ()
     when: BranchRef | None = None
     on_failure: OnFailure = "stop"
+    fallback: Stage[..., Any] | str | None = None
+    """The node whose value stands for this one's when this one has failed."""
     version: str = "1"
     place: Place = "loop"
     bindings: Mapping[str, Stage[..., Any] | str] = field(default_factory=dict)
@@ -135,6 +137,7 @@ class Stage(Generic[P, T]):
         after: Stage[..., Any] | str | Sequence[Stage[..., Any] | str] | None = None,
         when: BranchRef | None = None,
         on_failure: OnFailure | None = None,
+        fallback: Stage[..., Any] | str | None = None,
         bind: Mapping[str, Stage[..., Any] | str] | None = None,
         **bindings: Stage[..., Any] | str,
     ) -> Stage[P, T]:
@@ -143,7 +146,9 @@ class Stage(Generic[P, T]):
         `bind` does what keywords do, for parameters whose names are options here. BuildError when
         a bound name is no parameter.
         """
-        check_policies(self.name, retry=retry, when=when, on_failure=on_failure)
+        check_policies(
+            self.name, retry=retry, when=when, on_failure=on_failure, fallback=fallback
+        )
         bound = {**self.bindings, **(bind or {}), **bindings}
         names = [parameter.name for parameter in self.parameters]
         for parameter in bound:
@@ -164,6 +169,7 @@ class Stage(Generic[P, T]):
             after=self.after if after is None else as_references(after),
             when=self.when if when is None else when,
             on_failure=self.on_failure if on_failure is None else on_failure,
+            fallback=self.fallback if fallback is None else fallback,
             bindings=bound,
             origin=self if self.origin is None else self.origin,
         )
@@ -197,12 +203,15 @@ def checked_timeout(timeout: float, name: str) -> float:
     return float(timeout)
 
 
-def check_policies(name: str, *, retry: object, when: object, on_failure: object) -> None:
+def check_policies(
+    name: str, *, retry: object, when: object, on_failure: object, fallback: object
+) -> None:
     """BuildError for an option of another type or value; None is an option not given."""
     for option, value, accepted, expected in (
         ("retry", retry, isinstance(retry, Retry), "a Retry"),
         ("when", when, isinstance(when, BranchRef), "a branch: when=route.branch(name)"),
         ("on_failure", on_failure, on_failure in ("stop", "isolate"), "'stop' or 'isolate'"),
+        ("fallback", fallback, isinstance(fallback, (Stage, str)), "a stage, or a node's name"),
     ):
         if value is not None and not accepted:
             raise BuildError(
@@ -212,9 +221,11 @@ def check_policies(name: str, *, retry: object, when: object, on_failure: object
                 field=option,
                 expected=expected,
                 got=type(value).__name__ if not isinstance(value, str) else repr(value)[:80],
-                fix={"retry": "retry=Retry(attempts=3)", "on_failure": "on_failure='isolate'"}.get(
-                    option, "when=route.branch('name')"
-                ),
+                fix={
+                    "retry": "retry=Retry(attempts=3)",
+                    "on_failure": "on_failure='isolate'",
+                    "fallback": "fallback=other_stage",
+                }.get(option, "when=route.branch('name')"),
             )
 
 
