@@ -13,14 +13,16 @@ from stageflow.graph.decorators import (
     transform,
     work,
 )
+from stageflow.graph.merging import merge_of
 from stageflow.graph.plan import Argument, InputSpec, Node, Plan, Role, Source
-from stageflow.graph.stage import BranchRef, Join, Parameter, Stage
+from stageflow.graph.stage import BranchRef, Join, Merge, Parameter, Stage
 
 __all__ = [
     "Argument",
     "BranchRef",
     "InputSpec",
     "Join",
+    "Merge",
     "Node",
     "Parameter",
     "Plan",
@@ -34,6 +36,7 @@ __all__ = [
     "enrich",
     "first_of",
     "guard",
+    "merge_of",
     "n_of",
     "route",
     "transform",

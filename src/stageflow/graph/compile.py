@@ -13,7 +13,7 @@ from stageflow.graph import order
 from stageflow.graph.decorators import value_type
 from stageflow.graph.plan import Argument, InputSpec, Node, Plan, Role, Source
 from stageflow.graph.reach import unreachable
-from stageflow.graph.stage import Stage, checked_name, signature_of
+from stageflow.graph.stage import Merge, Stage, checked_name, signature_of
 from stageflow.model.errors import BuildError, BuildErrors, StageflowError, nearest
 from stageflow.model.kinds import Kind
 from stageflow.model.outputs import Feedback
@@ -212,6 +212,13 @@ class _Build:
             for parameter in stage.parameters
             if (argument := self._argument(number, stage, parameter)) is not None
         )
+        if stage.join is not None:  # first: the order of its branches counts
+            for branch in stage.join.branches:
+                parent = self._node(branch, stage, "branch")
+                if parent is not None:
+                    self._depend(number, parent, Role.OPTIONAL)
+            if stage.join.merge is not None:
+                self._check_merge(stage, stage.join.merge, [*self.parents[number]])
         for reference in stage.after:
             parent = self._node(reference, stage, "after")
             if parent is not None:
@@ -226,11 +233,6 @@ class _Build:
             if shown is not None:
                 self.shows[number] = shown
                 self._depend(number, shown, Role.VALUE)
-        if stage.join is not None:
-            for branch in stage.join.branches:
-                parent = self._node(branch, stage, "branch")
-                if parent is not None:
-                    self._depend(number, parent, Role.OPTIONAL)
 
     def _depend(self, number: int, parent: int, role: Role) -> None:
         roles = self.parents[number]
@@ -337,6 +339,27 @@ class _Build:
                 got=f"{contract_name(source)} from {producer.name!r}",
                 fix=why_not_assignable(source, target),
             )
+
+    def _check_merge(self, stage: Stage[..., Any], merge: Merge, branches: Sequence[int]) -> None:
+        """Every branch may come first or later, and what the merge returns comes first."""
+        given = [(merge.returns, "the merge itself")]
+        for branch in branches:
+            giver = self.stages[branch]
+            assert giver is not None
+            given.append((giver.returns, repr(giver.name)))
+        for source, giver_name in given:
+            for target in merge.takes[: 1 if giver_name == "the merge itself" else 2]:
+                if not assignable(source, target):
+                    self.wrong(
+                        "graph.type_mismatch",
+                        f"the merge of {stage.name!r} takes another type than it is given",
+                        node=stage.name,
+                        field="with_",
+                        expected=contract_name(target),
+                        got=f"{contract_name(source)} from {giver_name}",
+                        fix=why_not_assignable(source, target),
+                    )
+                    break
 
     def _check_input_type(
         self, stage: Stage[..., Any], parameter: Any, input_name: str | None = None
@@ -686,10 +709,10 @@ class _Build:
                 if parent in self.stands_for and not role & Role.FALLBACK:
                     takers.setdefault(self.stands_for[parent], []).append(number)
         decided: dict[int, list[int]] = {}
-        for node in takers:
+        for node in self.fallbacks if takers else ():
             for before in verdict(node):
                 decided.setdefault(before, []).append(node)
-        for node in takers:
+        for node in self.fallbacks if takers else ():
             decisive = set(verdict(node))
             if not decisive:
                 continue
@@ -885,6 +908,11 @@ class _Build:
         fallback = self.fallbacks.get(number)
         if fallback is not None:
             parts.append(f"fallback={self.names[fallback]}")
+        if stage is not None and stage.join is not None:
+            join = stage.join
+            label = "" if join.merge is None else join.merge.label
+            parts.append(f"join={join.need}:{join.waits_for_all}:{join.collects}:{label}")
+            parts += [self.names[branch] for branch in self.parents[number]]  # their order counts
         return hashlib.blake2b("\n".join(parts).encode(), digest_size=12).hexdigest()
 
 

@@ -40,6 +40,18 @@ class BranchRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Merge:
+    """A function that makes one value of two, and what it says of them."""
+
+    function: Callable[[Any, Any], Any]
+    takes: tuple[Any, Any]
+    """Its parameters' annotations; Any where there is none."""
+    returns: Any
+    label: str
+    """Where it is defined; part of the node's fingerprint."""
+
+
+@dataclass(frozen=True, slots=True)
 class Join:
     """How a join chooses among its branches: `need` values, waiting for all branches or not."""
 
@@ -48,6 +60,8 @@ class Join:
     waits_for_all: bool
     collects: bool
     """True when the value is the list of `need` values, False when it is the one value."""
+    merge: Merge | None = None
+    """Makes one value of all that the branches have, at least `need` of them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -530,13 +530,15 @@ class Scheduler(Sparse):
         return self.nodes[node].fallback is not None and node in self.standing
 
     def chosen(self, join: int) -> list[int]:
-        """The branches whose values a RUNNING join takes, in the order they were given."""
+        """The branches whose values a RUNNING join takes, in the order they were given: as many as
+        it needs, or all when it merges them."""
         spec = self.nodes[join].join
         assert spec is not None
         have = self.arrived.get(join, [])
         listed = [parent for parent, role in self.plan.parents[join] if role & Role.OPTIONAL]
         among = set(have if spec.waits_for_all else have[: spec.need])
-        return [parent for parent in listed if parent in among][: spec.need]
+        given = [parent for parent in listed if parent in among]
+        return given if spec.merge is not None else given[: spec.need]
 
     # -- transitions -------------------------------------------------------------------------
 
