@@ -761,6 +761,8 @@ class Driver(Sparse):
         if actions is None:
             return self._was_late(node, token)
         self.reasons[number] = output.reason
+        if self.history is not None and status in ("skip", "cancelled"):
+            self.history.attach(scheduler, token, self.history.encode_reason(output.reason), "")
         return self._ended(node, attempt, duration_s, status, actions)
 
     def _kept(self, data: Any) -> Any:

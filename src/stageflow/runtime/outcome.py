@@ -313,8 +313,8 @@ class Run(Generic[O]):
         if number is None:
             missing = [n for n in plan.outputs if not self._released(n)]
             number = self._ended_by()
-            if number is None and missing:
-                number = missing[0]
+            if number is None:
+                number = missing[0] if missing else next(self._failed(), None)
         culprit = None if number is None else self._culprit(number)
         if culprit is not None:
             return self._stage_failed(culprit)

@@ -17,7 +17,13 @@ from stageflow.model.values import thaw
 from stageflow.runtime.driver import Driver
 from stageflow.runtime.durable import StepResult
 from stageflow.runtime.events import EventType, Subscription
-from stageflow.runtime.history import History, decode_failure, decode_inputs, decode_value
+from stageflow.runtime.history import (
+    History,
+    decode_failure,
+    decode_inputs,
+    decode_reason,
+    decode_value,
+)
 from stageflow.scheduler import Action, Scheduler, Wait, put_questions, replay, take_over
 
 if TYPE_CHECKING:
@@ -237,6 +243,9 @@ def _restore(driver: Driver, loaded: LoadedRun) -> None:
         if record.type is not RecordType.OUTCOME:
             continue
         node = plan.nodes[number]
+        reason = decode_reason(record)
+        if reason:
+            driver.reasons[number] = reason
         if record.is_accepted:
             value, replaced = decode_value(plan, node, record, driver.runtime.freezer)
             if node.guards:
@@ -259,4 +268,6 @@ def _restore(driver: Driver, loaded: LoadedRun) -> None:
             failure = decode_failure(record)
             if failure is not None:
                 driver.failures[number] = failure
+                if failure.reason in ("failed", "retry"):  # the stage said so itself
+                    driver.reasons[number] = failure.message
     driver.sort_held()
