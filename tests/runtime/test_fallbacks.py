@@ -1,4 +1,4 @@
-"""Fallbacks in the runtime: whose value consumers get, what stays readable, and what a crash costs."""
+"""Fallbacks in the runtime: whose value consumers get, what stays readable, what a crash costs."""
 
 from __future__ import annotations
 

@@ -214,9 +214,9 @@ def test_a_route_falls_back_on_a_route() -> None:
     def way(x: str) -> Branch:
         return Branch("one")
 
-    told = Told(
-        way, guess, other.named("a", when=way.branch("one")), other.named("b", when=way.branch("two"))
-    )  # fmt: skip
+    first = other.named("a", when=way.branch("one"))
+    second = other.named("b", when=way.branch("two"))
+    told = Told(way, guess, first, second)
     told.tell("failed", "way", "error:E")
     told.tell("completed", "guess", ("branch", "two"))
     told.tell("completed", "way", ("branch", "two"))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stageflow import Allow, Branch, Decision, Retry, first_of, guard, n_of, route, transform, work
-from stageflow.graph import Stage, compile_plan
+from stageflow.graph import compile_plan
 from stageflow.model.errors import JournalError
 from stageflow.model.record import Record, RecordType
 from stageflow.scheduler import (

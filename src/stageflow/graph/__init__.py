@@ -14,6 +14,7 @@ from stageflow.graph.decorators import (
     work,
 )
 from stageflow.graph.merging import merge_of
+from stageflow.graph.overriding import refused, stand_in
 from stageflow.graph.plan import Argument, InputSpec, Node, Plan, Role, Source
 from stageflow.graph.stage import BranchRef, Join, Merge, Parameter, Stage
 
@@ -38,7 +39,9 @@ __all__ = [
     "guard",
     "merge_of",
     "n_of",
+    "refused",
     "route",
+    "stand_in",
     "transform",
     "work",
 ]

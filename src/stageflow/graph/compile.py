@@ -122,8 +122,10 @@ class _Build:
             self._place(stage)
         origins: dict[int, list[int]] = {}
         for number, placed in enumerate(self.stages):
-            if placed is not None and placed.origin is not None:
-                origins.setdefault(id(placed.origin), []).append(number)
+            origin = None if placed is None else placed.origin
+            while origin is not None:  # a stage put in another's place has that one's, too
+                origins.setdefault(id(origin), []).append(number)
+                origin = origin.origin
         for template, numbers in origins.items():
             if template not in self.templates:
                 self.templates[template] = numbers[0] if len(numbers) == 1 else None

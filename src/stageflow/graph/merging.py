@@ -75,7 +75,7 @@ def _merge(function: Any, name: str) -> Merge:
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    """Annotations; none for ready-made merges, which are generic, and for what can't be resolved."""
+    """Annotations; none for ready-made merges, which are generic, nor when they don't resolve."""
     if function in _READY_MADE:
         return {}
     try:

@@ -160,9 +160,7 @@ class Stage(Generic[P, T]):
         `bind` does what keywords do, for parameters whose names are options here. BuildError when
         a bound name is no parameter.
         """
-        check_policies(
-            self.name, retry=retry, when=when, on_failure=on_failure, fallback=fallback
-        )
+        check_policies(self.name, retry=retry, when=when, on_failure=on_failure, fallback=fallback)
         bound = {**self.bindings, **(bind or {}), **bindings}
         names = [parameter.name for parameter in self.parameters]
         for parameter in bound:

@@ -35,6 +35,7 @@ from stageflow.runtime.attempt import Attempt, Killed
 from stageflow.runtime.body import begin
 from stageflow.runtime.context import Context
 from stageflow.runtime.control import Control, control_of
+from stageflow.runtime.deps import Fakes
 from stageflow.runtime.durable import StepResult
 from stageflow.runtime.events import EventType, RawEvent, Subscription
 from stageflow.runtime.failure import Failure, StageFailed, beside, failure_of
@@ -83,6 +84,7 @@ class Driver(Sparse):
         "end",
         "events",
         "failures",
+        "fakes",
         "first",
         "held",
         "held_items",
@@ -221,6 +223,8 @@ class Driver(Sparse):
         )
         self.bag = OutputBag(len(self.nodes), epoch=epoch, names=self.plan.index)
         self.deps: Mapping[str, Any] = {}
+        self.fakes: Fakes | None = None
+        """Deps that stand for the runtime's, in a pipeline under test."""
         self.ready: deque[int] = deque()
         """Nodes that may start now, in order of readiness."""
         self.attempts: dict[int, Attempt] = {}

@@ -14,6 +14,7 @@ from stageflow.model.identity import Identity
 from stageflow.model.marks import reached
 from stageflow.model.record import RecordType
 from stageflow.model.values import thaw
+from stageflow.runtime.deps import Fakes
 from stageflow.runtime.driver import Driver
 from stageflow.runtime.durable import StepResult
 from stageflow.runtime.events import EventType, Subscription
@@ -200,7 +201,7 @@ def _driver(
     assert runtime.journal is not None
     history = History(runtime.journal, header, epoch=loaded.epoch)
     history.durable_seq = loaded.records[-1].seq
-    return Driver(
+    driver = Driver(
         runtime,
         pipeline.program,
         identity=Identity(
@@ -218,6 +219,9 @@ def _driver(
         scheduler=scheduler,
         deadline_in_s=_deadline_in_s(loaded, runtime.clock.wall_s()),
     )
+    if pipeline.options.fakes is not None:
+        driver.fakes = Fakes(pipeline.options.fakes, header.run)
+    return driver
 
 
 def _restore(driver: Driver, loaded: LoadedRun) -> None:
