@@ -19,6 +19,7 @@ from stageflow import (
     Redact,
     Retry,
     Revise,
+    Run,
     RunError,
     Runtime,
     StageFailed,
@@ -32,6 +33,7 @@ from stageflow import (
 )
 from stageflow.journal.store import LoadedRun
 from stageflow.model.record import RecordType
+from stageflow.sim import Sim, SimJournal, simulate
 from stageflow.testing import assert_replays, crash_at_every_record, memory_journal
 
 
@@ -384,3 +386,55 @@ async def test_a_run_that_waits_for_a_person_as_its_fallback_is_taken_up() -> No
         done = await handle
     assert (done.status, done.output) == ("ok", "yes")
     assert done.nodes["decided"].fallback == "asked"
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_run_cancelled_at_any_moment_ends_and_is_taken_up(seed: int) -> None:
+    """
+    1. stages, fallbacks and guards wait a little; the run is cancelled at some moment
+    2. it ends as cancelled, or was over before
+    3. taken up again, it ends ok, with one accepted value for each node and revision
+    """
+
+    @enrich
+    async def third(question: str) -> str:
+        await asyncio.sleep(0.001)
+        return f"third {question}"
+
+    @enrich(fallback=third)
+    async def second(question: str) -> str:
+        await asyncio.sleep(0.001)
+        raise KeyError("nothing")
+
+    @enrich(fallback=second, retry=Retry(attempts=2, base_s=0.001))
+    async def first(question: str) -> str:
+        await asyncio.sleep(0.001)
+        raise ConnectionError("away")
+
+    @guard
+    async def of_third(third: str) -> Decision:
+        await asyncio.sleep(0.001)
+        return Redact(third + "!")
+
+    @guard
+    async def of_first(first: str) -> Decision:
+        await asyncio.sleep(0.001)
+        return Allow()
+
+    pipeline = desk(first, second, third, of_third, of_first, outputs=first)
+
+    async def main(sim: Sim) -> tuple[str, Run[Any], LoadedRun]:
+        journal = SimJournal(sim)
+        async with Runtime(journal=journal.as_owner("a"), clock=sim.clock) as runtime:
+            handle = pipeline.using(runtime=runtime).start(question="tides")
+            await asyncio.sleep(0.0003 * seed)
+            handle.cancel()
+            status = (await handle).status
+            again = await runtime.resume(handle.run_id, pipeline=pipeline)
+            return status, again, await runtime.load(handle.run_id)
+
+    status, again, history = simulate(main, seed=seed).value
+    assert status in ("cancelled", "ok")
+    assert (again.status, again.output) == ("ok", "third tides!")
+    accepted = _accepted(history)
+    assert len(set(accepted)) == len(accepted)
