@@ -15,6 +15,7 @@ from stageflow import (
     Context,
     Decision,
     Feedback,
+    JournalError,
     Pipeline,
     Redact,
     Retry,
@@ -33,6 +34,7 @@ from stageflow import (
 )
 from stageflow.journal.store import LoadedRun
 from stageflow.model.record import RecordType
+from stageflow.runtime.account import attempts_of
 from stageflow.sim import Sim, SimJournal, simulate
 from stageflow.testing import assert_replays, crash_at_every_record, memory_journal
 
@@ -438,3 +440,32 @@ def test_a_run_cancelled_at_any_moment_ends_and_is_taken_up(seed: int) -> None:
     assert (again.status, again.output) == ("ok", "third tides!")
     accepted = _accepted(history)
     assert len(set(accepted)) == len(accepted)
+
+
+async def test_a_run_that_fell_back_is_not_taken_up_with_another_fallback() -> None:
+    @transform
+    async def breaks(searched: str) -> str:
+        raise ValueError
+
+    async with Runtime(journal=memory_journal()) as runtime:
+        run = (
+            await desk(searched, cached, breaks, outputs=breaks)
+            .using(runtime=runtime)
+            .run(question="tides")
+        )
+        assert run.status == "failed" and run[searched] == "cached tides"
+        other = cached.named("other")
+        changed = desk(searched.named(fallback=other), other, breaks, outputs=breaks)
+        with pytest.raises(JournalError) as caught:
+            await runtime.resume(run.id, pipeline=changed)
+        assert caught.value.code == "journal.changed_node" and "searched" in str(caught.value)
+
+
+async def test_a_person_reads_whose_value_an_attempt_took() -> None:
+    pipeline = desk(searched, cached, answer)
+    async with Runtime(journal=memory_journal()) as runtime:
+        run = await pipeline.using(runtime=runtime).run(question="tides")
+        accounts = attempts_of(await runtime.load(run.id), pipeline.plan)
+    told = [(one.status, one.got, one.gave) for one in accounts if one.node == "searched"]
+    assert told[0][:2] == ("failed", {"question": "tides"})
+    assert told[1] == ("ok", {"cached": "cached tides"}, "cached tides")

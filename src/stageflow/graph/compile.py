@@ -664,6 +664,11 @@ class _Build:
         values that share guards: any guard of a group may send a value back, after which all of
         them judge again, so nothing of a group is released before all have decided."""
         followers: list[list[int]] = [[] for _ in self.stages]
+        if not self.gates and not self.fallbacks:
+            for number, roles in enumerate(self.parents):
+                for parent in roles:
+                    followers[parent].append(number)
+            return followers
         verdicts: dict[int, int] = {}
         grouped = self._groups()
         for guard, leader in grouped.items():
@@ -775,9 +780,9 @@ class _Build:
         if outputs is None:
             taken = {
                 parent
-                for roles in self.parents
+                for number, roles in enumerate(self.parents)
                 for parent, role in roles.items()
-                if not role & (Role.RAW | Role.FALLBACK)
+                if not role & Role.RAW and self.fallbacks.get(parent) != number
             }
             taken.update(self.fallbacks.values())
             self.outputs = tuple(
@@ -830,7 +835,7 @@ class _Build:
         raw_children: list[list[int]] = [[] for _ in self.stages]
         for number, roles in enumerate(self.parents):
             for parent, role in roles.items():
-                if not role & Role.FALLBACK:
+                if parent not in self.fallbacks or not role & Role.FALLBACK:
                     (raw_children if role & Role.RAW else children)[parent].append(number)
         specs = {
             name: InputSpec(name, kept, self.contract(kept, name), required, self.index.get(name))
