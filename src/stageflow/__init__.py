@@ -9,11 +9,13 @@ from stageflow.graph import (
     enrich,
     first_of,
     guard,
+    merge_of,
     n_of,
     route,
     transform,
     work,
 )
+from stageflow.model import merges
 from stageflow.model.errors import (
     BuildError,
     BuildErrors,
@@ -106,6 +108,8 @@ __all__ = [
     "enrich",
     "first_of",
     "guard",
+    "merge_of",
+    "merges",
     "n_of",
     "route",
     "transform",

@@ -59,7 +59,14 @@ async def run_stage(
     # A parameter that is not given keeps its default; one without a default is a build error.
     parameters = tuple(p for p in stage.parameters if p.name in given or not p.has_default)
     alone = replace(
-        stage, parameters=parameters, after=(), when=None, bindings={}, origin=None, of=None
+        stage,
+        parameters=parameters,
+        after=(),
+        when=None,
+        fallback=None,
+        bindings={},
+        origin=None,
+        of=None,
     )
     pipeline = Pipeline(
         f"{stage.name}_alone",

@@ -302,7 +302,13 @@ def test_retries_are_checked(options: Any) -> None:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("on_failure", "isolated"), ("when", "short"), ("retry", 3), ("retry", Retry)],
+    [
+        ("on_failure", "isolated"),
+        ("when", "short"),
+        ("retry", 3),
+        ("retry", Retry),
+        ("fallback", 3),
+    ],
 )
 def test_a_misspelt_policy_is_not_another_policy(option: str, value: Any) -> None:
     for make in (

@@ -64,6 +64,8 @@ class World:
     does: dict[int, list[tuple[str, Any]]]
     """Node to (ending, detail) per attempt; the last one goes on for ever."""
     absent: tuple[int, ...]
+    misfits: frozenset[int] = frozenset()
+    """Nodes whose contract their fallback's value breaks."""
 
     @property
     def plan(self) -> Plan:
@@ -97,6 +99,7 @@ def world(seed: int, *, calm: bool = False, revises: bool = True) -> World:
                 for spec in plan.inputs.values()
                 if spec.node is not None and not spec.required and rng.random() < 0.5
             ),
+            frozenset(n.index for n in plan.nodes if n.fallback is not None and rng.random() < 0.1),
         )
 
 
@@ -145,6 +148,7 @@ def _plan(rng: random.Random, *, calm: bool) -> Plan:
             of=of,
             keyed=rng.random() < 0.5,
             join=join,
+            revisions=rng.randint(1, 4),
         )
         stages.append(stage)
         if kind is Kind.ROUTE:
@@ -152,7 +156,33 @@ def _plan(rng: random.Random, *, calm: bool) -> Plan:
         if kind is not Kind.GUARD:
             values.append(name)
     outputs = None if rng.random() < 0.5 else [rng.choice([s.name for s in stages])]
-    given = stages[:]
+    plan = _compiled(rng, stages, outputs)
+    places = rng.sample(range(len(stages)), len(stages))
+    for place in places * rng.choice([0, 3]):
+        with_one = stages[:]
+        with_one[place] = _with_fallback(rng, stages, place)
+        try:
+            plan = _compiled(rng, with_one, outputs)
+        except BuildError:
+            continue
+        stages = with_one
+    return plan
+
+
+def _with_fallback(
+    rng: random.Random, stages: Sequence[Stage[..., Any]], place: int
+) -> Stage[..., Any]:
+    stage = stages[place]
+    if stage.fallback is not None:
+        return stage
+    fit = [
+        other.name for other in stages if (stage.kind is Kind.ROUTE) is (other.kind is Kind.ROUTE)
+    ]
+    return replace(stage, fallback=rng.choice(fit) if fit else None, origin=stage)
+
+
+def _compiled(rng: random.Random, stages: Sequence[Stage[..., Any]], outputs: Any) -> Plan:
+    given = [*stages]
     rng.shuffle(given)
     return compile_plan(
         "random",
@@ -170,7 +200,7 @@ def _behaviour(rng: random.Random, plan: Plan, number: int, *, calm: bool) -> li
     while rng.random() < 0.35 and len(endings) < 3:
         endings.append(("failed", rng.random() < 0.8))
     if node.join is not None:
-        return [("value", None)]
+        return [("failed", False) if node.fallback is not None else ("value", None)]
     if node.kind is Kind.GUARD:
         last = rng.choices(
             [
@@ -180,7 +210,7 @@ def _behaviour(rng: random.Random, plan: Plan, number: int, *, calm: bool) -> li
                 ("skip", None),
                 ("revise", rng.choice(node.gates)),
             ],
-            [10, 2, 3, 1, 3],
+            [10, 2, 3, 1, 3 if all(plan.nodes[g].fallback is None for g in node.gates) else 9],
         )[0]
         if rng.random() < 0.3:
             endings.append(("revise", rng.choice(node.gates)))
@@ -190,7 +220,7 @@ def _behaviour(rng: random.Random, plan: Plan, number: int, *, calm: bool) -> li
         last = rng.choices([("value", None), ("skip", None), ("cancel", None)], [8, 2, 1])[0]
         if calm and last[0] == "cancel":
             last = ("value", None)
-    if rng.random() < 0.1:
+    if rng.random() < (0.1 if node.fallback is None else 0.5):
         last = ("failed", False)
     return [*endings, last]
 
@@ -245,8 +275,21 @@ class Ride:
         if self.scheduler.ending is not None and node in self.stopped and self.rng.random() < 0.5:
             self.take(self.scheduler.cancelled(node, token))
             return
+        if node in self.scheduler.standing:
+            self.stand_in(node, token)
+            return
         self.executed.append(node)
         self.tell(node, token)
+
+    def stand_in(self, node: int, token: int) -> None:
+        """The attempt that takes the value of the node's fallback."""
+        scheduler, fallback = self.scheduler, self.scheduler.nodes[node].fallback
+        assert fallback is not None and scheduler.status[fallback] is OK
+        if node in self.world.misfits:
+            self.take(scheduler.failed(node, token, "contract.violated", retryable=True))
+        else:
+            branch = scheduler.branch.get(fallback)
+            self.take(scheduler.completed(node, token, branch and ("branch", branch)))
 
     def tell(self, node: int, token: int) -> None:
         scheduler = self.scheduler
@@ -309,7 +352,8 @@ def test_every_run_ends_and_keeps_its_invariants(plan: int, order: int) -> None:
     scheduler = done.scheduler
     assert done.end == scheduler.ending
     left = {node for node, status in enumerate(scheduler.status) if not status.is_terminal}
-    assert all(scheduler.status[node] in (NodeState.HELD, NodeState.JUDGED) for node in left)
+    open_ = (NodeState.HELD, NodeState.JUDGED, NodeState.FALLING_BACK)
+    assert all(scheduler.status[node] in open_ for node in left)
     assert not left or scheduler.ending.status != "ok"
 
 
@@ -376,6 +420,7 @@ class Reading:
     def __init__(self, one: World) -> None:
         self.world, self.plan = one, one.plan
         self.executed: set[int] = set()
+        self._own: dict[int, tuple[str, Any]] = {}
         self._raw: dict[int, tuple[str, Any]] = {}
         self._final: dict[int, tuple[NodeState, str]] = {}
 
@@ -386,10 +431,28 @@ class Reading:
         return self._final[node]
 
     def raw(self, node: int) -> tuple[str, Any]:
-        """How the node itself ended, before its guards: its last ending, or ("never", why)."""
+        """How the node ended before its guards, itself or by its fallback's value: its last
+        ending, or ("never", why)."""
         if node not in self._raw:
-            self._raw[node] = self._run(node)
+            self._raw[node] = self._stood_in(node)
         return self._raw[node]
+
+    def own(self, node: int) -> tuple[str, Any]:
+        """How the stage itself ended."""
+        if node not in self._own:
+            self._own[node] = self._run(node)
+        return self._own[node]
+
+    def _stood_in(self, node: int) -> tuple[str, Any]:
+        own, fallback = self.own(node), self.plan.nodes[node].fallback
+        if own[0] != "failed" or fallback is None:
+            return own
+        status = self.final(fallback)[0]
+        if status is BLOCKED:
+            return "never", "blocked"
+        if status is not OK or node in self.world.misfits:
+            return own
+        return self.raw(fallback) if self.raw(fallback)[0] == "branch" else ("value", None)
 
     def _run(self, node: int) -> tuple[str, Any]:
         placed = self.plan.nodes[node]
@@ -419,6 +482,8 @@ class Reading:
 
     def _hindrance(self, node: int, parent: int, role: Role) -> str | None:
         placed = self.plan.nodes[node]
+        if role & Role.FALLBACK:
+            return None if self.own(parent)[0] == "failed" else "branch"
         if role & Role.RAW:
             return _passed_on(self.final(parent)) if self.raw(parent)[0] not in GIVE else None
         status, why = self.final(parent)
@@ -538,7 +603,11 @@ def taken_over(one: World, kept: list[Record], order: int) -> Ride:
 
 def _one_less(one: World, history: list[Record]) -> World:
     """An abandoned attempt is not the stage's doing: what it would have done comes later."""
-    lost = {(r.node, r.token) for r in history if r.type is RecordType.INTENT and r.revision == 1}
+    lost = {
+        (r.node, r.token)
+        for r in history
+        if r.type is RecordType.INTENT and r.revision == 1 and "fallback" not in r.data
+    }
     lost -= {(r.node, r.token) for r in history if r.type is RecordType.OUTCOME}
     does = dict(one.does)
     for name, _ in lost:
@@ -619,6 +688,21 @@ def test_the_worlds_reach_every_state_and_every_end() -> None:
     assert states >= {OK, SKIPPED, FAILED, BLOCKED, CANCELLED, NodeState.HELD}
     assert causes == set(Cause) - {Cause.NONE}
     assert ends == {"ok", "partial", "failed", "blocked", "cancelled"}
+
+
+def test_the_worlds_fall_back_in_every_way() -> None:
+    met: set[str] = set()
+    for seed in range(1_500):
+        scheduler = ride(world(seed), seed).finish().scheduler
+        nodes = scheduler.nodes
+        for node in scheduler.fallen:
+            met.add(f"after {'a revision' if scheduler.revision[node] > 1 else 'a failure'}")
+            met.add(f"{'exhausted' if scheduler.failures[node] == 'exhausted' else 'raised'}")
+            met.add(f"ended {scheduler.status[node].name}")
+            met.add("of a fallback" if nodes[node].stands_for in scheduler.fallen else "of a node")
+        met |= {nodes[node].kind.value for node in scheduler.standing}
+    assert met >= {"exhausted", "raised", "after a revision", "after a failure", "of a fallback"}
+    assert met >= {"ended OK", "ended FAILED", "ended BLOCKED", "transform", "work", "route"}
 
 
 @pytest.mark.parametrize("seed", range(3))

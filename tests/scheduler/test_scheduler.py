@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stageflow import Allow, Branch, Decision, Retry, first_of, guard, n_of, route, transform, work
-from stageflow.graph import Stage, compile_plan
+from stageflow.graph import compile_plan
 from stageflow.model.errors import JournalError
 from stageflow.model.record import Record, RecordType
 from stageflow.scheduler import (
@@ -23,40 +23,11 @@ from stageflow.scheduler import (
     replay,
     take_over,
 )
+from tests.scheduler.told import Told
 
 OK, SKIPPED, FAILED, HELD = NodeState.OK, NodeState.SKIPPED, NodeState.FAILED, NodeState.HELD
 BLOCKED, CANCELLED, UNKNOWN = NodeState.BLOCKED, NodeState.CANCELLED, NodeState.UNKNOWN
 WAITING, RUNNING = NodeState.WAITING, NodeState.RUNNING
-
-
-class Told:
-    """A scheduler that is told by node names; every event is followed by every invariant."""
-
-    def __init__(self, *stages: Stage[..., Any], outputs: Any = None) -> None:
-        self.plan = compile_plan(
-            "told", stages, inputs={"x": str}, outputs=outputs, deps={}, is_context=lambda _: False
-        )
-        self.scheduler = Scheduler(Program(self.plan))
-        self.actions = self._checked(self.scheduler.start())
-
-    def _checked(self, actions: Any) -> Any:
-        self.scheduler.check()
-        return actions
-
-    def number(self, name: str) -> int:
-        return self.plan.index[name]
-
-    def tell(self, event: str, name: str, *rest: Any, **options: Any) -> Any:
-        node = self.number(name)
-        token = self.scheduler.token[node]
-        method = getattr(self.scheduler, event)
-        return self._checked(method(node, token, *rest, **options))
-
-    def states(self, *names: str) -> list[NodeState]:
-        return [self.scheduler.status[self.number(name)] for name in names]
-
-    def reopen(self) -> Any:
-        return self._checked(self.scheduler.reopened())
 
 
 @transform
@@ -384,3 +355,31 @@ def test_a_block_does_not_pass_through_a_branch_that_was_not_taken(order: tuple[
     for one in order:
         told.tell("completed", one, ("block", None) if one == "strict" else ("branch", "one"))
     assert told.states("left", "side", "main") == [BLOCKED, SKIPPED, RUNNING]
+
+
+@pytest.mark.parametrize("order", [("one", "two"), ("two", "one")])
+def test_guards_that_each_want_the_others_value_revised_first_get_one_of_them(
+    order: tuple[str, str],
+) -> None:
+    """
+    1. two guards look at the same two values
+    2. each wants another one revised, and judges the other value only then
+    3. the first of the two values is made again, and both judge anew
+    """
+
+    @guard
+    def one(left: str, right: str) -> Decision:
+        return Allow()
+
+    told = Told(left, right, one, one.named("two"), both)
+    told.tell("completed", "left")
+    told.tell("completed", "right")
+    wants = {"one": "left", "two": "right"}
+    for name in order:
+        last = told.tell("completed", name, ("revise", told.number(wants[name])))
+    assert last == [Launch(told.number("left"))]
+    assert told.states("left", "right", "one", "two") == [RUNNING, HELD, WAITING, WAITING]
+    assert launched(told.tell("completed", "left")) == 2
+    told.tell("completed", "one", ("allow", None))
+    told.tell("completed", "two", ("allow", None))
+    assert told.states("left", "right", "both") == [OK, OK, RUNNING]

@@ -13,14 +13,17 @@ from stageflow.graph.decorators import (
     transform,
     work,
 )
+from stageflow.graph.merging import merge_of
+from stageflow.graph.overriding import refused, stand_in
 from stageflow.graph.plan import Argument, InputSpec, Node, Plan, Role, Source
-from stageflow.graph.stage import BranchRef, Join, Parameter, Stage
+from stageflow.graph.stage import BranchRef, Join, Merge, Parameter, Stage
 
 __all__ = [
     "Argument",
     "BranchRef",
     "InputSpec",
     "Join",
+    "Merge",
     "Node",
     "Parameter",
     "Plan",
@@ -34,8 +37,11 @@ __all__ = [
     "enrich",
     "first_of",
     "guard",
+    "merge_of",
     "n_of",
+    "refused",
     "route",
+    "stand_in",
     "transform",
     "work",
 ]

@@ -13,7 +13,7 @@ from stageflow.graph import order
 from stageflow.graph.decorators import value_type
 from stageflow.graph.plan import Argument, InputSpec, Node, Plan, Role, Source
 from stageflow.graph.reach import unreachable
-from stageflow.graph.stage import Stage, checked_name, signature_of
+from stageflow.graph.stage import Merge, Stage, checked_name, signature_of
 from stageflow.model.errors import BuildError, BuildErrors, StageflowError, nearest
 from stageflow.model.kinds import Kind
 from stageflow.model.outputs import Feedback
@@ -77,6 +77,10 @@ class _Build:
         self.guards: dict[int, list[int]] = {}
         self.whens: dict[int, tuple[int, str]] = {}
         self.shows: dict[int, int] = {}
+        self.fallbacks: dict[int, int] = {}
+        """Node to its fallback."""
+        self.stands_for: dict[int, int] = {}
+        """The other way round."""
         self.outputs: tuple[int, ...] = ()
         self.single_output = False
 
@@ -118,8 +122,10 @@ class _Build:
             self._place(stage)
         origins: dict[int, list[int]] = {}
         for number, placed in enumerate(self.stages):
-            if placed is not None and placed.origin is not None:
-                origins.setdefault(id(placed.origin), []).append(number)
+            origin = None if placed is None else placed.origin
+            while origin is not None:  # a stage put in another's place has that one's, too
+                origins.setdefault(id(origin), []).append(number)
+                origin = origin.origin
         for template, numbers in origins.items():
             if template not in self.templates:
                 self.templates[template] = numbers[0] if len(numbers) == 1 else None
@@ -191,6 +197,11 @@ class _Build:
             stage = self.stages[number]
             if stage is not None:
                 self._wire_stage(number, stage)
+        for number in range(count):
+            stage = self.stages[number]
+            if stage is not None and stage.fallback is not None:
+                self._wire_fallback(number, stage, stage.fallback)
+        self._check_fallbacks_end()
         if not self.errors:
             self._wire_guards()
         if not self.errors:
@@ -203,6 +214,13 @@ class _Build:
             for parameter in stage.parameters
             if (argument := self._argument(number, stage, parameter)) is not None
         )
+        if stage.join is not None:  # first: the order of its branches counts
+            for branch in stage.join.branches:
+                parent = self._node(branch, stage, "branch")
+                if parent is not None:
+                    self._depend(number, parent, Role.OPTIONAL)
+            if stage.join.merge is not None:
+                self._check_merge(stage, stage.join.merge, [*self.parents[number]])
         for reference in stage.after:
             parent = self._node(reference, stage, "after")
             if parent is not None:
@@ -217,11 +235,6 @@ class _Build:
             if shown is not None:
                 self.shows[number] = shown
                 self._depend(number, shown, Role.VALUE)
-        if stage.join is not None:
-            for branch in stage.join.branches:
-                parent = self._node(branch, stage, "branch")
-                if parent is not None:
-                    self._depend(number, parent, Role.OPTIONAL)
 
     def _depend(self, number: int, parent: int, role: Role) -> None:
         roles = self.parents[number]
@@ -329,6 +342,27 @@ class _Build:
                 fix=why_not_assignable(source, target),
             )
 
+    def _check_merge(self, stage: Stage[..., Any], merge: Merge, branches: Sequence[int]) -> None:
+        """Every branch may come first or later, and what the merge returns comes first."""
+        given = [(merge.returns, "the merge itself")]
+        for branch in branches:
+            giver = self.stages[branch]
+            assert giver is not None
+            given.append((giver.returns, repr(giver.name)))
+        for source, giver_name in given:
+            for target in merge.takes[: 1 if giver_name == "the merge itself" else 2]:
+                if not assignable(source, target):
+                    self.wrong(
+                        "graph.type_mismatch",
+                        f"the merge of {stage.name!r} takes another type than it is given",
+                        node=stage.name,
+                        field="with_",
+                        expected=contract_name(target),
+                        got=f"{contract_name(source)} from {giver_name}",
+                        fix=why_not_assignable(source, target),
+                    )
+                    break
+
     def _check_input_type(
         self, stage: Stage[..., Any], parameter: Any, input_name: str | None = None
     ) -> None:
@@ -353,6 +387,92 @@ class _Build:
                 got=contract_name(source),
                 fix=why_not_assignable(source, parameter.annotation),
             )
+
+    # -- fallbacks ---------------------------------------------------------------------------
+
+    def _wire_fallback(self, number: int, stage: Stage[..., Any], reference: Reference) -> None:
+        fallback = self._node(reference, stage, "fallback")
+        if fallback is None:
+            return
+        other = self.stages[fallback]
+        assert other is not None, "inputs are no nodes yet"
+        wrong = self._why_no_fallback(number, fallback)
+        if wrong is not None:
+            why, fix = wrong
+            self.wrong(
+                "graph.fallback",
+                f"{other.name!r} can't stand in for {stage.name!r}: {why}",
+                node=stage.name,
+                field="fallback",
+                got=other.name,
+                fix=fix,
+            )
+            return
+        if not assignable(other.returns, stage.returns):
+            self.wrong(
+                "graph.type_mismatch",
+                f"fallback {other.name!r} gives another type than {stage.name!r}",
+                node=stage.name,
+                field="fallback",
+                expected=contract_name(stage.returns),
+                got=f"{contract_name(other.returns)} from {other.name!r}",
+                fix=why_not_assignable(other.returns, stage.returns),
+            )
+            return
+        self.fallbacks[number] = fallback
+        self.stands_for[fallback] = number
+        self._depend(fallback, number, Role.FALLBACK)
+
+    def _check_fallbacks_end(self) -> None:
+        """Nodes must not stand in for one another in a round."""
+        seen: dict[int, int] = {}
+        for start in self.fallbacks:
+            node: int | None = start
+            while node is not None and node not in seen:
+                seen[node] = start
+                node = self.fallbacks.get(node)
+            if node is not None and seen[node] == start:
+                self.wrong(
+                    "graph.fallback",
+                    f"{self.names[node]!r} would stand in for itself at the end",
+                    node=self.names[node],
+                    field="fallback",
+                    expected="fallbacks that end with a node that has none",
+                    fix="take one of these fallbacks away",
+                )
+
+    def _why_no_fallback(self, number: int, fallback: int) -> tuple[str, str] | None:
+        """(why, mend) when `fallback` can't be that node's; None when it can."""
+        stage, other = self.stages[number], self.stages[fallback]
+        assert stage is not None and other is not None
+        if Kind.GUARD in (stage.kind, other.kind):
+            return (
+                "a guard that fails blocks, and nothing else decides in its stead",
+                "try the other judgement inside the guard, or give what it guards a fallback",
+            )
+        if (stage.kind is Kind.ROUTE) is not (other.kind is Kind.ROUTE):
+            return "only a route stands in for a route", "let both be routes, or neither"
+        if stage.branches is not None and other.branches is not None:
+            more = sorted(set(other.branches) - set(stage.branches))
+            if more:
+                return (
+                    f"it may choose {more[0]!r}, which {stage.name!r} does not have",
+                    f"@route(branches={stage.branches!r})",
+                )
+        if fallback == number:
+            return "it is the same node", "name another node"
+        if number in self.parents[fallback]:
+            return (
+                "it waits for the very node that has failed then",
+                f"take what {stage.name!r} takes instead",
+            )
+        taken = self.stands_for.get(fallback)
+        if taken is not None:
+            return (
+                f"it is the fallback of {self.names[taken]!r} already",
+                f"place it twice: fallback={other.name}.named({other.name + '_b'!r})",
+            )
+        return None
 
     # -- guards ------------------------------------------------------------------------------
 
@@ -544,6 +664,11 @@ class _Build:
         values that share guards: any guard of a group may send a value back, after which all of
         them judge again, so nothing of a group is released before all have decided."""
         followers: list[list[int]] = [[] for _ in self.stages]
+        if not self.gates and not self.fallbacks:
+            for number, roles in enumerate(self.parents):
+                for parent in roles:
+                    followers[parent].append(number)
+            return followers
         verdicts: dict[int, int] = {}
         grouped = self._groups()
         for guard, leader in grouped.items():
@@ -551,13 +676,82 @@ class _Build:
                 verdicts[leader] = len(followers)
                 followers.append([])
             followers[guard].append(verdicts[leader])
+
+        def verdict(node: int) -> list[int]:
+            group = grouped.get(node if node in self.gates else self._guard_of(node))
+            return [] if group is None else [verdicts[group]]
+
+        # One more vertex for each node with a fallback: its value is there, its own or the other's.
+        given = {node: len(followers) + place for place, node in enumerate(self.fallbacks)}
+        followers += [[] for _ in given]
+        for node, fallback in self.fallbacks.items():
+            for before in (node, given.get(fallback, fallback), *verdict(fallback)):
+                followers[before].append(given[node])
         for number, roles in enumerate(self.parents):
             for parent, role in roles.items():
-                followers[parent].append(number)
-                group = grouped.get(parent if parent in self.gates else self._guard_of(parent))
-                if group is not None and not role & Role.RAW:
-                    followers[verdicts[group]].append(number)
+                if role & Role.FALLBACK:
+                    followers[parent].append(number)
+                    continue
+                followers[given.get(parent, parent)].append(number)
+                if not role & Role.RAW:
+                    for before in verdict(parent):
+                        followers[before].append(number)
+        self._check_spared(followers, given, verdict)
         return followers
+
+    def _check_spared(
+        self,
+        followers: Sequence[Sequence[int]],
+        given: Mapping[int, int],
+        verdict: Callable[[int], list[int]],
+    ) -> None:
+        """A fallback is known not to be needed once its node's guards have let the node pass; what
+        takes the fallback must not be among what those guards wait for.
+
+        A walk for each guarded node whose fallback somebody takes or guards.
+        """
+        takers: dict[int, list[int]] = {}
+        for number, roles in enumerate(self.parents):
+            for parent, role in roles.items():
+                if parent in self.stands_for and not role & Role.FALLBACK:
+                    takers.setdefault(self.stands_for[parent], []).append(number)
+        decided: dict[int, list[int]] = {}
+        for node in self.fallbacks if takers else ():
+            for before in verdict(node):
+                decided.setdefault(before, []).append(node)
+        for node in self.fallbacks if takers else ():
+            decisive = set(verdict(node))
+            if not decisive:
+                continue
+            stack, seen = self._spared(node, takers), set[int]()
+            while stack and not decisive & seen:
+                at = stack.pop()
+                # The node's own value is there in this case: that of its fallback matters not.
+                if at in seen or at == given[node]:
+                    continue
+                seen.add(at)
+                stack += followers[at]
+                for other in decided.get(at, ()):
+                    stack += self._spared(other, takers)
+            if decisive & seen:
+                fallback = self.names[self.fallbacks[node]]
+                self.wrong(
+                    "graph.fallback",
+                    f"the guards of {self.names[node]!r} wait for what becomes of its fallback "
+                    f"{fallback!r}, which nobody knows before they have decided",
+                    node=self.names[node],
+                    field="fallback",
+                    fix=f"let nothing that they need take {fallback!r}: take {self.names[node]!r}",
+                )
+
+    def _spared(self, node: int, takers: Mapping[int, Sequence[int]]) -> list[int]:
+        """Who waits for the ends of the node's fallback, and of that one's fallback, and so on."""
+        found: list[int] = []
+        at: int | None = node
+        while at is not None:
+            found += takers.get(at, ())
+            at = self.fallbacks.get(at)
+        return found
 
     def _guard_of(self, node: int) -> int:
         guards = self.guards.get(node)
@@ -586,10 +780,11 @@ class _Build:
         if outputs is None:
             taken = {
                 parent
-                for roles in self.parents
+                for number, roles in enumerate(self.parents)
                 for parent, role in roles.items()
-                if not role & Role.RAW
+                if not role & Role.RAW and self.fallbacks.get(parent) != number
             }
+            taken.update(self.fallbacks.values())
             self.outputs = tuple(
                 number
                 for number, stage in enumerate(self.stages)
@@ -636,16 +831,17 @@ class _Build:
         return known
 
     def plan(self) -> Plan:
-        nodes = tuple(self._node_of(number) for number in range(len(self.stages)))
-        children: list[list[int]] = [[] for _ in nodes]
-        raw_children: list[list[int]] = [[] for _ in nodes]
+        children: list[list[int]] = [[] for _ in self.stages]
+        raw_children: list[list[int]] = [[] for _ in self.stages]
         for number, roles in enumerate(self.parents):
             for parent, role in roles.items():
-                (raw_children if role & Role.RAW else children)[parent].append(number)
+                if parent not in self.fallbacks or not role & Role.FALLBACK:
+                    (raw_children if role & Role.RAW else children)[parent].append(number)
         specs = {
             name: InputSpec(name, kept, self.contract(kept, name), required, self.index.get(name))
             for name, (kept, required) in self.input_types.items()
         }
+        nodes = tuple(self._node_of(number) for number in range(len(self.stages)))
         waiting = tuple(len(roles) for roles in self.parents)
         return Plan(
             name=self.name,
@@ -695,6 +891,8 @@ class _Build:
             when=self.whens.get(number),
             join=join,
             shows=self.shows.get(number),
+            fallback=self.fallbacks.get(number),
+            stands_for=self.stands_for.get(number),
             fingerprint=self._fingerprint(number, contract),
         )
 
@@ -714,6 +912,14 @@ class _Build:
         when = self.whens.get(number)
         if when is not None:
             parts.append(f"when={self.names[when[0]]}:{when[1]}")
+        fallback = self.fallbacks.get(number)
+        if fallback is not None:
+            parts.append(f"fallback={self.names[fallback]}")
+        if stage is not None and stage.join is not None:
+            join = stage.join
+            label = "" if join.merge is None else join.merge.label
+            parts.append(f"join={join.need}:{join.waits_for_all}:{join.collects}:{label}")
+            parts += [self.names[branch] for branch in self.parents[number]]  # their order counts
         return hashlib.blake2b("\n".join(parts).encode(), digest_size=12).hexdigest()
 
 

@@ -6,7 +6,7 @@ import functools
 import sys
 import types
 import typing
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 
 from stageflow.graph.stage import (
@@ -50,6 +50,9 @@ class StageOptions(TypedDict, total=False):
     """Runs only when that branch is chosen."""
     on_failure: OnFailure
     """"stop" ends the run; "isolate" skips the dependants and lets the rest go on."""
+    fallback: Stage[..., Any] | str
+    """A node of the pipeline that runs when this one has failed, and whose value then stands for
+    this one's."""
     version: str
     """Change it when the body changes so that an unfinished run should notice."""
     revisions: int
@@ -230,7 +233,7 @@ def first_of(*branches: Stage[..., Any], name: str) -> Stage[[], Any]:
 
     Skipped when no branch has a value.
     """
-    return _join("first_of", branches, name, need=1, waits_for_all=True, collects=False)
+    return joined("first_of", branches, name, need=1, waits_for_all=True, collects=False)
 
 
 @overload
@@ -246,7 +249,7 @@ def any_of(*branches: Stage[..., Any], name: str) -> Stage[[], Any]:
 
     Skipped when no branch has a value.
     """
-    return _join("any_of", branches, name, need=1, waits_for_all=False, collects=False)
+    return joined("any_of", branches, name, need=1, waits_for_all=False, collects=False)
 
 
 def n_of(count: int, /, *branches: Stage[..., T], name: str) -> Stage[[], list[T]]:
@@ -254,7 +257,7 @@ def n_of(count: int, /, *branches: Stage[..., T], name: str) -> Stage[[], list[T
 
     Skipped when fewer than `count` branches have a value.
     """
-    return _join("n_of", branches, name, need=count, waits_for_all=False, collects=True)
+    return joined("n_of", branches, name, need=count, waits_for_all=False, collects=True)
 
 
 def approval(
@@ -303,7 +306,7 @@ def _revisions(given: Any, name: str) -> int:
     return given
 
 
-def _join(
+def joined(
     what: str,
     branches: tuple[Stage[..., Any] | str, ...],
     name: str,
@@ -312,6 +315,7 @@ def _join(
     waits_for_all: bool,
     collects: bool,
 ) -> Stage[..., Any]:
+    """A join of `branches`. BuildError `graph.join_never_fires` when it needs more than it has."""
     if isinstance(need, bool) or not isinstance(need, int) or not 1 <= need <= len(branches):
         raise BuildError(
             "graph.join_never_fires",
@@ -321,7 +325,7 @@ def _join(
             got=str(need),
             fix=f"{what}(...) over at least as many branches as it needs values",
         )
-    element = _union(branch.returns if isinstance(branch, Stage) else Any for branch in branches)
+    element = union_of(branch.returns if isinstance(branch, Stage) else Any for branch in branches)
     return Stage(
         name=checked_name(name),
         kind=Kind.JOIN,
@@ -334,7 +338,8 @@ def _join(
     )
 
 
-def _union(annotations: Any) -> Any:
+def union_of(annotations: Iterable[Any]) -> Any:
+    """The union of types; Any when one of them is, or there are none."""
     distinct = list(dict.fromkeys(annotations))
     if not distinct or Any in distinct:
         return Any
@@ -386,6 +391,7 @@ def _stage(
         retry=options.get("retry"),
         when=options.get("when"),
         on_failure=options.get("on_failure"),
+        fallback=options.get("fallback"),
     )
     branches = options.get("branches")
     of = options.get("of")
@@ -402,6 +408,7 @@ def _stage(
         after=as_references(options.get("after", ())),
         when=options.get("when"),
         on_failure=options.get("on_failure", "stop"),
+        fallback=options.get("fallback"),
         version=options.get("version", "1"),
         place=place,
         revisions=_revisions(options.get("revisions", 5), name),
@@ -442,7 +449,7 @@ def value_type(returns: Any, mode: str) -> Any:
         return Any
     if typing.get_origin(returns) in (typing.Union, types.UnionType):
         rest = [part for part in typing.get_args(returns) if part is not StageOutput]
-        return _union(rest)
+        return union_of(rest)
     return returns
 
 

@@ -36,6 +36,8 @@ def _edge(plan: Plan, node: Node, parent: int, role: Role) -> str:
         return f"guards {name}"
     if role & Role.WHEN and node.when is not None:
         return f"when {name}={node.when[1]}"
+    if role & Role.FALLBACK:
+        return f"fallback of {name}"
     if role & Role.AFTER and not role & (Role.VALUE | Role.OPTIONAL):
         return f"after {name}"
     return name + ("?" if role & Role.OPTIONAL else "")
@@ -62,6 +64,8 @@ def mermaid(plan: Plan) -> str:
                 lines.append(f"    {name} -. guarded by .-> {node.name}")
             elif role & Role.WHEN and node.when is not None:
                 lines.append(f"    {name} -->|{node.when[1]}| {node.name}")
+            elif role & Role.FALLBACK:
+                lines.append(f"    {name} -. falls back to .-> {node.name}")
             elif role & (Role.VALUE | Role.OPTIONAL):
                 lines.append(f"    {name} --> {node.name}")
             else:

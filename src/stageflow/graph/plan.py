@@ -27,6 +27,8 @@ class Role(enum.IntFlag):
     """Waits for the end only."""
     WHEN = 16
     """Waits for the route's choice."""
+    FALLBACK = 32
+    """Waits for the failure of the node whose fallback it is."""
 
 
 class Source(enum.Enum):
@@ -74,6 +76,10 @@ class Node:
     join: Join | None
     shows: int | None
     """WAIT: the node whose value a person is shown."""
+    fallback: int | None
+    """The node whose value stands for this one's when this one fails."""
+    stands_for: int | None
+    """The node whose fallback this one is."""
     fingerprint: str
     """Kind, wiring, contract and version; changes when a finished value may no longer fit."""
 

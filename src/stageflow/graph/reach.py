@@ -18,6 +18,9 @@ Why = Callable[[Sequence[str]], str]
 """Why a stage can't run, given the names of the nodes."""
 
 ALWAYS: Final[Ways] = ({},)
+NEEDS: Final = Role.VALUE | Role.RAW | Role.WHEN | Role.FALLBACK
+"""Roles of parents without which a stage does not run. Combining flags costs; once is enough."""
+
 WAYS_MAX: Final = 32
 """Alternatives kept per stage; of more, only what they have in common."""
 
@@ -41,7 +44,7 @@ def unreachable(
         needs: list[Ways] = []
         dead: Why | None = None
         for parent, role in parents[number].items():
-            if role & (Role.VALUE | Role.RAW | Role.WHEN):
+            if role & NEEDS:
                 needs.append(ways[parent])
         when = whens.get(number)
         if when is not None:

@@ -40,6 +40,18 @@ class BranchRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Merge:
+    """A function that makes one value of two, and what it says of them."""
+
+    function: Callable[[Any, Any], Any]
+    takes: tuple[Any, Any]
+    """Its parameters' annotations; Any where there is none."""
+    returns: Any
+    label: str
+    """Where it is defined; part of the node's fingerprint."""
+
+
+@dataclass(frozen=True, slots=True)
 class Join:
     """How a join chooses among its branches: `need` values, waiting for all branches or not."""
 
@@ -48,6 +60,8 @@ class Join:
     waits_for_all: bool
     collects: bool
     """True when the value is the list of `need` values, False when it is the one value."""
+    merge: Merge | None = None
+    """Makes one value of all that the branches have, at least `need` of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +93,8 @@ class Stage(Generic[P, T]):
     after: tuple[Stage[..., Any] | str, ...] = ()
     when: BranchRef | None = None
     on_failure: OnFailure = "stop"
+    fallback: Stage[..., Any] | str | None = None
+    """The node whose value stands for this one's when this one has failed."""
     version: str = "1"
     place: Place = "loop"
     bindings: Mapping[str, Stage[..., Any] | str] = field(default_factory=dict)
@@ -135,6 +151,7 @@ class Stage(Generic[P, T]):
         after: Stage[..., Any] | str | Sequence[Stage[..., Any] | str] | None = None,
         when: BranchRef | None = None,
         on_failure: OnFailure | None = None,
+        fallback: Stage[..., Any] | str | None = None,
         bind: Mapping[str, Stage[..., Any] | str] | None = None,
         **bindings: Stage[..., Any] | str,
     ) -> Stage[P, T]:
@@ -143,7 +160,7 @@ class Stage(Generic[P, T]):
         `bind` does what keywords do, for parameters whose names are options here. BuildError when
         a bound name is no parameter.
         """
-        check_policies(self.name, retry=retry, when=when, on_failure=on_failure)
+        check_policies(self.name, retry=retry, when=when, on_failure=on_failure, fallback=fallback)
         bound = {**self.bindings, **(bind or {}), **bindings}
         names = [parameter.name for parameter in self.parameters]
         for parameter in bound:
@@ -164,6 +181,7 @@ class Stage(Generic[P, T]):
             after=self.after if after is None else as_references(after),
             when=self.when if when is None else when,
             on_failure=self.on_failure if on_failure is None else on_failure,
+            fallback=self.fallback if fallback is None else fallback,
             bindings=bound,
             origin=self if self.origin is None else self.origin,
         )
@@ -197,12 +215,15 @@ def checked_timeout(timeout: float, name: str) -> float:
     return float(timeout)
 
 
-def check_policies(name: str, *, retry: object, when: object, on_failure: object) -> None:
+def check_policies(
+    name: str, *, retry: object, when: object, on_failure: object, fallback: object
+) -> None:
     """BuildError for an option of another type or value; None is an option not given."""
     for option, value, accepted, expected in (
         ("retry", retry, isinstance(retry, Retry), "a Retry"),
         ("when", when, isinstance(when, BranchRef), "a branch: when=route.branch(name)"),
         ("on_failure", on_failure, on_failure in ("stop", "isolate"), "'stop' or 'isolate'"),
+        ("fallback", fallback, isinstance(fallback, (Stage, str)), "a stage, or a node's name"),
     ):
         if value is not None and not accepted:
             raise BuildError(
@@ -212,9 +233,11 @@ def check_policies(name: str, *, retry: object, when: object, on_failure: object
                 field=option,
                 expected=expected,
                 got=type(value).__name__ if not isinstance(value, str) else repr(value)[:80],
-                fix={"retry": "retry=Retry(attempts=3)", "on_failure": "on_failure='isolate'"}.get(
-                    option, "when=route.branch('name')"
-                ),
+                fix={
+                    "retry": "retry=Retry(attempts=3)",
+                    "on_failure": "on_failure='isolate'",
+                    "fallback": "fallback=other_stage",
+                }.get(option, "when=route.branch('name')"),
             )
 
 

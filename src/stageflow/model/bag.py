@@ -165,7 +165,7 @@ class OutputBag(Sparse):
             node=names.get(node),
             expected="one value per node and revision; declared merges: none",
             got=f"a second value, from {_writer(attempt, token, self.epoch)}",
-            fix="give each writer a node of its own: a second value is never merged into the first",
+            fix="give each writer a node of its own, and make one value of them: merge_of(...)",
         )
 
 

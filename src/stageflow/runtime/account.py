@@ -67,7 +67,7 @@ def _account(begun: Record, end: Record | None, values: _Values | None) -> Attem
         by="" if end is None else str(end.data.get("by", "")),
         started_wall_s=begun.wall_s,
         duration_s=None if end is None else max(0.0, end.wall_s - begun.wall_s),
-        got={} if values is None else values.got(begun.node),
+        got={} if values is None else values.got(begun.node, begun.data.get("fallback")),
         gave=values.of(end) if has_value and values is not None and end is not None else MISSING,
         failure="" if failure is None else str(failure),
     )
@@ -116,14 +116,16 @@ class _Values:
             return MISSING
         return thaw(decode_value(self._plan, node, end, self._freezer)[0])
 
-    def got(self, name: str) -> dict[str, Any]:
-        """Private copies of what the node takes now, or shows."""
+    def got(self, name: str, fallback: str | None = None) -> dict[str, Any]:
+        """Private copies of what the node takes now, or shows, or has of its fallback."""
         node = self._node(name)
         if node is None:
             return {}
-        if node.shows is not None:
-            shown = self._plan.nodes[node.shows].name
-            return {shown: thaw(self.released[shown])} if shown in self.released else {}
+        whole = fallback
+        if whole is None and node.shows is not None:
+            whole = self._plan.nodes[node.shows].name
+        if whole is not None:
+            return {whole: thaw(self.released[whole])} if whole in self.released else {}
         got = {}
         for argument in node.arguments:
             value = MISSING

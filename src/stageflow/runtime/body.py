@@ -23,11 +23,15 @@ def begin(
     """(coroutine to be stepped, None), or (None, the value) for a stage that is done at once."""
     stage = node.stage
     assert stage is not None, "inputs are never handed out"
+    if node.fallback is not None and driver.scheduler.stands(node.index):
+        return None, thaw(driver.bag.values[node.fallback])
     if node.join is not None:
-        return None, _joined(driver, node)
+        return None, _joined(driver, node, context)
     function = stage.function
     assert function is not None
     arguments = driver.arguments(driver.steps[node.index], started_s)
+    if stage.mode == "async":
+        return function(**arguments), None
     if stage.mode == "async_generator":
         return _collect(driver, node, function(**arguments)), None
     if stage.place == "loop":
@@ -51,10 +55,12 @@ def begin(
     return driver.runtime.threads.call(call, late), None
 
 
-def _joined(driver: Driver, node: Node) -> Any:
+def _joined(driver: Driver, node: Node, context: Context) -> Any:
     chosen = driver.scheduler.chosen(node.index)
     values = [thaw(driver.bag.values[parent]) for parent in chosen]
     assert node.join is not None
+    if node.join.merge is not None:
+        return context.run(functools.reduce, node.join.merge.function, values)
     return values if node.join.collects else values[0]
 
 

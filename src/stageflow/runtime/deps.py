@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Mapping
+import typing
+from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 from stageflow.model.errors import BuildError, InputError, nearest
@@ -26,17 +28,62 @@ class Dep:
     scope: Scope = "runtime"
 
 
+@dataclass(frozen=True, slots=True)
+class Fakes:
+    """Deps that stand for the runtime's in one run and in the runs that it starts.
+
+    A factory's dep is opened once for `run` and closed when that run is over.
+    """
+
+    own: DepScopes
+    run: str
+    outer: Fakes | None = None
+
+    def of(self, name: str) -> Fakes | None:
+        """Those that have this dep: a run's own before its parent's; None when nobody has."""
+        fakes: Fakes | None = self
+        while fakes is not None and name not in fakes.own.given:
+            fakes = fakes.outer
+        return fakes
+
+
+def lacking(fake: Any, declared: Any) -> list[str]:
+    """What a fake has not, of what the declared type has in public; factories can't be asked.
+
+    A fake need not be of the declared class. Types other than classes ask for nothing.
+    """
+    asked = declared if inspect.isclass(declared) else typing.get_origin(declared)
+    if not inspect.isclass(asked) or isinstance(fake, Dep) or inspect.isroutine(fake):
+        return []
+    if asked in (fake if inspect.isclass(fake) else type(fake)).__mro__:
+        return []
+    wanted = [name for name in dir(asked) if not name.startswith("_")]
+    if getattr(asked, "_is_protocol", False):
+        wanted += [name for name in getattr(asked, "__annotations__", ()) if name not in wanted]
+    if "__call__" in vars(asked):
+        wanted.append("__call__")
+    return [name for name in wanted if not hasattr(fake, name)]
+
+
 class DepScopes:
     """The open deps of one Runtime. Never journalled; opened anew after a restart."""
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         """Values that are neither a Dep nor a function or class are deps themselves."""
         self._given = {name: _as_dep(name, value) for name, value in given.items()}
+        self.given: Mapping[str, Any] = MappingProxyType(self._given)
+        """Each name with its Dep."""
         self._open: dict[tuple[str, str], Any] = {}
         self._stacks: dict[tuple[str, str], AsyncExitStack] = {}
         self._locks: dict[tuple[str, str], asyncio.Lock] = {}
 
-    def missing(self, names: Mapping[str, Any], pipeline: str) -> InputError | None:
+    @classmethod
+    def of_run(cls, given: Mapping[str, Any]) -> DepScopes:
+        """As DepScopes, but what a factory makes lives for one run, whatever its scope says."""
+        made = {name: _as_dep(name, value) for name, value in given.items()}
+        return cls({name: Dep(dep.factory, scope="run") for name, dep in made.items()})
+
+    def missing(self, names: Iterable[str], pipeline: str) -> InputError | None:
         """What to raise when the runtime lacks a dep that the pipeline declares."""
         for name in names:
             if name not in self._given:
@@ -51,7 +98,7 @@ class DepScopes:
                 )
         return None
 
-    async def open(self, names: Mapping[str, Any], *, tenant: str, run: str) -> dict[str, Any]:
+    async def open(self, names: Iterable[str], *, tenant: str, run: str) -> dict[str, Any]:
         """The deps of one run, opened where they are not yet open, in the declared order."""
         return {name: await self._opened(name, tenant, run) for name in names}
 

@@ -36,9 +36,10 @@ from stageflow.runtime.attempt import Attempt, Killed
 from stageflow.runtime.body import begin
 from stageflow.runtime.context import Context
 from stageflow.runtime.control import Control, control_of
+from stageflow.runtime.deps import Fakes
 from stageflow.runtime.durable import StepResult
 from stageflow.runtime.events import EventType, RawEvent, Subscription
-from stageflow.runtime.failure import Failure, StageFailed, failure_of
+from stageflow.runtime.failure import Failure, StageFailed, beside, failure_of
 from stageflow.runtime.history import History
 from stageflow.runtime.lingering import RUN, end_lingering
 from stageflow.runtime.outcome import Candidate, Run, make_run
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from stageflow.runtime.sessions import Arrival
 
 OK, BLOCKED = NodeState.OK, NodeState.BLOCKED
+_SENT_BACK = (NodeState.RUNNING, NodeState.FALLING_BACK, NodeState.FAILED)
 _LOOK_EVERY_S = 0.05
 """How often a thread that waits for room in a stream looks whether it should stop."""
 STARTED, ENDED = EventType.STAGE_STARTED.value, EventType.STAGE_ENDED.value
@@ -84,6 +86,7 @@ class Driver(Sparse):
         "end",
         "events",
         "failures",
+        "fakes",
         "first",
         "held",
         "held_items",
@@ -101,7 +104,7 @@ class Driver(Sparse):
         "neutral",
         "nodes",
         "opened",
-        "original",
+        "originals",
         "over_by_s",
         "parent",
         "plan",
@@ -148,6 +151,8 @@ class Driver(Sparse):
     reasons: dict[int, str]
     """What a node said about its skip, block or cancellation."""
     failures: dict[int, Failure]
+    originals: dict[int, BaseException]
+    """Exceptions of nodes that failed for good here, without their frames."""
     late_attempts: dict[int, int]
     """Token to attempt of what is being refused now."""
     retries: dict[int, asyncio.TimerHandle]
@@ -166,6 +171,7 @@ class Driver(Sparse):
         "questions": dict,
         "reasons": dict,
         "failures": dict,
+        "originals": dict,
         "late_attempts": dict,
         "retries": dict,
         "quarantined": list,
@@ -221,6 +227,8 @@ class Driver(Sparse):
         )
         self.bag = OutputBag(len(self.nodes), epoch=epoch, names=self.plan.index)
         self.deps: Mapping[str, Any] = {}
+        self.fakes: Fakes | None = None
+        """Deps that stand for the runtime's, in a pipeline under test."""
         self.ready: deque[int] = deque()
         """Nodes that may start now, in order of readiness."""
         self.attempts: dict[int, Attempt] = {}
@@ -233,8 +241,6 @@ class Driver(Sparse):
         """Nodes whose value waits for guards."""
         self.durations: dict[int, float] = {}
         """Seconds of each node's last attempt in this process."""
-        self.original: BaseException | None = None
-        """Exception of the failure that ended the run, without its frames."""
         self.parent: Driver | None = None
         """The run whose stage started this one."""
         self.left: asyncio.Future[None] | None = None
@@ -799,6 +805,8 @@ class Driver(Sparse):
         if actions is None:
             return self._was_late(node, token)
         self.reasons[number] = output.reason
+        if self.history is not None and status in ("skip", "cancelled"):
+            self.history.attach(scheduler, token, self.history.encode_reason(output.reason), "")
         return self._ended(node, attempt, duration_s, status, actions)
 
     def _kept(self, data: Any) -> Any:
@@ -862,12 +870,16 @@ class Driver(Sparse):
             return None
         if scheduler.status[number] is NodeState.RETRYING:
             reached("retry_handed_out")
+        if node.fallback is not None and scheduler.stands(number) and number in self.failures:
+            fallback = self.nodes[node.fallback].name
+            failure = beside(failure, self.failures[number], fallback)
         self.failures[number] = failure
         if self.history is not None:
             self.history.attach(scheduler, token, self.history.encode_failure(failure), "")
-        if error is not None and scheduler.status[number] is NodeState.FAILED:
+        if scheduler.status[number] in (NodeState.FAILED, NodeState.FALLING_BACK):
             inner = error.original if isinstance(error, StageFailed) else error
-            self.original = None if inner is None else inner.with_traceback(None)
+            if inner is not None:
+                self.originals.setdefault(number, inner.with_traceback(None))
         return actions
 
     def _ended(
@@ -1070,7 +1082,7 @@ class Driver(Sparse):
     def note_candidates(self) -> None:
         """After guards decided: what was sent back becomes a candidate, with what was said."""
         for number in list(self.wishes):
-            if self.scheduler.status[number] in (NodeState.RUNNING, NodeState.FAILED):
+            if self.scheduler.status[number] in _SENT_BACK:
                 self.note_candidate(number)
 
     def note_candidate(self, number: int) -> None:

@@ -71,6 +71,13 @@ class StageFailed(StageflowError):
         )
 
 
+def beside(failure: Failure, first: Failure, fallback: str) -> Failure:
+    """The failure of a fallback's value under its node's name; what the node's own stage said
+    stays."""
+    message = f"{first.message} (then its fallback {fallback!r}: {failure.message})"
+    return replace(first, message=message[:_MESSAGE_MAX])
+
+
 def failure_of(error: BaseException, node: str) -> Failure:
     """The failure that an exception stands for."""
     if isinstance(error, StageFailed):

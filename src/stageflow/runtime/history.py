@@ -139,6 +139,10 @@ class History:
             return contract.encode(contract.admit(decision.value, driver.runtime.freezer))
         return None
 
+    def encode_reason(self, reason: str) -> bytes | None:
+        """Bytes of what a stage said about its skip or cancellation; None when it said nothing."""
+        return self.plain({"reason": reason}) if reason else None
+
     def encode_failure(self, failure: Failure) -> bytes:
         """Bytes of a failure; data that can't be encoded is replaced by its type's name."""
         kept: dict[str, Any] = {
@@ -239,7 +243,7 @@ def _decode_decision(plan: Plan, record: Record, freezer: Freezer) -> tuple[Any,
 
 def decode_failure(record: Record) -> Failure | None:
     """The failure of a failed outcome; None when the record has none."""
-    if record.payload is None:
+    if record.payload is None or record.data.get("status") != "failed":
         return None
     kept = thaw(contract_of(PLAIN).decode(record.payload))
     return Failure(
@@ -250,6 +254,16 @@ def decode_failure(record: Record) -> Failure | None:
         kept["traceback"],
         kept["data"],
     )
+
+
+def decode_reason(record: Record) -> str:
+    """What a stage said about its skip, cancellation or block; "" when it said nothing."""
+    said = record.data.get("status") in ("skip", "cancelled") or (
+        record.data.get("control") == "block"
+    )
+    if not said or record.payload is None:
+        return ""
+    return str(thaw(contract_of(PLAIN).decode(record.payload))["reason"])
 
 
 def _stamped(driver: Driver, record: Record, now_s: float) -> Record:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from stageflow.model.errors import JournalError
+from stageflow.runtime.deps import Fakes
 from stageflow.runtime.driver import Driver
 from stageflow.runtime.history import changed_inputs, decode_inputs
 from stageflow.runtime.recovery import recovered
@@ -29,6 +30,13 @@ def child_run_id(parent: str, node: str, key: str) -> str:
     text = f"{len(parent)} {len(node)} {parent}{node}{key}"
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=20).digest()
     return base64.b32hexencode(digest)[:26].decode().lower()
+
+
+def fakes_for(run: str, pipeline: Pipeline[Any], parent: Driver | None) -> Fakes | None:
+    """The fakes of a run: those of its pipeline, and behind them those of the run it serves."""
+    outer = None if parent is None else parent.fakes
+    own = pipeline.options.fakes
+    return outer if own is None else Fakes(own, run, outer)
 
 
 async def taken_up(
@@ -76,5 +84,6 @@ async def taken_up(
         seen=seen,
     )
     driver.depth = parent.depth + 1
+    driver.fakes = fakes_for(run, pipeline, parent)
     driver.deadline_s = deadline_s
     return driver, actions

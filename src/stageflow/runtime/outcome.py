@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
@@ -40,20 +41,23 @@ class NodeOutcome:
 
     name: str
     state: str
-    """ok, skipped, failed, blocked, cancelled, unknown, or held (its guards never decided)."""
+    """ok, skipped, failed, blocked, cancelled, unknown, held (its guards never decided), or
+    falling_back (its fallback never ended)."""
     cause: str
     """Why it has no value: own, branch_not_taken, parent_skipped, parent_failed, blocked,
-    too_few_values, run_ended; "none" when it has one."""
+    too_few_values, not_needed (a fallback), run_ended; "none" when it has one."""
     blame: str | None
     """The node to which the cause points."""
     reason: str
     """What the stage said itself."""
     attempts: int
-    """Of the last revision."""
+    """Of the last revision, by the stage itself."""
     revision: int
     """1 unless guards asked for more."""
     duration_s: float
     """Of the last attempt; 0 for nodes that did not run in this process."""
+    fallback: str | None = None
+    """The node whose value stands for its own; None when its value is its own, or it has none."""
 
 
 class Run(Generic[O]):
@@ -66,11 +70,12 @@ class Run(Generic[O]):
         "_durations",
         "_identity",
         "_inputs",
-        "_original",
+        "_originals",
         "_program",
         "_reasons",
         "_revisions",
         "_session",
+        "_standing",
         "_states",
         "_tried",
         "failures",
@@ -85,7 +90,7 @@ class Run(Generic[O]):
     """Code: timeout, guard:NAME, error:TYPE, output_skipped, ...; "" when ok."""
     failures: Mapping[str, Failure]
     """The last failure of every node that had one, by node name, in order of failure; a node that
-    later succeeded is in it too."""
+    later succeeded, or for which its fallback stands, is in it too."""
     quarantined: tuple[str, ...]
     """Stages that ignored their cancellation past the grace period."""
 
@@ -106,7 +111,8 @@ class Run(Generic[O]):
         reasons: Mapping[int, str],
         failures: Mapping[str, Failure],
         candidates: Mapping[int, list[Candidate]],
-        original: BaseException | None,
+        originals: Mapping[int, BaseException],
+        standing: AbstractSet[int],
         quarantined: tuple[str, ...],
         session: Seen | None = None,
     ) -> None:
@@ -124,8 +130,9 @@ class Run(Generic[O]):
         self._reasons = reasons
         self.failures = failures
         self._candidates = candidates
-        self._original = original
+        self._originals = originals
         self._session = session
+        self._standing = standing
         self.quarantined = quarantined
 
     @property
@@ -145,13 +152,12 @@ class Run(Generic[O]):
 
     @property
     def failure(self) -> Failure | None:
-        """The failure that ended the run; None when none did."""
-        failed = [
-            name
-            for name in self.failures
-            if self._states[self._program.plan.index[name]] is NodeState.FAILED
-        ]
-        return self.failures[failed[0]] if failed else None
+        """The failure that ended the run, else the first that cost a node its value; None when
+        none did."""
+        number = self._ended_by()
+        if number is None:
+            number = next(self._failed(), None)
+        return None if number is None else self.failures[self._program.plan.nodes[number].name]
 
     @property
     def snapshot(self) -> ContextSnapshot:
@@ -246,29 +252,77 @@ class Run(Generic[O]):
     def _node(self, number: int) -> NodeOutcome:
         plan = self._program.plan
         cause, blame = self._causes.get(number, (Cause.NONE, -1))
+        fallback = plan.nodes[number].fallback if number in self._standing else None
         return NodeOutcome(
             name=plan.nodes[number].name,
             state=self._states[number].name.lower(),
             cause=cause.value,
             blame=None if blame < 0 else plan.nodes[blame].name,
             reason=self._reasons.get(number, ""),
-            attempts=self._tried[number],
+            attempts=self._tried[number] - (fallback is not None),
             revision=self._revisions[number],
             duration_s=self._durations.get(number, 0.0),
+            fallback=None
+            if fallback is None or not self._released(number)
+            else plan.nodes[fallback].name,
         )
+
+    def _failed(self) -> Iterator[int]:
+        """The nodes that have no value because they failed, in order of failure."""
+        for name in self.failures:
+            number = self._program.plan.index[name]
+            if self._states[number] is NodeState.FAILED:
+                yield number
+
+    def _ended_by(self) -> int | None:
+        """The node whose failure ended the run."""
+        if self.status != "failed":
+            return None
+        nodes = self._program.plan.nodes
+        for number in self._failed():
+            node = nodes[number]
+            if not node.isolates and not node.gates and node.stands_for is None:
+                return number
+        return None
+
+    def _culprit(self, number: int) -> int | None:
+        """The node by whose failure `number` has no value; None when it was no failure."""
+        state = self._states[number]
+        cause, blame = self._causes.get(number, (Cause.NONE, -1))
+        if state is NodeState.FAILED:
+            return number
+        if cause in (Cause.PARENT_FAILED, Cause.BLOCKED):  # BLOCKED: by a guard that failed
+            return blame if self._states[blame] is NodeState.FAILED else None
+        if state is NodeState.CANCELLED or not state.is_terminal:
+            return self._ended_by()
+        return None
+
+    def _stage_failed(self, number: int) -> StageFailed:
+        """The failure of a node, with those of the fallbacks that it called in vain."""
+        plan = self._program.plan
+        node = plan.nodes[number]
+        original = self._originals.get(number)
+        error = StageFailed(
+            self.failures[node.name], status=self.status, pipeline=plan.name, original=original
+        )
+        error.__cause__ = original
+        while node.fallback is not None:
+            node = plan.nodes[node.fallback]
+            if self._states[node.index] is not NodeState.FAILED:
+                break
+            error.add_note(f"its fallback failed too: {self.failures[node.name]}")
+        return error
 
     def _error(self, number: int | None) -> RunError | StageFailed:
         plan = self._program.plan
-        failure = self.failure
-        if failure is not None:
-            error = StageFailed(
-                failure, status=self.status, pipeline=plan.name, original=self._original
-            )
-            error.__cause__ = self._original
-            return error
         if number is None:
             missing = [n for n in plan.outputs if not self._released(n)]
-            number = missing[0] if missing else None
+            number = self._ended_by()
+            if number is None:
+                number = missing[0] if missing else next(self._failed(), None)
+        culprit = None if number is None else self._culprit(number)
+        if culprit is not None:
+            return self._stage_failed(culprit)
         if number is None:
             return RunError(
                 "run.not_ok",
@@ -321,7 +375,8 @@ def make_run(driver: Driver) -> Run[Any]:
         reasons=driver.reasons,
         failures={driver.nodes[n].name: failure for n, failure in driver.failures.items()},
         candidates=driver.candidates,
-        original=driver.original,
+        originals=driver.originals if scheduler.failures else {},
+        standing=scheduler.standing if driver.program.falls_back else frozenset(),
         quarantined=tuple(driver.quarantined),
         session=driver.session,
     )

@@ -6,14 +6,15 @@ import copy
 import sys
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, NotRequired, TypeVar, overload
 
-from stageflow.graph import Plan, Stage, compile_plan
+from stageflow.graph import Plan, Stage, compile_plan, refused, stand_in
 from stageflow.graph.draw import mermaid, text_diagram
 from stageflow.model.errors import BuildError, InputError, StageflowError, nearest
 from stageflow.model.session import Window
 from stageflow.model.values import Freezer
 from stageflow.runtime.context import Context
+from stageflow.runtime.deps import DepScopes, lacking
 from stageflow.runtime.driver import Driver
 from stageflow.runtime.events import Subscription
 from stageflow.runtime.handle import Handle
@@ -44,6 +45,8 @@ class RunOptions:
     request_key: str | None = None
     events: tuple[Subscription, ...] = ()
     target: str | None = None
+    fakes: DepScopes | None = None
+    """Deps that stand for the runtime's; set through `Pipeline.override`."""
 
 
 class Pipeline(Generic[O]):
@@ -90,21 +93,38 @@ class Pipeline(Generic[O]):
         outputs: Any = None,
         deps: Mapping[str, Any] | None = None,
     ) -> None:
-        self.plan = compile_plan(
+        self._compile(
             name,
             tuple(stages),
             inputs={} if inputs is None else inputs,
             outputs=outputs,
             deps={} if deps is None else deps,
+        )
+        self.options = RunOptions()
+        self.runtime = Runtime()
+        self._module = sys._getframe(1).f_globals.get("__name__")
+
+    def _compile(
+        self,
+        name: str,
+        stages: Sequence[Stage[..., Any]],
+        *,
+        inputs: Mapping[str, Any],
+        outputs: Any,
+        deps: Mapping[str, Any],
+    ) -> None:
+        self.plan = compile_plan(
+            name,
+            stages,
+            inputs=inputs,
+            outputs=outputs,
+            deps=deps,
             is_context=lambda annotation: annotation is Context,
         )
         for node in self.plan.nodes:
             if node.stage is not None and node.stage.place == "process":
                 check_portable(node.stage, name)
         self.program = Compiled(self.plan)
-        self.options = RunOptions()
-        self.runtime = Runtime()
-        self._module = sys._getframe(1).f_globals.get("__name__")
 
     @property
     def name(self) -> str:
@@ -186,6 +206,91 @@ class Pipeline(Generic[O]):
                 fix="leave run_id out: handle.run_id tells the id",
             )
         return other
+
+    # -- tests -------------------------------------------------------------------------------
+
+    def override(self, /, **fakes: Any) -> Pipeline[O]:
+        """This pipeline with deps and nodes replaced, for tests; this one stays as it is.
+
+        A dep is replaced by an instance or a factory, which is opened for each run; the runs that
+        stages start under this one see it too, under its name. A node is replaced by a value, a
+        function (or a `testing.Script`), or a stage: its name, its guards and its place in the
+        graph stay. BuildError `override.unknown_name`, with the nearest right one, and
+        `override.type` for a node's fake that its contract does not allow, or a dep's that lacks
+        what the declared type has.
+        """
+        caller = sys._getframe(1)
+        local_names = None if caller.f_locals is caller.f_globals else caller.f_locals
+        nodes: dict[str, Any] = {}
+        deps: dict[str, Any] = {}
+        for name, fake in fakes.items():
+            if name in self.plan.deps:
+                self._check_fake(name, fake)
+                deps[name] = fake
+            elif name in self.plan.index and name not in self.plan.inputs:
+                nodes[name] = fake
+            else:
+                raise self._no_such_fake(name)
+        other = copy.copy(self)
+        if deps:
+            kept = {} if self.options.fakes is None else self.options.fakes.given
+            other.options = replace(self.options, fakes=DepScopes.of_run({**kept, **deps}))
+        if nodes:
+            other._replace_nodes(nodes, local_names)
+            other.options = replace(other.options, target=None)
+        return other
+
+    def _replace_nodes(
+        self, fakes: Mapping[str, Any], local_names: Mapping[str, Any] | None
+    ) -> None:
+        plan = self.plan
+        outputs = [plan.nodes[number].name for number in plan.outputs]
+        self._compile(
+            plan.name,
+            [
+                stand_in(node, fakes[node.name], pipeline=plan.name, local_names=local_names)
+                if node.name in fakes
+                else node.stage
+                for node in plan.nodes
+                if node.stage is not None
+            ],
+            inputs={
+                name: spec.annotation if spec.required else NotRequired[spec.annotation]
+                for name, spec in plan.inputs.items()
+            },
+            outputs=outputs[0] if plan.single_output else outputs,
+            deps=plan.deps,
+        )
+
+    def _check_fake(self, name: str, fake: Any) -> None:
+        declared = self.plan.deps[name]
+        missing = lacking(fake, declared)
+        if missing:
+            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+            raise refused(
+                self.name,
+                name,
+                expected=getattr(declared, "__name__", str(declared)),
+                got=getattr(fake, "__name__", type(fake).__name__),
+                fix=f"give it {', '.join(missing[:5])}{more}",
+            )
+
+    def _no_such_fake(self, name: str) -> BuildError:
+        known = [*self.plan.deps, *(node.name for node in self.plan.nodes if node.stage)]
+        close = nearest(name, known)
+        if name in self.plan.inputs:
+            fix: str | None = f"inputs are given to run({name}=...)"
+        else:
+            fix = f"did you mean {close!r}?" if close else None
+        return BuildError(
+            "override.unknown_name",
+            f"{name!r} is no dep and no node of this pipeline",
+            pipeline=self.name,
+            field=name,
+            expected="one of " + ", ".join(known),
+            got=name,
+            fix=fix,
+        )
 
     # -- running -----------------------------------------------------------------------------
 

@@ -14,10 +14,17 @@ from stageflow.model.identity import Identity
 from stageflow.model.marks import reached
 from stageflow.model.record import RecordType
 from stageflow.model.values import thaw
+from stageflow.runtime.deps import Fakes
 from stageflow.runtime.driver import Driver
 from stageflow.runtime.durable import StepResult
 from stageflow.runtime.events import EventType, Subscription
-from stageflow.runtime.history import History, decode_failure, decode_inputs, decode_value
+from stageflow.runtime.history import (
+    History,
+    decode_failure,
+    decode_inputs,
+    decode_reason,
+    decode_value,
+)
 from stageflow.runtime.outcome import Run, make_run
 from stageflow.scheduler import Action, End, Scheduler, Wait, put_questions, replay, take_over
 
@@ -211,7 +218,7 @@ def _driver(
     assert runtime.journal is not None
     history = History(runtime.journal, header, epoch=loaded.epoch)
     history.durable_seq = loaded.records[-1].seq
-    return Driver(
+    driver = Driver(
         runtime,
         pipeline.program,
         identity=Identity(
@@ -229,6 +236,9 @@ def _driver(
         scheduler=scheduler,
         deadline_in_s=_deadline_in_s(loaded, runtime.clock.wall_s()),
     )
+    if pipeline.options.fakes is not None:
+        driver.fakes = Fakes(pipeline.options.fakes, header.run)
+    return driver
 
 
 def _restore(driver: Driver, loaded: LoadedRun) -> None:
@@ -254,6 +264,9 @@ def _restore(driver: Driver, loaded: LoadedRun) -> None:
         if record.type is not RecordType.OUTCOME:
             continue
         node = plan.nodes[number]
+        reason = decode_reason(record)
+        if reason:
+            driver.reasons[number] = reason
         if record.is_accepted:
             value, replaced = decode_value(plan, node, record, driver.runtime.freezer)
             if node.guards:
@@ -276,4 +289,6 @@ def _restore(driver: Driver, loaded: LoadedRun) -> None:
             failure = decode_failure(record)
             if failure is not None:
                 driver.failures[number] = failure
+                if failure.reason in ("failed", "retry"):  # the stage said so itself
+                    driver.reasons[number] = failure.message
     driver.sort_held()

@@ -25,7 +25,7 @@ from stageflow.runtime.handle import Handle
 from stageflow.runtime.history import History
 from stageflow.runtime.limits import Limits
 from stageflow.runtime.lingering import RUN
-from stageflow.runtime.nested import child_run_id, taken_up
+from stageflow.runtime.nested import child_run_id, fakes_for, taken_up
 from stageflow.runtime.outcome import Run
 from stageflow.runtime.processes import ProcessPool
 from stageflow.runtime.recovery import recovered
@@ -352,6 +352,7 @@ class Runtime:
             pipeline,
             identity,
             inputs,
+            parent=parent,
             seed=parent.seed,
             events=parent.events[len(self.events) :],
             depth=parent.depth + 1,
@@ -368,15 +369,19 @@ class Runtime:
         *,
         seed: int,
         events: Sequence[Subscription],
+        parent: Driver | None = None,
         depth: int = 0,
         stream: StreamQueue | None = None,
         deadline_in_s: float | None = None,
         deadline_s: float | None = None,
     ) -> Driver:
         plan = pipeline.plan
-        missing = self._deps.missing(plan.deps, plan.name) if plan.deps else None
-        if missing is not None:
-            raise missing
+        fakes = fakes_for(identity.run, pipeline, parent)
+        if plan.deps:
+            real = [name for name in plan.deps if fakes is None or fakes.of(name) is None]
+            missing = self._deps.missing(real, plan.name)
+            if missing is not None:
+                raise missing
         admitted = pipeline.admit_inputs(inputs, self.freezer)
         history = None
         if self.journal is not None:
@@ -396,7 +401,7 @@ class Runtime:
                     seed=seed,
                 ),
             )
-        return Driver(
+        driver = Driver(
             self,
             pipeline.program,
             identity=identity,
@@ -409,15 +414,27 @@ class Runtime:
             deadline_s=deadline_s,
             deadline_in_s=deadline_in_s,
         )
+        driver.fakes = fakes
+        return driver
 
     async def open_deps(self, driver: Driver) -> Mapping[str, Any]:
         """The deps that the driver's pipeline declares."""
         identity = driver.identity
-        return await self._deps.open(driver.plan.deps, tenant=identity.tenant, run=identity.run)
+        if driver.fakes is None:
+            return await self._deps.open(driver.plan.deps, tenant=identity.tenant, run=identity.run)
+        opened: dict[str, Any] = {}
+        for name in driver.plan.deps:
+            fakes = driver.fakes.of(name)
+            deps, run = (self._deps, identity.run) if fakes is None else (fakes.own, fakes.run)
+            opened |= await deps.open([name], tenant=identity.tenant, run=run)
+        return opened
 
     async def close_deps(self, driver: Driver) -> None:
         """Closes the deps that lived for this run only."""
-        await self._deps.close_run(driver.identity.run, self.limits.close_s)
+        run = driver.identity.run
+        if driver.fakes is not None and driver.fakes.run == run:
+            await driver.fakes.own.close_run(run, self.limits.close_s)
+        await self._deps.close_run(run, self.limits.close_s)
 
 
 def _journal(path: str | Path) -> Journal:

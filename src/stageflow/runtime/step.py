@@ -30,8 +30,10 @@ class Step:
         self.index = node.index
         self.name = node.name
         self.function: Any = None if node.stage is None else node.stage.function
-        self.is_async = node.stage is not None and node.stage.mode == "async"
-        """A plain async function: called and stepped in place."""
+        self.is_async = (
+            node.stage is not None and node.stage.mode == "async" and node.fallback is None
+        )
+        """A plain async function that gives every value of its node: stepped in place."""
         self.taken = tuple(
             (argument.parameter, argument.ref)
             for argument in node.arguments

@@ -124,7 +124,7 @@ def _outcome(scheduler: Scheduler, node: int, record: Record) -> None:
     data = record.data
     done: list[Action] | None
     match data["status"]:
-        case "ok" if scheduler.nodes[node].shows is not None:
+        case "ok" if scheduler.status[node] is NodeState.PARKED:
             done = scheduler.answered(node, record.token, {})
         case "ok":
             done = scheduler.completed(node, record.token, _control(scheduler, data))

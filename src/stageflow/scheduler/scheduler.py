@@ -26,7 +26,7 @@ from stageflow.scheduler.state import Cause, NodeState
 
 WAITING, RUNNING, RETRYING = NodeState.WAITING, NodeState.RUNNING, NodeState.RETRYING
 HELD, JUDGED, PARKED = NodeState.HELD, NodeState.JUDGED, NodeState.PARKED
-UNKNOWN, OK = NodeState.UNKNOWN, NodeState.OK
+UNKNOWN, FALLING_BACK, OK = NodeState.UNKNOWN, NodeState.FALLING_BACK, NodeState.OK
 SKIPPED, FAILED = NodeState.SKIPPED, NodeState.FAILED
 BLOCKED, CANCELLED = NodeState.BLOCKED, NodeState.CANCELLED
 
@@ -49,6 +49,7 @@ class Scheduler(Sparse):
         "ended",
         "ending",
         "failures",
+        "fallen",
         "flawed",
         "gates_left",
         "nodes",
@@ -66,6 +67,7 @@ class Scheduler(Sparse):
         "seed",
         "seq",
         "shown",
+        "standing",
         "started",
         "status",
         "token",
@@ -92,7 +94,11 @@ class Scheduler(Sparse):
     cause: dict[int, tuple[Cause, int]]
     """Why a node has no value, and the node that is to blame (itself for OWN)."""
     failures: dict[int, str]
-    """FAILED nodes in order of failure: reason code."""
+    """Nodes that failed for good, in order: reason code. Fallbacks may have saved them since."""
+    fallen: set[int]
+    """Nodes that have called their fallback; each does so once."""
+    standing: set[int]
+    """Fallen nodes whose latest attempt takes its fallback's value."""
     abandoned_count: dict[int, int]
     records: list[Record]
     """Since the driver last took them; in order."""
@@ -105,6 +111,8 @@ class Scheduler(Sparse):
         "branch": dict,
         "cause": dict,
         "failures": dict,
+        "fallen": set,
+        "standing": set,
         "abandoned_count": dict,
         "records": list,
     }
@@ -245,7 +253,13 @@ class Scheduler(Sparse):
         retry = self.nodes[node].retry
         actions: list[Action] = []
         made = self.attempt[node] - self.abandoned_count.get(node, 0)
-        if retryable and retry is not None and made < retry.attempts and self.ending is None:
+        if (
+            retryable
+            and retry is not None
+            and made < retry.attempts
+            and self.ending is None
+            and not self.stands(node)
+        ):
             wait_s = retry.wait_s(
                 attempt=made, seed=self.seed, node=self.nodes[node].name, after_s=after_s
             )
@@ -335,7 +349,11 @@ class Scheduler(Sparse):
         placed = self.nodes[node]
         if count >= ABANDONED_MAX and self.ending is None:
             self._fail(node, "crash_loop", actions)
-        elif placed.kind.has_effects and not (placed.stage is not None and placed.stage.keyed):
+        elif (
+            placed.kind.has_effects
+            and not (placed.stage is not None and placed.stage.keyed)
+            and not self.stands(node)
+        ):
             # Also in a run that is ending: taken up again, it must not repeat the effect.
             self.status[node] = UNKNOWN
             self.unknown += 1
@@ -353,13 +371,17 @@ class Scheduler(Sparse):
         """
         assert self.ending is not None and self.running == 0, "only an ended run is reopened"
         self.ending = None
-        self.failures.clear()
         kept = [self._is_kept(node, rerun) for node in range(len(self.nodes))]
         held = [self._is_held_again(node) for node in range(len(self.nodes))]
         for node in range(len(self.nodes)):
             # What a guard decided about a value that is made again counts no longer.
             if any(self.shown[g] and not kept[g] and not held[g] for g in self.nodes[node].gates):
                 kept[node] = False
+        for node in self.plan.order:
+            if kept[node] and self.status[node] is SKIPPED:
+                kept[node] = all(kept[other] for other in self._skipped_by(node))
+        self._fall_again(kept, held)
+        self.failures = {n: why for n, why in self.failures.items() if kept[n] or held[n]}
         for node, keep in enumerate(kept):
             if held[node]:
                 # Its own value is done; only the guard that failed is asked again.
@@ -379,6 +401,9 @@ class Scheduler(Sparse):
                 self.status[node] = WAITING
                 self.cause.pop(node, None)
                 self.flawed[node] = self.shown[node] = 0
+                if self.nodes[node].fallback is not None:
+                    self.fallen.discard(node)
+                    self.standing.discard(node)
         for node in range(len(self.nodes)):
             self._recount(node)
         actions: list[Action] = []
@@ -392,6 +417,9 @@ class Scheduler(Sparse):
                     self._settle_join(node, actions)
                 elif self.waiting[node] == 0:
                     self._decide(node, actions)
+        for node in sorted(self.fallen):
+            if self.status[node] is FALLING_BACK:
+                self._fallback_ended(node, actions)
         return self._close(actions)
 
     def _is_kept(self, node: int, rerun: Collection[int]) -> bool:
@@ -406,7 +434,31 @@ class Scheduler(Sparse):
             )
         if status is BLOCKED:  # a guard that failed or never decided is asked again
             return bool(self.shown[node]) and self.status[self.cause[node][1]] in (OK, JUDGED)
-        return status in (OK, HELD, JUDGED, PARKED) or (status is UNKNOWN and node not in rerun)
+        if status is UNKNOWN:
+            return node not in rerun
+        return status in (OK, HELD, JUDGED, PARKED, FALLING_BACK)
+
+    def _fall_again(self, kept: list[bool], held: list[bool]) -> None:
+        """In a reopened run: a node that was blocked with its fallback stays so, or waits for it
+        again when the guard that failed is asked again. Fallbacks before their nodes."""
+        for node in reversed(self.plan.order) if self.fallen else ():
+            fallback = self.nodes[node].fallback
+            if fallback is None or self.status[node] is not BLOCKED or node in self.standing:
+                continue
+            if node not in self.fallen:
+                continue  # a guard blocked a value of its own
+            kept[node] = kept[fallback] or held[fallback]
+            if held[fallback] or self.status[fallback] is FALLING_BACK:
+                self.status[node] = FALLING_BACK
+                self.unfinished += 1
+                del self.cause[node]
+
+    def _skipped_by(self, node: int) -> list[int]:
+        """The nodes from whose ends a skip follows; itself when it said so."""
+        cause, blame = self.cause[node]
+        if cause is Cause.TOO_FEW:
+            return [parent for parent, _ in self.plan.parents[node]]
+        return [blame]
 
     def _is_held_again(self, node: int) -> bool:
         return (
@@ -420,7 +472,11 @@ class Scheduler(Sparse):
         left = 0
         for parent, role in self.plan.parents[node]:
             status = self.status[parent]
-            if not (status.is_terminal or (role & Role.RAW and status is HELD)):
+            if not (
+                status.is_terminal
+                or (role & Role.RAW and status is HELD)
+                or (role & Role.FALLBACK and parent in self.fallen)
+            ):
                 left += 1
             elif self._is_bad(node, parent, role):
                 self.flawed[node] = 1
@@ -467,7 +523,7 @@ class Scheduler(Sparse):
         """
         self.tokens += 1
         self.token[node] = self.tokens
-        self._record(RecordType.INTENT, node)
+        self._record(RecordType.INTENT, node, self._whose(node))
 
     def restate_question(self, node: int) -> Ask:
         """Writes the question of a PARKED node that the journal does not know yet."""
@@ -478,14 +534,20 @@ class Scheduler(Sparse):
         self._record(RecordType.ASKED, node, data={"expires_s": stage.wait.expires_s})
         return Ask(node, self.token[node], stage.wait.expires_s)
 
+    def stands(self, node: int) -> bool:
+        """True when the node's latest attempt takes its fallback's value."""
+        return self.nodes[node].fallback is not None and node in self.standing
+
     def chosen(self, join: int) -> list[int]:
-        """The branches whose values a RUNNING join takes, in the order they were given."""
+        """The branches whose values a RUNNING join takes, in the order they were given: as many as
+        it needs, or all when it merges them."""
         spec = self.nodes[join].join
         assert spec is not None
         have = self.arrived.get(join, [])
         listed = [parent for parent, role in self.plan.parents[join] if role & Role.OPTIONAL]
         among = set(have if spec.waits_for_all else have[: spec.need])
-        return [parent for parent in listed if parent in among][: spec.need]
+        given = [parent for parent in listed if parent in among]
+        return given if spec.merge is not None else given[: spec.need]
 
     # -- transitions -------------------------------------------------------------------------
 
@@ -498,14 +560,23 @@ class Scheduler(Sparse):
         self.attempt[node] += 1
         self.tokens = token = self.tokens + 1
         self.token[node] = token
-        if self.nodes[node].shows is not None:
+        placed = self.nodes[node]
+        if placed.shows is not None and not self.stands(node):
             self._park(node, actions)
             return
         self.status[node] = RUNNING
         self.running += 1
         if self.writes:
-            self._record(RecordType.INTENT, node)
+            whose = None if placed.fallback is None else self._whose(node)
+            self._record(RecordType.INTENT, node, whose)
         actions.append(self.run_actions[node])
+
+    def _whose(self, node: int) -> dict[str, Any] | None:
+        """What an intent says of an attempt that takes another node's value."""
+        fallback = self.nodes[node].fallback
+        if fallback is None or not self.stands(node):
+            return None
+        return {"fallback": self.nodes[fallback].name}
 
     def _park(self, node: int, actions: list[Action]) -> None:
         """Asks a person; the node waits and costs nothing."""
@@ -580,6 +651,11 @@ class Scheduler(Sparse):
                 self._give_up_on(node)
             for guard in self.plan.raw_children[node]:
                 self._release_guard(guard)
+        placed = self.nodes[node]
+        if placed.fallback is not None and node not in self.fallen:
+            self._tell(placed.fallback, node, actions)
+        if placed.stands_for is not None and self.status[placed.stands_for] is FALLING_BACK:
+            self._fallback_ended(placed.stands_for, actions)
 
     def _tell(self, child: int, parent: int, actions: list[Action]) -> None:
         """`parent` has ended; `child` runs, skips, dies, or waits for others."""
@@ -597,7 +673,7 @@ class Scheduler(Sparse):
             # A block needs no other parent to be known, once the stage is part of the run: nothing
             # is graver. A skip or a failure waits for all, so that no verdict depends on the order.
             if self.status[parent] is BLOCKED and self._is_on_its_branch(child):
-                self._finish(child, *self._verdict(parent))
+                self._finish(child, *self._verdict(parent, role))
                 return
         if self.waiting[child] == 0:
             self._decide(child, actions)
@@ -633,7 +709,7 @@ class Scheduler(Sparse):
         worst: tuple[NodeState, tuple[Cause, int]] = (SKIPPED, (Cause.TOO_FEW, join))
         for parent, role in self.plan.parents[join]:
             if role & Role.OPTIONAL and self.status[parent] is not OK:
-                found = self._verdict(parent)
+                found = self._verdict(parent, role)
                 if _gravity(found) > _gravity(worst):
                     worst = found
         return worst
@@ -641,7 +717,9 @@ class Scheduler(Sparse):
     def _only_branches_wait(self, join: int) -> bool:
         """True when `after` and `when` parents have ended; they must have before a join fires."""
         return all(
-            role == Role.OPTIONAL or self.status[parent].is_terminal
+            role == Role.OPTIONAL
+            or self.status[parent].is_terminal
+            or (role & Role.FALLBACK and parent in self.fallen)
             for parent, role in self.plan.parents[join]
         )
 
@@ -652,7 +730,7 @@ class Scheduler(Sparse):
         worst: tuple[NodeState, tuple[Cause, int]] | None = None
         for parent, role in self.plan.parents[node]:
             if self._is_bad(node, parent, role):
-                found = self._verdict(parent)
+                found = self._verdict(parent, role)
                 if worst is None or _gravity(found) > _gravity(worst):
                     worst = found
         return worst
@@ -662,6 +740,8 @@ class Scheduler(Sparse):
         status = self.status[parent]
         if not status.is_terminal:
             return False
+        if role & Role.FALLBACK:
+            return parent not in self.fallen
         if status is OK:
             when = self.nodes[node].when
             return bool(
@@ -679,13 +759,17 @@ class Scheduler(Sparse):
         return status is not SKIPPED or self.cause[parent][0] is Cause.PARENT_FAILED
 
     def _is_on_its_branch(self, node: int) -> bool:
-        when = self.nodes[node].when
+        when, primary = self.nodes[node].when, self.nodes[node].stands_for
+        if primary is not None and primary not in self.fallen:
+            return False  # nobody knows yet whether it is wanted
         return when is None or self.branch.get(when[0]) == when[1]
 
-    def _verdict(self, parent: int) -> tuple[NodeState, tuple[Cause, int]]:
+    def _verdict(self, parent: int, role: Role) -> tuple[NodeState, tuple[Cause, int]]:
         """State and cause of a child that can't run because of this parent."""
         status = self.status[parent]
         cause, blame = self.cause.get(parent, (Cause.NONE, parent))
+        if role & Role.FALLBACK and status is not CANCELLED:
+            return SKIPPED, (Cause.NOT_NEEDED, parent)
         if status is OK:
             return SKIPPED, (Cause.BRANCH, parent)
         if status is BLOCKED:
@@ -772,20 +856,41 @@ class Scheduler(Sparse):
             if self.status[node] is not HELD:
                 del self.wishes[node]
                 continue
-            if self.gates_left[node]:
+            if self.gates_left[node] and node != self._first_in_round(node):
                 continue
             del self.wishes[node], self.gates_left[node]
             self.redactor.pop(node, None)
             stage = self.nodes[node].stage
             if stage is None or self.revision[node] >= stage.revisions or self.repeats[node]:
+                if self._can_fall_back(node):
+                    self._await_another(node)
                 self._fail(node, "exhausted", actions)
                 if self.ending is not None:
                     return
                 continue
-            for guard in self.plan.raw_children[node]:
-                self._ask_again(guard)
-            self.shown[node] = 0  # the next value is another one
+            self._await_another(node)
+            if self.stands(node):
+                self.standing.discard(node)
             self._hand_out(node, actions)
+
+    def _first_in_round(self, node: int) -> int | None:
+        """Guards may each want another value revised before they judge this one, in a round: then
+        the first of these values begins. None while some guard of them has yet to decide."""
+        walked: list[int] = []
+        at = node
+        while at not in walked:
+            left = self.gates_left.get(at)
+            if not left or any(self.status[guard] is not JUDGED for guard in left):
+                return None
+            walked.append(at)
+            at = self.decisions[min(left)][1]
+        return min(walked[walked.index(at) :])
+
+    def _await_another(self, node: int) -> None:
+        """The guards of a value that was sent back wait for the next one."""
+        for guard in self.plan.raw_children[node]:
+            self._ask_again(guard)
+        self.shown[node] = 0
 
     def _ask_again(self, guard: int) -> None:
         """The guard waits for a new raw value. What it let pass and is not yet released waits for
@@ -870,10 +975,62 @@ class Scheduler(Sparse):
     # -- ends --------------------------------------------------------------------------------
 
     def _fail(self, node: int, reason: str, actions: list[Action]) -> None:
-        self.failures[node] = reason
+        if self._can_fall_back(node):
+            self.failures[node] = reason
+            self.status[node] = FALLING_BACK
+            self.fallen.add(node)
+            self._call_fallback(node, actions)
+            return
+        # What a fallback's value did wrong is not why the node has none of its own.
+        self.failures.setdefault(node, reason)
         self._finish(node, FAILED, (Cause.OWN, node))
-        if not self.nodes[node].gates and not self.nodes[node].isolates:
-            self._stop("failed", reason, actions)
+        placed = self.nodes[node]
+        if not placed.gates and not placed.isolates and placed.stands_for is None:
+            self._stop("failed", self.failures[node], actions)
+
+    # -- fallbacks ---------------------------------------------------------------------------
+
+    def _can_fall_back(self, node: int) -> bool:
+        return (
+            self.nodes[node].fallback is not None
+            and node not in self.fallen
+            and self.ending is None
+        )
+
+    def _call_fallback(self, node: int, actions: list[Action]) -> None:
+        """The node has failed; its fallback runs as soon as its other parents have ended."""
+        fallback = self.nodes[node].fallback
+        assert fallback is not None
+        if self.status[fallback].is_terminal:  # kept in a reopened run
+            self._fallback_ended(node, actions)
+            return
+        self.waiting[fallback] -= 1
+        if self.nodes[fallback].join is not None:
+            self._settle_join(fallback, actions)
+        elif self.waiting[fallback] == 0:
+            self._decide(fallback, actions)
+
+    def _fallback_ended(self, node: int, actions: list[Action]) -> None:
+        """A FALLING_BACK node takes its fallback's value, or ends as it must without one."""
+        fallback = self.nodes[node].fallback
+        assert fallback is not None
+        match self.status[fallback]:
+            case NodeState.OK:
+                if self.ending is None:  # else taken when the run is reopened
+                    self.abandoned_count.pop(node, None)
+                    self.standing.add(node)
+                    self._hand_out(node, actions)
+            case NodeState.BLOCKED:
+                self._finish(node, BLOCKED, (Cause.BLOCKED, self.cause[fallback][1]))
+            case NodeState.CANCELLED:
+                self._finish(node, CANCELLED, (Cause.RUN_ENDED, node))
+            case state if state.is_terminal:
+                self._finish(node, FAILED, (Cause.OWN, node))
+                placed = self.nodes[node]
+                if not placed.isolates and placed.stands_for is None:
+                    self._stop("failed", self.failures[node], actions)
+            case _:
+                pass
 
     def _stop(self, status: str, reason: str, actions: list[Action]) -> None:
         """Decides the end: nothing starts any more, what runs is asked to stop.
@@ -923,7 +1080,11 @@ class Scheduler(Sparse):
             guard = self._blocking_guard()
             if guard is not None:
                 return End("blocked", f"guard:{self.nodes[guard].name}")
-        failed = [node for node in self.failures if not self.nodes[node].gates]
+        failed = [
+            node
+            for node in self.failures
+            if self.status[node] is FAILED and not self.nodes[node].gates
+        ]
         if failed:
             return End("partial", self.failures[failed[0]])
         if any(self.status[node] is not OK for node in self.plan.outputs):
@@ -1025,6 +1186,13 @@ class Scheduler(Sparse):
                 assert any(not self.status[g].is_terminal for g in self.nodes[node].gates), (
                     self._story("a guard's decision is kept back for nothing")
                 )
+            if state is FALLING_BACK:
+                fallback = self.nodes[node].fallback
+                assert node in self.fallen and fallback is not None, self._story("fell to nothing")
+                assert not self.status[fallback].is_terminal or self.ending is not None, (
+                    self._story("a fallback has ended, and its node does not know")
+                )
+        assert self.standing <= self.fallen, self._story("a value of a fallback nobody called")
         assert not self.ended, self._story("an end was not worked off")
         for node, state in enumerate(self.status):
             if state in (RUNNING, OK) and self.nodes[node].stage is not None:
@@ -1039,6 +1207,9 @@ class Scheduler(Sparse):
         status = self.status[parent]
         if role & Role.RAW:
             fine = bool(self.shown[parent])
+        elif role & Role.FALLBACK:
+            # A kept value in a reopened run: its node tries again.
+            fine = parent in self.fallen or self.status[node] is OK
         elif role & (Role.VALUE | Role.WHEN):
             fine = status is OK
         elif self.nodes[node].join is not None:
@@ -1060,13 +1231,13 @@ class Scheduler(Sparse):
 def _gravity(verdict: tuple[NodeState, tuple[Cause, int]]) -> int:
     """Which of several parents' ends counts: whatever their order, the gravest.
 
-    A stage whose branch was not taken is no part of the run: what its other parents could not give
-    it does not matter, and must not pass through it to others.
+    A stage whose branch was not taken is no part of the run, nor is a fallback that nobody called:
+    what its other parents could not give it does not matter, and must not pass through it.
     """
     status, (cause, _) = verdict
     if status is CANCELLED:
         return 4
-    if cause is Cause.BRANCH:
+    if cause in (Cause.BRANCH, Cause.NOT_NEEDED):
         return 3
     if status is BLOCKED:
         return 2

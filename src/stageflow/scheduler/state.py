@@ -22,14 +22,16 @@ class NodeState(enum.IntEnum):
     """Waits for a person."""
     UNKNOWN = 6
     """A crash cut off an attempt with effects; nobody knows whether they happened."""
-    OK = 7
+    FALLING_BACK = 7
+    """It has failed, and its fallback has yet to end."""
+    OK = 8
     """Its value is released."""
-    SKIPPED = 8
+    SKIPPED = 9
     """No value, rightly: not chosen, skipped itself, or behind something that was."""
-    FAILED = 9
-    BLOCKED = 10
+    FAILED = 10
+    BLOCKED = 11
     """A guard blocked it, or something it needs."""
-    CANCELLED = 11
+    CANCELLED = 12
     """Never ran, or was stopped, because the run ended."""
 
     @property
@@ -50,4 +52,6 @@ class Cause(enum.Enum):
     BLOCKED = "blocked"
     TOO_FEW = "too_few_values"
     """A join got fewer values than it needs."""
+    NOT_NEEDED = "not_needed"
+    """A fallback whose node did not fail."""
     RUN_ENDED = "run_ended"

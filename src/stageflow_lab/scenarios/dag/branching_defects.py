@@ -36,7 +36,7 @@ def unselected_branch_runs() -> Iterator[None]:
 
     def eager(self: Scheduler, node: int, actions: list[Any]) -> None:
         reasons = [
-            self._verdict(parent)[1]
+            self._verdict(parent, role)[1]
             for parent, role in self.plan.parents[node]
             if self._is_bad(node, parent, role)
         ]
