@@ -308,6 +308,8 @@ class Driver(Sparse):
         cancelled = False
         if self.history is not None:
             self.runtime.active[self.identity.run] = self
+            if self.recovered and (heir := self.runtime.heirs.get(self.identity.run)) is not None:
+                heir.begins(self)
         try:
             if self.turn is not None:
                 cancelled = await self.turn.come(self)
@@ -905,15 +907,19 @@ class Driver(Sparse):
     ) -> None:
         """What a thread returned or raised after its attempt was over: told and journalled.
 
-        Runs on the loop, whenever the thread is back: perhaps when the run is over as well.
+        Runs on the loop, whenever the thread is back: perhaps when the run is over as well, or was
+        taken up anew.
         """
+        heir = self.runtime.heirs.get(self.identity.run)
+        if heir is not None and heir.takes(self, (number, token, attempt, raw, error)):
+            return
         step, now = self.steps[number], self.time()
         self.late_attempts[token] = attempt
         if error is None:
             actions = self._returned(step, token, raw, now, now)
         else:
             actions = self._raised(step.node, token, error, 0.0)
-        if self.end is None and self.bug is None:
+        if self.end is None and self.bug is None and not self.is_over:
             self._step_aside(() if actions is None else actions)
         elif self.history is not None and self.bug is None:
             self.runtime.owe(self._journal_late())
@@ -1269,7 +1275,7 @@ class Driver(Sparse):
         revision = self.scheduler.revision[number]
         name = self.nodes[number].name
         try:
-            child, first = await self.runtime.child(
+            making = self.runtime.child(
                 self,
                 pipeline,
                 node=name if revision == 1 else f"{name}#{revision}",
@@ -1278,8 +1284,14 @@ class Driver(Sparse):
                 deadline_s=deadline_s,
                 again=again,
             )
+            if again and self.history is not None:
+                child, first, is_cancelled = await self._taken_up(making)
+            else:
+                (child, first), is_cancelled = await making, False
             task = self._start_child(child, first)
             assert child.left is not None, "it was started just now"
+            if is_cancelled:
+                child.left.cancel()
             try:
                 await child.left
             except asyncio.CancelledError:
@@ -1288,6 +1300,26 @@ class Driver(Sparse):
             return task.result()
         finally:
             self.keys[number, key] = False
+
+    async def _taken_up(
+        self, making: Coroutine[Any, Any, tuple[Driver, list[Action] | None]]
+    ) -> tuple[Driver, list[Action] | None, bool]:
+        """What `making` gives, and whether the stage was cancelled meanwhile: a run that was
+        claimed must be driven to an end, or it would stand as running for ever."""
+        task = self.loop.create_task(making, context=self.neutral.copy())
+        self.workers[task] = None
+        task.add_done_callback(self.workers.pop, context=self.neutral)
+        try:
+            child, first = await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await self._settled([task])
+            if task.cancelled() or task.exception() is not None:
+                raise
+            child, first = task.result()
+            if first is None:
+                raise  # a new run, of which nothing is on record yet
+            return child, first, True
+        return child, first, False
 
     def _start_child(self, child: Driver, first: list[Action] | None) -> asyncio.Task[Run[Any]]:
         context = contextvars.copy_context()

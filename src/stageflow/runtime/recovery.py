@@ -61,7 +61,13 @@ async def recovered(
         plan.find(name)
     loaded = seen
     if seen.status != "ok":
-        loaded = await journal.claim(run, rerun=None if rerun is None else sorted(rerun))
+        heir = runtime.expect_heir(run)
+        try:
+            loaded = await journal.claim(run, rerun=None if rerun is None else sorted(rerun))
+        except BaseException:
+            if heir is not None:
+                heir.declines()
+            raise
     scheduler = Scheduler(pipeline.program, seed=loaded.header.seed)
     replay(scheduler, loaded.records)
     driver = _driver(runtime, pipeline, loaded, scheduler, events)
