@@ -73,10 +73,10 @@ class Attempt:
         "_asking",
         "_cancellations",
         "_grace",
-        "_timer",
         "child",
         "context",
         "coroutine",
+        "deadline_s",
         "expired",
         "gate",
         "killed",
@@ -96,12 +96,15 @@ class Attempt:
         coroutine: Coroutine[Any, Any, Any],
         context: Context,
         loop: asyncio.AbstractEventLoop,
+        deadline_s: float,
     ) -> None:
         self.node = node
         self.token = token
         self.coroutine = coroutine
         self.context = context
         self.loop = loop
+        self.deadline_s = deadline_s
+        """On the loop's clock: when its driver will stop it."""
         self.task = asyncio.current_task()
         self.why: str | None = None
         """Why it was asked to stop: "timeout" or "stop"; None while nobody has asked."""
@@ -117,13 +120,7 @@ class Attempt:
         self._cancellations = 0
         """Of the worker task, by this attempt."""
         self._asking: asyncio.Handle | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._grace: asyncio.TimerHandle | None = None
-
-    def arm(self, deadline_s: float, grace_s: float, context: Context) -> None:
-        """Stop it at `deadline_s` of the loop's clock. The timer runs in `context`, which is the
-        engine's: a copy of its own would be one more object for each stage that waits."""
-        self._timer = self.loop.call_at(deadline_s, self.stop, "timeout", grace_s, context=context)
 
     def stop(self, why: str, grace_s: float) -> None:
         """Ask it to stop; kill it `grace_s` later. The first reason counts."""
@@ -161,8 +158,6 @@ class Attempt:
 
     def disarm(self) -> None:
         """No timer of this attempt fires any more."""
-        if self._timer is not None:
-            self._timer.cancel()
         if self._grace is not None:
             self._grace.cancel()
         if self._asking is not None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import math
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from time import monotonic
@@ -84,6 +85,8 @@ class Driver:
         "_steps_done",
         "_watchers",
         "_wishes",
+        "alarm",
+        "alarm_s",
         "asked",
         "attempts",
         "bag",
@@ -259,6 +262,9 @@ class Driver:
         self.first: list[Action] | None = None
         self.needs_end = False
         """True for a run that was taken over ended and that nothing has set going again."""
+        self.alarm: asyncio.TimerHandle | None = None
+        self.alarm_s = math.inf
+        """When it rings: no later than the earliest deadline of `attempts`."""
         self.timer: asyncio.TimerHandle | None = None
         """Of the run's deadline."""
 
@@ -467,6 +473,8 @@ class Driver:
             timer.cancel()
         if self.timer is not None:
             self.timer.cancel()
+        if self.alarm is not None:
+            self.alarm.cancel()
         if self.stream is not None:
             self.stream.close()
         if self.runtime.active.get(self.identity.run) is self:
@@ -655,10 +663,16 @@ class Driver:
     ) -> Any:
         """Drives a stage that really waits; raises what it raises, or why it was stopped."""
         attempt = Attempt(
-            node=node.index, token=token, coroutine=coroutine, context=context, loop=self.loop
+            node=node.index,
+            token=token,
+            coroutine=coroutine,
+            context=context,
+            loop=self.loop,
+            deadline_s=started_s + node.timeout_s,
         )
         self.attempts[node.index] = attempt
-        attempt.arm(started_s + node.timeout_s, self.limits.grace_s, self.neutral)
+        if attempt.deadline_s < self.alarm_s:
+            self._set_alarm(attempt.deadline_s)
         raw: Any = MISSING
         try:
             raw = await attempt.wait(yielded)
@@ -684,6 +698,38 @@ class Driver:
             self.disturbed = True
             raise Stopped(attempt.why, raw)
         return raw
+
+    def _set_alarm(self, at_s: float) -> None:
+        """One timer for all that wait, at the earliest of their deadlines: a timer of its own
+        costs a stage that waits as much as its task."""
+        if self.alarm is not None:
+            self.alarm.cancel()
+        self.alarm_s = at_s
+        self.alarm = None
+        if at_s < math.inf:
+            self.alarm = self.loop.call_at(at_s, self._ring, context=self.neutral)
+
+    def _ring(self) -> None:
+        """Stops the attempts whose time is over."""
+        # The loop may call a moment early, by its clock's resolution.
+        now_s = max(self.alarm_s, self.time())
+        due, next_s = [], math.inf
+        for attempt in self.attempts.values():
+            if attempt.why is None:
+                if attempt.deadline_s <= now_s:
+                    due.append(attempt)
+                else:
+                    next_s = min(next_s, attempt.deadline_s)
+        self._set_alarm(next_s)
+        for attempt in due:
+            if self.spreads:  # simulated: the schedule chooses among timers of one moment
+                self.loop.call_soon(self._time_out, attempt)
+            else:
+                self._time_out(attempt)
+
+    def _time_out(self, attempt: Attempt) -> None:
+        if self.attempts.get(attempt.node) is attempt:
+            attempt.stop("timeout", self.limits.grace_s)
 
     def _crash(self, bug: BaseException) -> None:
         """The engine itself is wrong, or the journal refused: the run ends here, loudly."""
