@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,19 +22,38 @@ from stageflow.model.ids import run_id
 from stageflow.model.record import Record, RecordType
 
 MakeStore = Callable[[], Store]
+OtherOwner = Callable[[Store], AbstractContextManager[Owner]]
+"""An owner that is alive, as the store sees it, until the block ends, and dead from then on."""
 RACERS = 4
 RACE_RECORDS = 50
 
 
-def check_store(make_store: MakeStore, *, is_shared: bool = False) -> None:
+@contextmanager
+def another_process(store: Store) -> Iterator[Owner]:
+    """A process of this host; for stores that look at processes."""
+    waits = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+    with subprocess.Popen(waits, stdin=subprocess.PIPE) as process:
+        try:
+            yield Owner.of_process(process.pid)
+        finally:
+            process.kill()
+
+
+def check_store(
+    make_store: MakeStore, *, is_shared: bool = False, other_owner: OtherOwner = another_process
+) -> None:
     """Run every check, each on a store of its own from `make_store`.
 
     `is_shared`: what one store wrote, the next one from `make_store` sees; then that is checked
-    too. Runs get fresh ids, so the stores may hold other runs.
+    too. `other_owner`: how an owner lives and dies for this store. Runs get fresh ids, so the
+    stores may hold other runs.
     """
     for check in CHECKS:
         with _opened(make_store) as store:
             check(store)
+    for owner_check in OWNER_CHECKS:
+        with _opened(make_store) as store:
+            owner_check(store, other_owner)
     if is_shared:
         for shared_check in SHARED_CHECKS:
             shared_check(make_store)
@@ -177,9 +196,10 @@ def refuses_what_it_could_not_give_back(store: Store) -> None:
     _same(store.load(run).records, (_started(),))
 
 
-def hands_runs_of_dead_owners_over(store: Store) -> None:
+def hands_runs_of_dead_owners_over(store: Store, other_owner: OtherOwner) -> None:
     """A claim starts the next epoch and says so in the history; the old owner is refused."""
-    run = _created(store, _dead()).run
+    with other_owner(store) as other:
+        run = _created(store, other).run
     loaded = store.claim(run, _me())
     claimed = loaded.records[-1]
     _expect(loaded.epoch == 2, "a claim starts the next epoch")
@@ -197,9 +217,9 @@ def hands_runs_of_dead_owners_over(store: Store) -> None:
     _expect(store.claim(run, _me()).epoch == 3, "an owner may claim its own run again")
 
 
-def refuses_runs_of_live_owners(store: Store) -> None:
-    """A run whose owner lives, or may live, stays with it."""
-    with _other_process() as other:
+def refuses_runs_of_live_owners(store: Store, other_owner: OtherOwner) -> None:
+    """A run whose owner lives stays with it."""
+    with other_owner(store) as other:
         run = _created(store, other).run
         before = store.load(run)
         _refuses("journal.run_is_live", lambda: store.claim(run, _me()))
@@ -207,14 +227,30 @@ def refuses_runs_of_live_owners(store: Store) -> None:
         _expect(_listed(store, run).live is True, "a live owner is listed as live")
     _expect(_listed(store, run).live is False, "an ended owner is listed as not live")
     _expect(store.claim(run, _me()).epoch == 2, "a run can be claimed once its owner has ended")
-    foreign = _created(store, Owner("another-host", "boot", 1, 1)).run
-    _refuses("journal.owner_unknown", lambda: store.claim(foreign, _me()))
-    _expect(_listed(store, foreign).live is None, "an owner elsewhere is listed as unknown")
+
+
+def frees_released_runs(store: Store, other_owner: OtherOwner) -> None:
+    """Who lets go of a run leaves it to anybody, at once; only its owner can."""
+    with other_owner(store) as other:
+        run = _created(store, other).run
+        store.release(run, 2)
+        store.release("nobody", 1)
+        _refuses("journal.run_is_live", lambda: store.claim(run, _me()))
+        store.release(run, 1)
+        store.release(run, 1)
+        line = _listed(store, run)
+        _expect((line.status, line.owner, line.live) == ("running", None, False), "it is nobody's")
+        _expect(store.claim(run, _me()).epoch == 2, "a released run can be claimed at once")
+        store.release(run, 1)
+        _expect(_listed(store, run).owner == _me(), "a former owner can't release a run")
+    _accepts(store, Append(run, 2, (_ended(3, "ok", ""),)))
+    store.release(run, 2)
+    _expect(store.load(run).status == "ok", "what ended stays ended")
 
 
 def leaves_finished_runs_alone(store: Store) -> None:
     """What ended keeps its status, its outcomes and its epoch."""
-    run = _created(store, _dead()).run
+    run = _created(store).run
     _accepts(store, Append(run, 1, (_outcome(2, "a"), _ended(3, "failed", "timeout"))))
     loaded = store.claim(run, _me())
     _expect((loaded.status, loaded.reason) == ("failed", "timeout"), "the ending is kept")
@@ -234,7 +270,7 @@ def leaves_finished_runs_alone(store: Store) -> None:
 
 def reopens_what_ended_badly_when_asked(store: Store) -> None:
     """A claim with `rerun` takes up a run that did not end ok, and keeps what it had accepted."""
-    run = _created(store, _dead()).run
+    run = _created(store).run
     _accepts(store, Append(run, 1, (_outcome(2, "a"), _ended(3, "failed", "timeout"))))
     loaded = store.claim(run, _me(), rerun=("b",))
     _expect((loaded.epoch, loaded.status) == (2, "running"), "a failed run may go on")
@@ -245,9 +281,9 @@ def reopens_what_ended_badly_when_asked(store: Store) -> None:
     _expect(store.claim(run, _me(), rerun=()).epoch == 2, "a run that ended ok stays ended")
 
 
-def wakes_suspended_runs(store: Store) -> None:
+def wakes_suspended_runs(store: Store, other_owner: OtherOwner) -> None:
     """A suspended run has no owner: anybody may claim it, and then it runs again."""
-    with _other_process() as other:
+    with other_owner(store) as other:
         run = _created(store, other).run
         _accepts(store, Append(run, 1, (_ended(2, "suspended", "approval"),)))
         line = _listed(store, run)
@@ -327,14 +363,17 @@ CHECKS: tuple[Callable[[Store], None], ...] = (
     accepts_or_refuses_each_item_alone,
     accepts_one_outcome_per_revision,
     refuses_what_it_could_not_give_back,
-    hands_runs_of_dead_owners_over,
-    refuses_runs_of_live_owners,
     leaves_finished_runs_alone,
     reopens_what_ended_badly_when_asked,
-    wakes_suspended_runs,
     lists_newest_first_within_a_tenant,
     lets_one_of_many_racers_win,
     closes_twice,
+)
+OWNER_CHECKS: tuple[Callable[[Store, OtherOwner], None], ...] = (
+    hands_runs_of_dead_owners_over,
+    refuses_runs_of_live_owners,
+    frees_released_runs,
+    wakes_suspended_runs,
 )
 SHARED_CHECKS: tuple[Callable[[MakeStore], None], ...] = (shows_one_store_what_another_wrote,)
 
@@ -427,10 +466,6 @@ def _me() -> Owner:
     return Owner.this_process()
 
 
-def _dead() -> Owner:
-    return replace(_me(), boot="an earlier boot")
-
-
 @contextmanager
 def _opened(make_store: MakeStore) -> Iterator[Store]:
     store = make_store()
@@ -440,15 +475,4 @@ def _opened(make_store: MakeStore) -> Iterator[Store]:
         store.close()
 
 
-@contextmanager
-def _other_process() -> Iterator[Owner]:
-    """A process that lives as long as the block."""
-    waits = [sys.executable, "-c", "import sys; sys.stdin.read()"]
-    with subprocess.Popen(waits, stdin=subprocess.PIPE) as process:
-        try:
-            yield Owner.of_process(process.pid)
-        finally:
-            process.kill()
-
-
-__all__ = ["CHECKS", "SHARED_CHECKS", "check_store"]
+__all__ = ["CHECKS", "OWNER_CHECKS", "SHARED_CHECKS", "another_process", "check_store"]

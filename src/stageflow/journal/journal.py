@@ -16,7 +16,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from stageflow.journal.store import Append, LoadedRun, Owner, RunHeader, RunSummary, Store
+from stageflow.journal.store import (
+    Append,
+    LoadedRun,
+    Owner,
+    RunHeader,
+    RunSummary,
+    Store,
+    TellsLosses,
+)
 from stageflow.model.errors import JournalError
 from stageflow.model.marks import carrying, reached
 from stageflow.model.record import Record
@@ -102,6 +110,7 @@ class GroupCommit:
         self._queue_max = queue_max
         self._batch_bytes_max = batch_bytes_max
         self._is_closed = False
+        self._tell_lost: list[Callable[[str], None]] = []
         self._start_anew()
 
     def _start_anew(self) -> None:
@@ -139,6 +148,21 @@ class GroupCommit:
 
     async def claim(self, run: str, *, rerun: Sequence[str] | None = None) -> LoadedRun:
         return await self._asked(lambda: self._store.claim(run, self._owner, rerun=rerun))
+
+    async def release(self, run: str, epoch: int) -> None:
+        """As Store.release: lets go of an unfinished run."""
+        await self._asked(lambda: self._store.release(run, epoch))
+
+    def when_lost(self, tell: Callable[[str], None]) -> None:
+        """`tell` is called, on another thread, with each run that another owner has taken; never
+        for stores where that happens to dead processes only."""
+        self._tell_lost.append(tell)
+        if isinstance(self._store, TellsLosses):
+            self._store.when_lost(self._lost)
+
+    def _lost(self, run: str) -> None:
+        for tell in self._tell_lost:
+            tell(run)
 
     async def load(self, run: str) -> LoadedRun:
         self._check_open()

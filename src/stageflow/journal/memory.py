@@ -67,7 +67,7 @@ class MemoryStore:
         with self._lock:
             kept = self._known(run)
             if kept.head.may_go_on(rerun):
-                refused = claim_refusal(run, kept.head, owner, unknown_is_dead=False)
+                refused = claim_refusal(run, kept.head, owner)
                 if refused is not None:
                     raise refused
                 kept.head = kept.head.claimed(owner)
@@ -76,6 +76,12 @@ class MemoryStore:
                 refused = self._added(kept, append, encoded(append))
                 assert refused is None, refused
             return _loaded(kept)
+
+    def release(self, run: str, epoch: int) -> None:
+        with self._lock:
+            kept = self._runs.get(run)
+            if kept is not None and kept.head.epoch == epoch:
+                kept.head = kept.head._replace(owner_text=None)
 
     def load(self, run: str) -> LoadedRun:
         with self._lock:

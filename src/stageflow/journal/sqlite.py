@@ -192,6 +192,15 @@ class SQLiteStore:
         records = (*loaded.records, record)
         return LoadedRun(loaded.header, head.epoch, head.status, head.reason, records)
 
+    def release(self, run: str, epoch: int) -> None:
+        with self._transaction() as writer:
+            try:
+                head, last = _head(writer, run)
+            except JournalError:
+                return  # unknown or damaged: nobody's already
+            if head.epoch == epoch and head.owner_text is not None:
+                _write_heads(writer, {run: (head._replace(owner_text=None), last)})
+
     def load(self, run: str) -> LoadedRun:
         with self._snapshot() as reader:
             rows = _rows(reader, run)

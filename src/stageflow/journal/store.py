@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from stageflow.model.errors import JournalError
 from stageflow.model.record import Record
@@ -108,6 +108,19 @@ class LoadedRun:
     """In order of seq, from 1, without gaps."""
 
 
+class RefusedWrite(NamedTuple):
+    """What an owner wrote after another had taken its run: kept beside the history."""
+
+    record: Record
+    """As it was refused; without its payload when that was above 64 KiB."""
+    epoch: int
+    """Under which it was written."""
+    held_epoch: int
+    """Which the run had by then."""
+    refused_wall_s: float
+    """By the store's clock."""
+
+
 class Append(NamedTuple):
     """Records one owner adds to one run: all of them become visible, or none."""
 
@@ -151,6 +164,13 @@ class Store(Protocol):
         """
         ...
 
+    def release(self, run: str, epoch: int) -> None:
+        """Let go of an unfinished run, so that anybody may claim it at once.
+
+        Does nothing when the run has ended, is unknown, or is not owned in `epoch` any more.
+        """
+        ...
+
     def load(self, run: str) -> LoadedRun:
         """Read a run; never waits for a writer. Raises "journal.unknown_run"."""
         ...
@@ -161,6 +181,15 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Release everything; a second close does nothing."""
+        ...
+
+
+@runtime_checkable
+class TellsLosses(Protocol):
+    """A store that notices by itself that another owner has taken a run."""
+
+    def when_lost(self, tell: Callable[[str], None]) -> None:
+        """`tell` is called, on another thread, with each run of this process that was taken."""
         ...
 
 

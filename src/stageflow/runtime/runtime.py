@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from stageflow.journal.journal import Journal
-from stageflow.journal.store import LoadedRun, RunHeader, RunSummary
+from stageflow.journal.opening import opened
+from stageflow.journal.store import LoadedRun, RunHeader, RunSummary, TellsLosses
 from stageflow.model.errors import BuildError, JournalError, StageflowError
 from stageflow.model.identity import Identity
 from stageflow.model.ids import run_id
@@ -41,7 +42,8 @@ LOCAL_ROOT = ".stageflow"
 class Runtime:
     """Shared by any number of runs and pipelines, and by event loops one after another.
 
-    `journal` is a Journal, or the path of a SQLite file; None keeps runs in memory only. `deps`
+    `journal` is a Journal, the path of a SQLite file, or an address: "sqlite:///runs.db",
+    "postgresql://host/database" (docs/postgres.md); None keeps runs in memory only. `deps`
     maps names to factories, `Dep`s, or values. Close it (`async with`, or `aclose`) when it holds
     a journal or deps.
     """
@@ -60,7 +62,7 @@ class Runtime:
         self.events = tuple(events)
         self.freezer = Freezer(adapters)
         self.clock: Clock = SystemClock() if clock is None else clock
-        self.journal = _journal(journal) if isinstance(journal, (str, Path)) else journal
+        self.journal = opened(journal) if isinstance(journal, (str, Path)) else journal
         self.threads = ThreadPool(self.limits.threads)
         self.processes = ProcessPool(self.limits.processes)
         self.quarantined: list[tuple[str, str]] = []
@@ -74,6 +76,8 @@ class Runtime:
         self._owed: set[asyncio.Task[None]] = set()
         """What runs that are over still owe the journal: values that came too late."""
         self._deps = DepScopes({} if deps is None else deps)
+        if isinstance(self.journal, TellsLosses):
+            self.journal.when_lost(self._lost)
 
     @classmethod
     def local(cls, root: str | Path = LOCAL_ROOT, **options: Any) -> Runtime:
@@ -202,6 +206,13 @@ class Runtime:
             lock = self._turns[run] = asyncio.Lock()
         async with lock:
             yield
+
+    def _lost(self, run: str) -> None:
+        """Another owner has the run; told on a thread of the journal's."""
+        driver = self.active.get(run)
+        if driver is not None:
+            with contextlib.suppress(RuntimeError):  # its loop was closed meanwhile
+                driver.loop.call_soon_threadsafe(driver.lose)
 
     def owe(self, work: Coroutine[Any, Any, None]) -> None:
         """Has `work` done, for a run that is over; `aclose` waits for it."""
@@ -366,19 +377,3 @@ class Runtime:
         if driver.fakes is not None and driver.fakes.run == run:
             await driver.fakes.own.close_run(run, self.limits.close_s)
         await self._deps.close_run(run, self.limits.close_s)
-
-
-def _journal(path: str | Path) -> Journal:
-    # SQLite is loaded when a journal is asked for, not at `import stageflow`.
-    from stageflow.journal.journal import GroupCommit
-    from stageflow.journal.sqlite import SQLiteStore
-
-    if isinstance(path, str) and "://" in path:
-        raise BuildError(
-            "runtime.journal",
-            "this journal address is not known",
-            field="journal",
-            expected="the path of a SQLite file, or a Journal",
-            fix="Runtime(journal='runs.db')",
-        )
-    return GroupCommit(SQLiteStore(Path(path)))

@@ -1,0 +1,640 @@
+"""The store: appends are one statement that writes only if the run stands where it is believed to.
+
+The store keeps the head of each run that it writes (the run's owner is its only writer), decides by
+it what is admitted, and sends heads and lines as one statement that compares the heads' checksums
+first: one round trip and one transaction for a batch of any size. Where a comparison fails, or
+anything is refused, the rest of the batch is decided again in a transaction that locks the heads.
+Either way nothing is written that does not follow the head that the database holds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import psycopg
+
+from stageflow.journal.admission import (
+    claim_record,
+    claim_refusal,
+    damaged,
+    first_head,
+    owner_text,
+    refusal,
+    run_exists,
+    unknown_run,
+)
+from stageflow.journal.line import Line, encoded, header_checksum, header_text
+from stageflow.journal.postgres import statements as sql
+from stageflow.journal.postgres.access import (
+    Connection,
+    Work,
+    durably,
+    read,
+    translated,
+    unreachable,
+)
+from stageflow.journal.postgres.address import Address, parsed
+from stageflow.journal.postgres.lease import BEATS, Heartbeat
+from stageflow.journal.postgres.link import Link, Watch, is_lost
+from stageflow.journal.postgres.packing import Texts, stored
+from stageflow.journal.postgres.schema import prepare
+from stageflow.journal.postgres.statements import Columns, NewHead
+from stageflow.journal.store import (
+    Append,
+    LoadedRun,
+    Owner,
+    RefusedWrite,
+    RunHeader,
+    RunSummary,
+)
+from stageflow.journal.verification import (
+    RunRows,
+    verified_head,
+    verified_header,
+    verified_run,
+    verified_summary,
+)
+from stageflow.model.errors import JournalError
+from stageflow.model.marks import reached
+from stageflow.model.record import Record, RecordType
+
+HEADS_MAX = 100_000
+"""Heads that are kept in memory; a run past it costs one more read."""
+_LISTING_MAX = 1_000_000
+
+T = TypeVar("T")
+_Known = Mapping[str, NewHead | JournalError]
+
+
+class PostgresStore:
+    """Implements Store in a schema of a PostgreSQL database, which is made when it is missing.
+
+    `url`: as libpq takes it, and the settings of `Address` as further query parameters. Holds
+    three connections at most: for writing, for reading, for the lease. Raises JournalError
+    "journal.unreachable", "journal.newer_schema", "journal.foreign_file", "journal.cannot_open",
+    BuildError "runtime.journal".
+
+    A tenant in the address scopes the store: the runs of others are "journal.unknown_run", and
+    writing one is "journal.other_tenant".
+    """
+
+    def __init__(self, url: str | Address, *, wall_s: Callable[[], float] = time.time) -> None:
+        self._address = parsed(url) if isinstance(url, str) else url
+        self._wall_s = wall_s
+        self._is_closed = False
+        self._tell_lost: Callable[[str], None] | None = None
+        self._begin()
+        _STORES.add(self)
+
+    def _begin(self) -> None:
+        """As in a new process: own connections and threads, and nothing known of any run."""
+        self._pid = os.getpid()
+        self._writing = threading.Lock()
+        """Held while `_writer` is used, and while `_heads` and `_driven` get entries."""
+        self._reading = threading.Lock()
+        """Held while `_reader` is used. Where both are needed, `_writing` is taken first."""
+        self._heads: OrderedDict[str, NewHead] = OrderedDict()
+        """Where the runs stand that were written last; a guess, which every statement checks."""
+        self._driven: dict[str, tuple[int, str]] = {}
+        """Runs that were created or claimed here and have not ended: epoch, owner's text."""
+        self._renewed_s: float | None = None
+        """When a statement of `_writer` last renewed the lease, monotonic."""
+        self._writer = Link(self._address, name="writes")
+        self._reader = Link(self._address, name="reads")
+        beats = Link(self._address, name="lease")
+        self._watch = Watch(self._address.answer_s, (self._writer, self._reader, beats))
+        self._heartbeat = Heartbeat(
+            beats, self._address.lease_s, driven=self._driven_now, lost=self._lost
+        )
+        self._watch.start()
+        try:
+            with translated("journal.cannot_open"):
+                self._prepare()
+        except BaseException:
+            self._watch.stop()
+            self._writer.drop()
+            raise
+
+    def _prepare(self) -> None:
+        try:
+            connection = self._writer.open()
+            with self._writer.awaited():
+                prepare(connection, self._address.schema)
+        except psycopg.Error as error:
+            if is_lost(error):
+                raise unreachable(error, away_s=self._address.away_s) from error
+            raise
+
+    # -- the protocol ------------------------------------------------------------------------
+
+    def create(self, header: RunHeader, owner: Owner, records: tuple[Record, ...]) -> int:
+        text = header_text(header)
+        self._check_tenant(header)
+        first = Append(header.run, 1, records)
+        lines = encoded(first)
+        head = first_head(owner, now_wall_s=self._wall_s())
+        refused = lines if isinstance(lines, JournalError) else None
+        refused = refused or refusal(first, head, lambda *_: None)
+        if refused is not None or isinstance(lines, JournalError):
+            assert refused is not None, "lines that are an error are the refusal"
+            raise refused
+        start = header_checksum(text)
+        columns = Columns()
+        head, last = (
+            head.after(records, now_wall_s=head.updated_wall_s),
+            columns.add(first, lines, last=start),
+        )
+        columns.move(header.run, None, (head, last))
+        key = stored(header.run)
+        holder = None if head.owner_text is None else stored(head.owner_text)
+
+        def do(connection: Connection) -> int:
+            work.landed = landed
+            parameters = columns.parameters() | {
+                "at": key,
+                "tenant": stored(header.tenant),
+                "created_wall_s": header.created_wall_s,
+                "header": text,
+                "start": start,
+                "lease_s": self._address.lease_s,
+                "renews": self._must_renew(),
+            }
+            if connection.execute(sql.CREATE, parameters, prepare=True, binary=True).fetchone():
+                return 1
+            row = connection.execute(sql.HEADER, (key,), binary=True).fetchone()
+            # Another tenant's run can't be seen: nothing is told of it.
+            other = replace(header, tenant="") if row is None else None
+            raise run_exists(header, other or verified_header(header.run, row)[0])  # type: ignore[arg-type]
+
+        def landed(connection: Connection) -> int | None:
+            return 1 if connection.execute(sql.MADE, (key, start, holder)).fetchone() else None
+
+        work = Work(do)
+        with self._writes():
+            durably(self._writer, work, away_s=self._address.away_s)
+            self._renewed()
+            self._drives(header.run, (head, last))
+        return 1
+
+    def commit(self, batch: Sequence[Append]) -> list[JournalError | None]:
+        one = _Batch(batch, [encoded(append) for append in batch])
+
+        def do(connection: Connection) -> list[JournalError | None]:
+            self._send_as_believed(connection, one, work)
+            if one.open:
+                reached("commit_decided_again")
+                self._send_under_locks(connection, one, work)
+            return one.in_order()
+
+        work = Work(do)
+        with self._writes():
+            return durably(self._writer, work, away_s=self._address.away_s) if batch else []
+
+    def claim(self, run: str, owner: Owner, *, rerun: Sequence[str] | None = None) -> LoadedRun:
+        def do(connection: Connection) -> tuple[LoadedRun, NewHead | None]:
+            with connection.transaction():
+                loaded, before = self._claimable(connection, run, owner, rerun)
+                if before is None:
+                    return loaded, None
+                head = before[0].claimed(owner)
+                record = claim_record(head, wall_s=self._wall_s(), rerun=rerun)
+                columns, new = _follows(run, before, head, record)
+                assert head.owner_text is not None, "a claimed run has its owner"
+                lease = (stored(head.owner_text), self._address.lease_s)
+                records = (*loaded.records, record)
+                loaded = LoadedRun(loaded.header, head.epoch, head.status, head.reason, records)
+                work.landed = lambda again: (loaded, new) if _found(again, columns) else None
+                connection.execute(sql.LEASE, lease)
+                connection.execute(sql.WRITE, columns.parameters(), binary=True)
+                return loaded, new
+
+        work = Work(do)
+        with self._writes():
+            loaded, new = durably(self._writer, work, away_s=self._address.away_s)
+            if new is not None:
+                self._drives(run, new)
+        return loaded
+
+    def release(self, run: str, epoch: int) -> None:
+        work = Work(lambda connection: self._released(connection, {run: epoch}))
+        with self._writes():
+            durably(self._writer, work, away_s=self._address.away_s)
+
+    def load(self, run: str) -> LoadedRun:
+        rows = self._read(lambda connection: _rows(connection, run))
+        return verified_run(run, rows)[0]
+
+    def runs(self, *, tenant: str | None = None, limit: int = 50) -> list[RunSummary]:
+        if tenant is not None and not _is_text(tenant):
+            return []
+        bound = min(max(limit, 0), _LISTING_MAX)
+        key = None if tenant is None else stored(tenant)
+        where = "" if tenant is None else "WHERE runs.tenant = %s"
+        query = sql.LISTING.format(where=where)
+
+        def rows(connection: Connection) -> tuple[list[Any], set[str]]:
+            if key is not None and self._address.tenant is None:
+                connection.execute(sql.NARROW, (key,))
+            known = (bound,) if key is None else (key, bound)
+            found = connection.execute(query, known, binary=True).fetchall()
+            living = connection.execute(sql.LIVING, binary=True).fetchall()
+            return found, {owner.decode() for (owner,) in living}
+
+        listed, living = self._read(rows)
+        found = [
+            verified_summary(row, is_alive=lambda owner: owner_text(owner) in living)
+            for row in listed
+        ]
+        return [one for one in found if tenant is None or one.header.tenant == tenant]
+
+    def refused(self, run: str) -> tuple[RefusedWrite, ...]:
+        """What former owners of `run` wrote too late, oldest first; at most REFUSED_MAX."""
+        if not _is_text(run):
+            return ()
+        rows = self._read(
+            lambda connection: connection.execute(
+                sql.REFUSED, (stored(run),), binary=True
+            ).fetchall()
+        )
+        return tuple(_refused_write(row) for row in rows)
+
+    def when_lost(self, tell: Callable[[str], None]) -> None:
+        """`tell` is called, on another thread, with each run that another owner has taken."""
+        self._tell_lost = tell
+
+    def close(self) -> None:
+        """Gives back the runs that are still driven here; a second close does nothing."""
+        if os.getpid() != self._pid:
+            self._is_closed = True  # the connections are the parent's
+            return
+        with self._writing:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            self._heartbeat.stop()
+            left = {run: epoch for run, (epoch, _) in self._driven.items()}
+            with suppress(psycopg.Error, JournalError):  # else their lease expires
+                if left and self._writer.is_open:
+                    connection = self._writer.open()
+                    with self._writer.awaited():
+                        self._released(connection, left)
+            self._watch.stop()
+            self._writer.drop()
+            with self._reading:
+                self._reader.drop()
+
+    # -- a batch -----------------------------------------------------------------------------
+
+    def _send_as_believed(self, connection: Connection, one: _Batch, work: Work[Any]) -> None:
+        """Writes what follows the heads that are kept here; what does not stays open."""
+        known = {run: self._heads[run] for run in one.runs() if run in self._heads}
+        columns = self._planned(one, known, lambda *_: None)
+        if columns is None or any(one.planned.values()):
+            return
+        work.landed = lambda again: self._settled(one, _found(again, columns))
+        try:
+            rows = connection.execute(sql.WRITE, columns.parameters(), prepare=True, binary=True)
+        except psycopg.errors.UniqueViolation:
+            return  # a second accepted outcome: which one it is, the locked heads tell
+        self._settled(one, {run.decode() for (run,) in rows.fetchall()})
+
+    def _send_under_locks(self, connection: Connection, one: _Batch, work: Work[Any]) -> None:
+        """Decides what is open by the heads that are there, and writes it."""
+
+        def accepted(run: str, node: str, revision: int) -> tuple[int, int] | None:
+            key = (stored(run), stored(node), revision)
+            return connection.execute(sql.ACCEPTED, key, binary=True).fetchone()
+
+        work.landed = None
+        with connection.transaction():
+            known = self._locked(connection, one.runs())
+            columns = self._planned(one, known, accepted)
+            assert columns is not None, "every run's head is known"
+            if columns.heads:
+                work.landed = lambda again: self._settled(
+                    one, None if _found(again, columns) else set()
+                )
+                connection.execute(sql.WRITE, columns.parameters(), binary=True)
+            late = _late(one, known)
+            if late.lines:
+                connection.execute(sql.REFUSE, late.parameters())
+        self._settled(one, None)
+
+    def _locked(self, connection: Connection, runs: list[str]) -> dict[str, NewHead | JournalError]:
+        known: dict[str, NewHead | JournalError] = {}
+        names = Texts([run for run in runs if _is_text(run)])
+        for row in connection.execute(f"{sql.HEAD} FOR UPDATE", (names,), binary=True).fetchall():
+            run = row[0].decode()
+            try:
+                known[run] = verified_head(run, row)
+            except JournalError as error:
+                known[run] = error
+        for run in runs:
+            if run not in known:
+                known[run] = _absent(connection, run)
+        return known
+
+    def _planned(
+        self,
+        one: _Batch,
+        known: _Known,
+        accepted: Callable[[str, str, int], tuple[int, int] | None],
+    ) -> Columns | None:
+        """What to write for the open items, by `known` heads; None when one is not known."""
+        columns = Columns()
+        one.planned, one.heads = {}, {}
+        for place in one.open:
+            append, lines = one.items[place], one.lines[place]
+            run = append.run
+            found = one.heads.get(run) or known.get(run)
+            if found is None:
+                return None
+            if isinstance(found, JournalError):
+                one.planned[place] = found
+                continue
+            if isinstance(lines, JournalError):
+                one.planned[place] = lines
+                continue
+            head, last = found
+            refused = refusal(
+                append,
+                head,
+                lambda *key, run=run: columns.accepted.get((run, *key)) or accepted(run, *key),
+            )
+            one.planned[place] = refused
+            if refused is None:
+                last = columns.add(append, lines, last=last)
+                one.heads[run] = (head.after(append.records, now_wall_s=self._wall_s()), last)
+        for run, new in one.heads.items():
+            before = known[run]
+            assert not isinstance(before, JournalError), "only known heads move on"
+            columns.move(run, before, new)
+        return columns
+
+    def _settled(self, one: _Batch, moved: set[str] | None) -> list[JournalError | None] | None:
+        """What was planned counts: all of it (`moved` None), or that of some runs.
+
+        All answers, or None while some items are open.
+        """
+        for place, answer in one.planned.items():
+            append = one.items[place]
+            if moved is None or append.run in moved:
+                one.answers[place] = answer
+                if answer is not None and answer.code == "journal.stale_owner":
+                    self._forget(append.run, append.epoch)
+        for run, new in one.heads.items():
+            if moved is None or run in moved:
+                self._stands(run, new)
+            else:
+                self._heads.pop(run, None)
+        one.planned, one.heads = {}, {}
+        return None if one.open else one.in_order()
+
+    def _claimable(
+        self, connection: Connection, run: str, owner: Owner, rerun: Sequence[str] | None
+    ) -> tuple[LoadedRun, NewHead | None]:
+        """The run under a lock, and its head if `owner` may take it; None when it only reads."""
+        if _is_text(run):
+            connection.execute("SELECT 1 FROM heads WHERE run = %s FOR UPDATE", (stored(run),))
+        loaded, head, last = verified_run(run, _rows(connection, run))
+        if not head.may_go_on(rerun):
+            return loaded, None
+        live = False
+        if head.owner_text is not None:
+            row = connection.execute(sql.LIVE, (stored(head.owner_text),)).fetchone()
+            live = row is not None and row[0]
+        refused = claim_refusal(run, head, owner, is_alive=lambda _: live)
+        if refused is not None:
+            raise refused
+        return loaded, (head, last)
+
+    def _released(self, connection: Connection, runs: Mapping[str, int]) -> None:
+        """Leaves unfinished runs to nobody; passes over those that are not theirs any more."""
+        with connection.transaction():
+            columns = Columns()
+            for run, found in self._locked(connection, list(runs)).items():
+                if isinstance(found, JournalError):
+                    continue
+                head, last = found
+                if head.epoch == runs[run] and head.owner_text is not None:
+                    columns.move(run, (head, last), (head._replace(owner_text=None), last))
+            if columns.heads:
+                connection.execute(sql.WRITE, columns.parameters(), binary=True)
+        for run, epoch in runs.items():
+            self._forget(run, epoch)
+
+    # -- what is known here ------------------------------------------------------------------
+
+    def _drives(self, run: str, new: NewHead) -> None:
+        """The run was created or claimed by an owner of this process."""
+        head = new[0]
+        if head.owner_text is not None:
+            self._driven[run] = (head.epoch, head.owner_text)
+            self._heartbeat.start()
+        self._stands(run, new)
+
+    def _stands(self, run: str, new: NewHead) -> None:
+        if new[0].owner_text is None:
+            self._driven.pop(run, None)
+        self._heads[run] = new
+        self._heads.move_to_end(run)
+        if len(self._heads) > HEADS_MAX:
+            self._heads.popitem(last=False)
+
+    def _forget(self, run: str, epoch: int) -> None:
+        self._heads.pop(run, None)
+        if self._driven.get(run, (0, ""))[0] == epoch:
+            del self._driven[run]
+
+    def _driven_now(self) -> dict[str, tuple[int, str]]:
+        # Without `_writing`: a writer that waits for the database must not stop the heartbeat.
+        while True:
+            with suppress(RuntimeError):  # it was changed while it was copied
+                return dict(self._driven)
+
+    def _lost(self, run: str) -> None:
+        reached("run_lost")
+        self._driven.pop(run, None)
+        if self._tell_lost is not None:
+            self._tell_lost(run)
+
+    def _must_renew(self) -> bool:
+        """Whether a new run must renew the lease, because the heartbeat may not have yet."""
+        every_s = self._address.lease_s / BEATS
+        return self._renewed_s is None or time.monotonic() > self._renewed_s + every_s
+
+    def _renewed(self) -> None:
+        if self._must_renew():
+            self._renewed_s = time.monotonic()
+
+    # -- connections -------------------------------------------------------------------------
+
+    @contextmanager
+    def _writes(self) -> Iterator[None]:
+        self._begin_anew_in_child()
+        with self._writing:
+            self._check_open()
+            with translated("journal.write_failed"):
+                yield
+
+    def _read(self, work: Callable[[Connection], T]) -> T:
+        self._begin_anew_in_child()
+        with self._reading:
+            self._check_open()
+            with translated("journal.read_failed"):
+                return read(self._reader, work, away_s=self._address.away_s)
+
+    def _begin_anew_in_child(self) -> None:
+        if os.getpid() != self._pid and not self._is_closed:
+            self._begin()
+
+    def leave_to_parent(self) -> None:
+        """In a forked child, before anything else: the connections stay the parent's."""
+        for link in (self._writer, self._reader, self._heartbeat.link):
+            link.leave_to_parent()
+
+    def _check_tenant(self, header: RunHeader) -> None:
+        if self._address.tenant not in (None, header.tenant):
+            raise JournalError(
+                "journal.other_tenant",
+                "this journal is for the runs of one tenant",
+                pipeline=header.pipeline,
+                expected="a run of the tenant that the journal's address names",
+                got="a run of another tenant",
+                fix="pipeline.using(tenant=...), or an address without tenant=",
+            )
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise JournalError(
+                "journal.closed",
+                "the store was closed",
+                expected="an open store",
+                fix="end every run before the journal is closed, or open it again",
+            )
+
+
+_STORES: weakref.WeakSet[PostgresStore] = weakref.WeakSet()
+
+
+def _leave_to_parent() -> None:
+    for store in list(_STORES):
+        store.leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """One commit: its items, and the answers that are known so far."""
+
+    items: Sequence[Append]
+    lines: list[tuple[Line, ...] | JournalError]
+    answers: dict[int, JournalError | None] = field(default_factory=dict)
+    planned: dict[int, JournalError | None] = field(default_factory=dict)
+    """Answers that count as soon as what was sent is known to be committed."""
+    heads: dict[str, NewHead] = field(default_factory=dict)
+    """Where the runs stand then."""
+
+    @property
+    def open(self) -> list[int]:
+        """Items without an answer."""
+        return [place for place in range(len(self.items)) if place not in self.answers]
+
+    def runs(self) -> list[str]:
+        """Runs of open items."""
+        return list(dict.fromkeys(self.items[place].run for place in self.open))
+
+    def in_order(self) -> list[JournalError | None]:
+        """All answers, in order of the items."""
+        return [self.answers[place] for place in range(len(self.items))]
+
+
+def _follows(run: str, before: NewHead, head: Any, record: Record) -> tuple[Columns, NewHead]:
+    """`record` after `before`, under `head`."""
+    append = Append(run, head.epoch, (record,))
+    lines = encoded(append)
+    assert not isinstance(lines, JournalError), f"our own record was refused: {lines}"
+    columns = Columns()
+    last = columns.add(append, lines, last=before[1])
+    new = (head.after((record,), now_wall_s=record.wall_s), last)
+    columns.move(run, before, new)
+    return columns, new
+
+
+def _found(connection: Connection, columns: Columns) -> set[str]:
+    """Runs of which the last line that was sent is there."""
+    rows = connection.execute(sql.LANDED, columns.witnesses(), binary=True).fetchall()
+    return {run.decode() for (run,) in rows}
+
+
+def _late(one: _Batch, known: _Known) -> Columns:
+    """The lines of items that come from former owners."""
+    late = Columns()
+    for place, answer in one.planned.items():
+        append, lines = one.items[place], one.lines[place]
+        head = known[append.run]
+        if isinstance(head, JournalError) or isinstance(lines, JournalError) or answer is None:
+            continue
+        if answer.code == "journal.stale_owner" and append.epoch < head[0].epoch:
+            late.add(append, lines, last=b"", keeps_large=False)
+    return late
+
+
+def _rows(connection: Connection, run: str) -> RunRows:
+    header = None
+    if _is_text(run):
+        header = connection.execute(sql.HEADER, (stored(run),), binary=True).fetchone()
+    if header is None:
+        raise unknown_run(run)
+    head = connection.execute(sql.HEAD, (Texts([run]),), binary=True).fetchone()
+    return header, head, connection.execute(sql.LINES, (stored(run),), binary=True).fetchall()
+
+
+def _absent(connection: Connection, run: str) -> JournalError:
+    """Why there is no head of `run`."""
+    if _is_text(run) and connection.execute(sql.HEADER, (stored(run),)).fetchone() is not None:
+        return damaged(run, None, "its state is missing")
+    return unknown_run(run)
+
+
+def _refused_write(row: tuple[Any, ...]) -> RefusedWrite:
+    epoch, held, seq, type_, node, revision, attempt, token, wall_s, data, *rest, at_s = row
+    contract, labels, key_id, payload = rest
+    record = Record(
+        RecordType(type_.decode()),
+        seq,
+        None if node is None else node.decode(),
+        revision,
+        attempt,
+        token,
+        wall_s,
+        json.loads(data) if data else {},
+        contract.decode(),
+        tuple(json.loads(labels)) if labels else (),
+        key_id.decode(),
+        payload,
+    )
+    return RefusedWrite(record, epoch, held, at_s)
+
+
+def _is_text(value: object) -> bool:
+    """Whether PostgreSQL can be asked for `value`: text that UTF-8 can hold."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
