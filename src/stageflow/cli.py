@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import importlib.metadata
 import json
+import re
 import shlex
 import sys
 import time
@@ -30,6 +31,8 @@ from stageflow.runtime.recovery import load_target, locate
 from stageflow.runtime.runtime import LOCAL_ROOT, Runtime
 from stageflow.runtime.waiting import Waiting
 
+_PASSWORD = re.compile(r"(?<=[^/:]):[^:@/]*@")
+"""In an address; never shown again."""
 USAGE = 64
 """Exit status of a wrong command line (sysexits.h EX_USAGE)."""
 
@@ -117,6 +120,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--root", default=LOCAL_ROOT, metavar="DIR", help="where the journal lies"
         )
+        command.add_argument(
+            "--journal", metavar="URL", help="another journal, such as postgresql://host/database"
+        )
     for entry in importlib.metadata.entry_points(group="stageflow.commands"):
         entry.load()(commands)
     return parser
@@ -127,7 +133,7 @@ def _run(options: argparse.Namespace) -> int:
     inputs = _inputs(pipeline, options.input)
 
     async def go() -> int:
-        async with Runtime.local(options.root) as runtime, _progress(options.quiet) as events:
+        async with _runtime(options) as runtime, _progress(options.quiet) as events:
             bound = pipeline.using(runtime=runtime, events=events, target=options.target)
             handle = bound.start(**inputs)
             if not options.quiet:
@@ -143,7 +149,7 @@ def _resume(options: argparse.Namespace) -> int:
     pipeline = _given_pipeline(options)
 
     async def go() -> int:
-        async with _existing(options.root) as runtime, _progress(options.quiet) as events:
+        async with _existing(options) as runtime, _progress(options.quiet) as events:
             run = await runtime.resume(
                 options.run, pipeline=pipeline, rerun=options.rerun, events=(events,)
             )
@@ -157,7 +163,7 @@ def _waiting(options: argparse.Namespace) -> int:
     pipeline = _given_pipeline(options)
 
     async def go() -> int:
-        async with _existing(options.root) as runtime:
+        async with _existing(options) as runtime:
             if options.run:
                 asked = await runtime.waiting(options.run, pipeline=pipeline)
             else:
@@ -175,7 +181,7 @@ def _signal(options: argparse.Namespace) -> int:
     pipeline = _given_pipeline(options)
 
     async def go() -> int:
-        async with _existing(options.root) as runtime, _progress(options.quiet) as events:
+        async with _existing(options) as runtime, _progress(options.quiet) as events:
             value, shown = options.value, options.shown
             for question in await runtime.waiting(options.run, pipeline=pipeline):
                 if question.node == options.node:
@@ -201,7 +207,7 @@ def _signal(options: argparse.Namespace) -> int:
 
 def _runs(options: argparse.Namespace) -> int:
     async def go() -> int:
-        async with _existing(options.root) as runtime:
+        async with _existing(options) as runtime:
             summaries = await runtime.runs(limit=options.limit)
         if not summaries:
             sys.stdout.write("no runs yet\n")
@@ -225,7 +231,7 @@ def _runs(options: argparse.Namespace) -> int:
 
 def _show(options: argparse.Namespace) -> int:
     async def go() -> int:
-        async with _existing(options.root) as runtime:
+        async with _existing(options) as runtime:
             loaded = await runtime.load(options.run)
         pipeline: Pipeline[Any] | None = None
         try:
@@ -289,17 +295,23 @@ def _given_pipeline(options: argparse.Namespace) -> Pipeline[Any] | None:
     return load_target(options.pipeline) if options.pipeline else None
 
 
-def _existing(root: str) -> Runtime:
-    if not (Path(root) / "journal.db").exists():
+def _runtime(options: argparse.Namespace) -> Runtime:
+    if options.journal is not None:
+        return Runtime(journal=options.journal)
+    return Runtime.local(options.root)
+
+
+def _existing(options: argparse.Namespace) -> Runtime:
+    if options.journal is None and not (Path(options.root) / "journal.db").exists():
         raise InputError(
             "run.no_journal_here",
             "there are no runs here",
             field="--root",
             expected=f"a folder with journal.db, as `stageflow run` makes it in {LOCAL_ROOT}",
-            got=root,
-            fix="run from the folder where the run was started, or give --root",
+            got=options.root,
+            fix="run from the folder where the run was started, or give --root or --journal",
         )
-    return Runtime.local(root)
+    return _runtime(options)
 
 
 def _inputs(pipeline: Pipeline[Any], given: Sequence[str]) -> dict[str, Any]:
@@ -405,6 +417,8 @@ def _command(name: str, run: str, options: argparse.Namespace) -> str:
 def _where(options: argparse.Namespace) -> list[str]:
     """The arguments by which another command finds the run that this one found."""
     where = [] if options.root == LOCAL_ROOT else ["--root", options.root]
+    if options.journal is not None:
+        where = ["--journal", _PASSWORD.sub("@", options.journal)]
     pipeline = getattr(options, "pipeline", None)
     return where if pipeline is None else [*where, "--pipeline", pipeline]
 

@@ -1,9 +1,9 @@
 """Work on the database that is done once, however often the connection is lost meanwhile.
 
 A connection that is lost during a statement leaves it unknown whether that was carried out. Then
-another connection is opened, the server's process behind the first is ended, so that nothing of it
-can come later, and the work says whether what it would have written is there. Only if not, it is done
-again. All of it ends when the database was away for `away_s`.
+another connection is opened, the server's process behind the first is ended, so that nothing of
+it can come later, and the work says whether what it would have written is there. Only if not, it
+is done again. All of it ends when the database was away for `away_s`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Columns on their way to and from PostgreSQL: whole arrays out, undecoded bytes back.
 
 A batch goes out as one array for each column, so that one prepared statement serves batches of any
-size (https://www.postgresql.org/docs/current/protocol-message-formats.html; the array format is that
-of array_send). Text comes back as bytes, because damaged text must fail in our own check.
+size (the format is that of array_send in PostgreSQL's src/backend/utils/adt/arrayfuncs.c). Text
+comes back as bytes, because damaged text must fail in our own check.
 
 PostgreSQL's text holds no NUL character. Text columns therefore write a backslash as two and NUL as
 backslash and zero; what a person reads there is nearly always the text itself.
@@ -121,12 +121,10 @@ def adapt(connection: psycopg.Connection[Any]) -> None:
     for kind in (Texts, Jsons, Blobs, Integers, Floats, Booleans):
         dumper = type(f"{kind.__name__}Dumper", (_PackedDumper,), {"oid": kind.array})
         adapters.register_dumper(kind, dumper)
-    for name in ("text", "json"):
-        loader = _WrittenLoader if name == "text" else _RawLoader
+    for name, loader in (("text", _WrittenLoader), ("json", _RawLoader)):
+        as_text = type(f"Text{loader.__name__}", (loader,), {"format": Format.TEXT})
         adapters.register_loader(name, loader)
-        adapters.register_loader(
-            name, type(f"Text{loader.__name__}", (loader,), {"format": Format.TEXT})
-        )
+        adapters.register_loader(name, as_text)
 
 
 class _PackedDumper(Dumper):

@@ -99,8 +99,8 @@ NARROW = """
 SELECT set_config('stageflow.scope', '', true), set_config('stageflow.tenant', %s, true)
 """
 LISTING = """
-SELECT runs.run, runs.tenant, created_wall_s, header, runs.checksum, heads.run, epoch, owner, status,
-  reason, records, updated_wall_s, last, heads.checksum
+SELECT runs.run, runs.tenant, created_wall_s, header, runs.checksum, heads.run, epoch, owner,
+  status, reason, records, updated_wall_s, last, heads.checksum
 FROM runs LEFT JOIN heads ON heads.run = runs.run
 {where} ORDER BY created_wall_s DESC, runs.run DESC LIMIT %s
 """

@@ -9,7 +9,6 @@ Either way nothing is written that does not follow the head that the database ho
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -17,7 +16,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import psycopg
@@ -25,14 +24,12 @@ import psycopg
 from stageflow.journal.admission import (
     claim_record,
     claim_refusal,
-    damaged,
     first_head,
     owner_text,
     refusal,
     run_exists,
-    unknown_run,
 )
-from stageflow.journal.line import Line, encoded, header_checksum, header_text
+from stageflow.journal.line import encoded, header_checksum, header_text
 from stageflow.journal.postgres import statements as sql
 from stageflow.journal.postgres.access import (
     Connection,
@@ -43,9 +40,11 @@ from stageflow.journal.postgres.access import (
     unreachable,
 )
 from stageflow.journal.postgres.address import Address, parsed
+from stageflow.journal.postgres.batch import Batch, follows
 from stageflow.journal.postgres.lease import BEATS, Heartbeat
 from stageflow.journal.postgres.link import Link, Watch, is_lost
 from stageflow.journal.postgres.packing import Texts, stored
+from stageflow.journal.postgres.rows import absent, found, is_text, refused_write, run_rows
 from stageflow.journal.postgres.schema import prepare
 from stageflow.journal.postgres.statements import Columns, NewHead
 from stageflow.journal.store import (
@@ -57,7 +56,6 @@ from stageflow.journal.store import (
     RunSummary,
 )
 from stageflow.journal.verification import (
-    RunRows,
     verified_head,
     verified_header,
     verified_run,
@@ -65,14 +63,13 @@ from stageflow.journal.verification import (
 )
 from stageflow.model.errors import JournalError
 from stageflow.model.marks import reached
-from stageflow.model.record import Record, RecordType
+from stageflow.model.record import Record
 
 HEADS_MAX = 100_000
 """Heads that are kept in memory; a run past it costs one more read."""
 _LISTING_MAX = 1_000_000
 
 T = TypeVar("T")
-_Known = Mapping[str, NewHead | JournalError]
 
 
 class PostgresStore:
@@ -186,7 +183,7 @@ class PostgresStore:
         return 1
 
     def commit(self, batch: Sequence[Append]) -> list[JournalError | None]:
-        one = _Batch(batch, [encoded(append) for append in batch])
+        one = Batch(batch)
 
         def do(connection: Connection) -> list[JournalError | None]:
             self._send_as_believed(connection, one, work)
@@ -207,12 +204,12 @@ class PostgresStore:
                     return loaded, None
                 head = before[0].claimed(owner)
                 record = claim_record(head, wall_s=self._wall_s(), rerun=rerun)
-                columns, new = _follows(run, before, head, record)
+                columns, new = follows(run, before, head, record)
                 assert head.owner_text is not None, "a claimed run has its owner"
                 lease = (stored(head.owner_text), self._address.lease_s)
                 records = (*loaded.records, record)
                 loaded = LoadedRun(loaded.header, head.epoch, head.status, head.reason, records)
-                work.landed = lambda again: (loaded, new) if _found(again, columns) else None
+                work.landed = lambda again: (loaded, new) if found(again, columns) else None
                 connection.execute(sql.LEASE, lease)
                 connection.execute(sql.WRITE, columns.parameters(), binary=True)
                 return loaded, new
@@ -230,11 +227,11 @@ class PostgresStore:
             durably(self._writer, work, away_s=self._address.away_s)
 
     def load(self, run: str) -> LoadedRun:
-        rows = self._read(lambda connection: _rows(connection, run))
+        rows = self._read(lambda connection: run_rows(connection, run))
         return verified_run(run, rows)[0]
 
     def runs(self, *, tenant: str | None = None, limit: int = 50) -> list[RunSummary]:
-        if tenant is not None and not _is_text(tenant):
+        if tenant is not None and not is_text(tenant):
             return []
         bound = min(max(limit, 0), _LISTING_MAX)
         key = None if tenant is None else stored(tenant)
@@ -258,14 +255,14 @@ class PostgresStore:
 
     def refused(self, run: str) -> tuple[RefusedWrite, ...]:
         """What former owners of `run` wrote too late, oldest first; at most REFUSED_MAX."""
-        if not _is_text(run):
+        if not is_text(run):
             return ()
         rows = self._read(
             lambda connection: connection.execute(
                 sql.REFUSED, (stored(run),), binary=True
             ).fetchall()
         )
-        return tuple(_refused_write(row) for row in rows)
+        return tuple(refused_write(row) for row in rows)
 
     def when_lost(self, tell: Callable[[str], None]) -> None:
         """`tell` is called, on another thread, with each run that another owner has taken."""
@@ -294,20 +291,20 @@ class PostgresStore:
 
     # -- a batch -----------------------------------------------------------------------------
 
-    def _send_as_believed(self, connection: Connection, one: _Batch, work: Work[Any]) -> None:
+    def _send_as_believed(self, connection: Connection, one: Batch, work: Work[Any]) -> None:
         """Writes what follows the heads that are kept here; what does not stays open."""
         known = {run: self._heads[run] for run in one.runs() if run in self._heads}
-        columns = self._planned(one, known, lambda *_: None)
+        columns = one.plan(known, lambda *_: None, now_wall_s=self._wall_s())
         if columns is None or any(one.planned.values()):
             return
-        work.landed = lambda again: self._settled(one, _found(again, columns))
+        work.landed = lambda again: self._settled(one, found(again, columns))
         try:
             rows = connection.execute(sql.WRITE, columns.parameters(), prepare=True, binary=True)
         except psycopg.errors.UniqueViolation:
             return  # a second accepted outcome: which one it is, the locked heads tell
         self._settled(one, {run.decode() for (run,) in rows.fetchall()})
 
-    def _send_under_locks(self, connection: Connection, one: _Batch, work: Work[Any]) -> None:
+    def _send_under_locks(self, connection: Connection, one: Batch, work: Work[Any]) -> None:
         """Decides what is open by the heads that are there, and writes it."""
 
         def accepted(run: str, node: str, revision: int) -> tuple[int, int] | None:
@@ -317,21 +314,21 @@ class PostgresStore:
         work.landed = None
         with connection.transaction():
             known = self._locked(connection, one.runs())
-            columns = self._planned(one, known, accepted)
+            columns = one.plan(known, accepted, now_wall_s=self._wall_s())
             assert columns is not None, "every run's head is known"
             if columns.heads:
                 work.landed = lambda again: self._settled(
-                    one, None if _found(again, columns) else set()
+                    one, None if found(again, columns) else set()
                 )
                 connection.execute(sql.WRITE, columns.parameters(), binary=True)
-            late = _late(one, known)
+            late = one.late(known)
             if late.lines:
                 connection.execute(sql.REFUSE, late.parameters())
         self._settled(one, None)
 
     def _locked(self, connection: Connection, runs: list[str]) -> dict[str, NewHead | JournalError]:
         known: dict[str, NewHead | JournalError] = {}
-        names = Texts([run for run in runs if _is_text(run)])
+        names = Texts([run for run in runs if is_text(run)])
         for row in connection.execute(f"{sql.HEAD} FOR UPDATE", (names,), binary=True).fetchall():
             run = row[0].decode()
             try:
@@ -340,47 +337,10 @@ class PostgresStore:
                 known[run] = error
         for run in runs:
             if run not in known:
-                known[run] = _absent(connection, run)
+                known[run] = absent(connection, run)
         return known
 
-    def _planned(
-        self,
-        one: _Batch,
-        known: _Known,
-        accepted: Callable[[str, str, int], tuple[int, int] | None],
-    ) -> Columns | None:
-        """What to write for the open items, by `known` heads; None when one is not known."""
-        columns = Columns()
-        one.planned, one.heads = {}, {}
-        for place in one.open:
-            append, lines = one.items[place], one.lines[place]
-            run = append.run
-            found = one.heads.get(run) or known.get(run)
-            if found is None:
-                return None
-            if isinstance(found, JournalError):
-                one.planned[place] = found
-                continue
-            if isinstance(lines, JournalError):
-                one.planned[place] = lines
-                continue
-            head, last = found
-            refused = refusal(
-                append,
-                head,
-                lambda *key, run=run: columns.accepted.get((run, *key)) or accepted(run, *key),
-            )
-            one.planned[place] = refused
-            if refused is None:
-                last = columns.add(append, lines, last=last)
-                one.heads[run] = (head.after(append.records, now_wall_s=self._wall_s()), last)
-        for run, new in one.heads.items():
-            before = known[run]
-            assert not isinstance(before, JournalError), "only known heads move on"
-            columns.move(run, before, new)
-        return columns
-
-    def _settled(self, one: _Batch, moved: set[str] | None) -> list[JournalError | None] | None:
+    def _settled(self, one: Batch, moved: set[str] | None) -> list[JournalError | None] | None:
         """What was planned counts: all of it (`moved` None), or that of some runs.
 
         All answers, or None while some items are open.
@@ -403,9 +363,9 @@ class PostgresStore:
         self, connection: Connection, run: str, owner: Owner, rerun: Sequence[str] | None
     ) -> tuple[LoadedRun, NewHead | None]:
         """The run under a lock, and its head if `owner` may take it; None when it only reads."""
-        if _is_text(run):
+        if is_text(run):
             connection.execute("SELECT 1 FROM heads WHERE run = %s FOR UPDATE", (stored(run),))
-        loaded, head, last = verified_run(run, _rows(connection, run))
+        loaded, head, last = verified_run(run, run_rows(connection, run))
         if not head.may_go_on(rerun):
             return loaded, None
         live = False
@@ -533,108 +493,3 @@ def _leave_to_parent() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leave_to_parent)
-
-
-@dataclass(slots=True)
-class _Batch:
-    """One commit: its items, and the answers that are known so far."""
-
-    items: Sequence[Append]
-    lines: list[tuple[Line, ...] | JournalError]
-    answers: dict[int, JournalError | None] = field(default_factory=dict)
-    planned: dict[int, JournalError | None] = field(default_factory=dict)
-    """Answers that count as soon as what was sent is known to be committed."""
-    heads: dict[str, NewHead] = field(default_factory=dict)
-    """Where the runs stand then."""
-
-    @property
-    def open(self) -> list[int]:
-        """Items without an answer."""
-        return [place for place in range(len(self.items)) if place not in self.answers]
-
-    def runs(self) -> list[str]:
-        """Runs of open items."""
-        return list(dict.fromkeys(self.items[place].run for place in self.open))
-
-    def in_order(self) -> list[JournalError | None]:
-        """All answers, in order of the items."""
-        return [self.answers[place] for place in range(len(self.items))]
-
-
-def _follows(run: str, before: NewHead, head: Any, record: Record) -> tuple[Columns, NewHead]:
-    """`record` after `before`, under `head`."""
-    append = Append(run, head.epoch, (record,))
-    lines = encoded(append)
-    assert not isinstance(lines, JournalError), f"our own record was refused: {lines}"
-    columns = Columns()
-    last = columns.add(append, lines, last=before[1])
-    new = (head.after((record,), now_wall_s=record.wall_s), last)
-    columns.move(run, before, new)
-    return columns, new
-
-
-def _found(connection: Connection, columns: Columns) -> set[str]:
-    """Runs of which the last line that was sent is there."""
-    rows = connection.execute(sql.LANDED, columns.witnesses(), binary=True).fetchall()
-    return {run.decode() for (run,) in rows}
-
-
-def _late(one: _Batch, known: _Known) -> Columns:
-    """The lines of items that come from former owners."""
-    late = Columns()
-    for place, answer in one.planned.items():
-        append, lines = one.items[place], one.lines[place]
-        head = known[append.run]
-        if isinstance(head, JournalError) or isinstance(lines, JournalError) or answer is None:
-            continue
-        if answer.code == "journal.stale_owner" and append.epoch < head[0].epoch:
-            late.add(append, lines, last=b"", keeps_large=False)
-    return late
-
-
-def _rows(connection: Connection, run: str) -> RunRows:
-    header = None
-    if _is_text(run):
-        header = connection.execute(sql.HEADER, (stored(run),), binary=True).fetchone()
-    if header is None:
-        raise unknown_run(run)
-    head = connection.execute(sql.HEAD, (Texts([run]),), binary=True).fetchone()
-    return header, head, connection.execute(sql.LINES, (stored(run),), binary=True).fetchall()
-
-
-def _absent(connection: Connection, run: str) -> JournalError:
-    """Why there is no head of `run`."""
-    if _is_text(run) and connection.execute(sql.HEADER, (stored(run),)).fetchone() is not None:
-        return damaged(run, None, "its state is missing")
-    return unknown_run(run)
-
-
-def _refused_write(row: tuple[Any, ...]) -> RefusedWrite:
-    epoch, held, seq, type_, node, revision, attempt, token, wall_s, data, *rest, at_s = row
-    contract, labels, key_id, payload = rest
-    record = Record(
-        RecordType(type_.decode()),
-        seq,
-        None if node is None else node.decode(),
-        revision,
-        attempt,
-        token,
-        wall_s,
-        json.loads(data) if data else {},
-        contract.decode(),
-        tuple(json.loads(labels)) if labels else (),
-        key_id.decode(),
-        payload,
-    )
-    return RefusedWrite(record, epoch, held, at_s)
-
-
-def _is_text(value: object) -> bool:
-    """Whether PostgreSQL can be asked for `value`: text that UTF-8 can hold."""
-    if not isinstance(value, str):
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
