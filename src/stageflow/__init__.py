@@ -54,6 +54,7 @@ from stageflow.runtime.pipeline import Pipeline, RunStream
 from stageflow.runtime.runtime import Runtime
 from stageflow.runtime.stream import Emitted
 from stageflow.runtime.waiting import Waiting
+from stageflow.runtime.worker import Worker
 
 __all__ = [
     "Adapter",
@@ -98,6 +99,7 @@ __all__ = [
     "Subscription",
     "ValueRefused",
     "Waiting",
+    "Worker",
     "agent",
     "any_of",
     "approval",

@@ -1,4 +1,4 @@
-"""The `stageflow` command: run, runs, resume, waiting, signal, show, draw.
+"""The `stageflow` command: runs, what they ask, their queue and its workers, drawings.
 
 The lab joins by entry point.
 """
@@ -12,9 +12,10 @@ import importlib.metadata
 import json
 import re
 import shlex
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from stageflow.runtime.pipeline import Pipeline
 from stageflow.runtime.recovery import load_target, locate
 from stageflow.runtime.runtime import LOCAL_ROOT, Runtime
 from stageflow.runtime.waiting import Waiting
+from stageflow.runtime.worker import AT_ONCE, DRAIN_S, Worker
 
 _PASSWORD = re.compile(r"(?<=[^/:]):[^:@/]*@")
 """In an address; never shown again."""
@@ -73,6 +75,22 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--quiet", action="store_true", help="no progress, only the output")
     run.set_defaults(handler=_run)
 
+    submit = commands.add_parser("submit", help="queue a run for workers; prints its id")
+    submit.add_argument("target", metavar="MODULE:ATTR")
+    submit.add_argument("--input", action="append", default=[], metavar="NAME=VALUE")
+    submit.add_argument("--tenant", default="default")
+    submit.add_argument("--priority", type=int, default=0, help="higher goes first")
+    submit.set_defaults(handler=_submit)
+
+    worker = commands.add_parser("worker", help="run what is queued, until it is told to stop")
+    worker.add_argument("targets", metavar="MODULE:ATTR", nargs="+")
+    worker.add_argument("--at-once", type=int, default=AT_ONCE, help="runs side by side")
+    worker.add_argument(
+        "--drain-s", type=float, default=DRAIN_S, help="how long SIGTERM lets runs go on"
+    )
+    worker.add_argument("--quiet", action="store_true", help="no progress")
+    worker.set_defaults(handler=_worker)
+
     runs = commands.add_parser("runs", help="list the journalled runs, newest first")
     runs.add_argument("--limit", type=int, default=20)
     runs.set_defaults(handler=_runs)
@@ -94,16 +112,16 @@ def _parser() -> argparse.ArgumentParser:
     waiting.add_argument("--limit", type=int, default=1000, help="how many runs to look at")
     waiting.set_defaults(handler=_waiting)
 
-    signal = commands.add_parser("signal", help="answer a run's question, and let it go on")
-    signal.add_argument("run", metavar="RUN")
-    signal.add_argument("node", metavar="NODE", help="the approval, as `waiting` names it")
-    signal.add_argument("--value", required=True, help="the answer: JSON, or text for a str")
-    signal.add_argument("--by", required=True, metavar="NAME", help="who answers; is kept")
-    signal.add_argument(
+    signal_ = commands.add_parser("signal", help="answer a run's question, and let it go on")
+    signal_.add_argument("run", metavar="RUN")
+    signal_.add_argument("node", metavar="NODE", help="the approval, as `waiting` names it")
+    signal_.add_argument("--value", required=True, help="the answer: JSON, or text for a str")
+    signal_.add_argument("--by", required=True, metavar="NAME", help="who answers; is kept")
+    signal_.add_argument(
         "--shown", metavar="HASH", help="what NAME has seen; refused when it is not what waits"
     )
-    signal.add_argument("--quiet", action="store_true", help="no progress, only the output")
-    signal.set_defaults(handler=_signal)
+    signal_.add_argument("--quiet", action="store_true", help="no progress, only the output")
+    signal_.set_defaults(handler=_signal)
 
     show = commands.add_parser("show", help="what each node of a run got, gave, and how long")
     show.add_argument("run", metavar="RUN")
@@ -114,9 +132,9 @@ def _parser() -> argparse.ArgumentParser:
     draw.add_argument("--form", choices=("text", "mermaid"), default="text")
     draw.set_defaults(handler=_draw)
 
-    for command in (resume, waiting, signal, show):
+    for command in (resume, waiting, signal_, show):
         command.add_argument("--pipeline", metavar="MODULE:ATTR", help="where the pipeline is now")
-    for command in (run, runs, resume, waiting, signal, show):
+    for command in (run, submit, worker, runs, resume, waiting, signal_, show):
         command.add_argument(
             "--root", default=LOCAL_ROOT, metavar="DIR", help="where the journal lies"
         )
@@ -143,6 +161,52 @@ def _run(options: argparse.Namespace) -> int:
         return _report(run, asked, options)
 
     return asyncio.run(go())
+
+
+def _submit(options: argparse.Namespace) -> int:
+    pipeline = load_target(options.target)
+    inputs = _inputs(pipeline, options.input)
+
+    async def go() -> str:
+        async with _runtime(options) as runtime:
+            bound = pipeline.using(
+                runtime=runtime,
+                tenant=options.tenant,
+                priority=options.priority,
+                target=options.target,
+            )
+            return await bound.submit(**inputs)
+
+    sys.stdout.write(f"{asyncio.run(go())}\n")
+    return 0
+
+
+def _worker(options: argparse.Namespace) -> int:
+    pipelines = {target: load_target(target) for target in options.targets}
+
+    async def go() -> None:
+        async with (
+            _runtime(options) as runtime,
+            _progress(options.quiet, line=_worker_line) as events,
+        ):
+            worker = Worker(
+                runtime,
+                pipelines,
+                at_once=options.at_once,
+                drain_s=options.drain_s,
+                events=(events,),
+            )
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, worker.stop)
+            if not options.quiet:
+                sys.stderr.write(f"worker: {len(pipelines)} pipelines, {options.at_once} at once\n")
+            await worker.run()
+            if not options.quiet:
+                sys.stderr.write(f"worker: stopped after {worker.done} runs\n")
+
+    asyncio.run(go())
+    return 0
 
 
 def _resume(options: argparse.Namespace) -> int:
@@ -338,15 +402,16 @@ def _inputs(pipeline: Pipeline[Any], given: Sequence[str]) -> dict[str, Any]:
 
 
 @contextlib.asynccontextmanager
-async def _progress(quiet: bool) -> Any:
+async def _progress(quiet: bool, *, line: Callable[[Event], str] | None = None) -> Any:
     """Tells on standard error what ends, as it ends."""
+    told = _progress_line if line is None else line
     events = Subscription()
 
     async def tell() -> None:
         async for event in events:
-            line = _progress_line(event)
-            if line and not quiet:
-                sys.stderr.write(line)
+            text = told(event)
+            if text and not quiet:
+                sys.stderr.write(text)
 
     telling = asyncio.create_task(tell())
     try:
@@ -363,6 +428,13 @@ def _progress_line(event: Event) -> str:
     if event.type is EventType.QUARANTINED:
         return f"  quarantined {event.reason}: it ignored its cancellation\n"
     return ""
+
+
+def _worker_line(event: Event) -> str:
+    if event.type is not EventType.RUN_ENDED:
+        return ""
+    reason = f"  {event.reason}" if event.reason else ""
+    return f"  {event.status:<9} {event.run}  {event.tenant}  {event.duration_s:.2f} s{reason}\n"
 
 
 def _report(run: Run[Any], asked: Sequence[Waiting], options: argparse.Namespace) -> int:

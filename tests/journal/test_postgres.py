@@ -7,13 +7,12 @@ import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from stageflow.journal.admission import owner_text
 from stageflow.journal.conformance import CHECKS, OWNER_CHECKS, SHARED_CHECKS, check_store
 from stageflow.journal.journal import GroupCommit
 from stageflow.journal.store import Append, Owner, RunHeader, Store
@@ -75,23 +74,6 @@ def role(server: Any) -> Iterator[str]:
     yield name
     server.execute(f"DROP OWNED BY {name} CASCADE")
     server.execute(f"DROP ROLE {name}")
-
-
-@pytest.fixture
-def leased(postgres_server: Any, postgres_url: str) -> Leased:
-    """An owner whose lease holds as long as the block."""
-    schema = postgres_url.partition("schema=")[2]
-
-    @contextmanager
-    def owner(store: Store) -> Iterator[Owner]:
-        one = replace(Owner.this_process(), pid=secrets.randbelow(2**30))
-        yield one
-        postgres_server.execute(
-            f"UPDATE {schema}.leases SET expires = now() - interval '1 s' WHERE owner = %s",
-            (owner_text(one),),
-        )
-
-    return owner
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

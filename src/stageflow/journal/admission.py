@@ -6,7 +6,16 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from stageflow.journal.store import OK, RUNNING, SUSPENDED, Append, Owner, RunHeader, RunSummary
+from stageflow.journal.store import (
+    OK,
+    QUEUED,
+    RUNNING,
+    SUSPENDED,
+    Append,
+    Owner,
+    RunHeader,
+    RunSummary,
+)
 from stageflow.model.errors import JournalError
 from stageflow.model.marks import reached
 from stageflow.model.record import Record, RecordType
@@ -36,7 +45,7 @@ class Head(NamedTuple):
 
     @property
     def is_finished(self) -> bool:
-        return self.status not in (RUNNING, SUSPENDED)
+        return self.status not in (RUNNING, SUSPENDED, QUEUED)
 
     def may_go_on(self, rerun: Sequence[str] | None) -> bool:
         """Whether a claim takes the run over; else it only reads it."""
@@ -61,6 +70,11 @@ class Head(NamedTuple):
 def first_head(owner: Owner, *, now_wall_s: float) -> Head:
     """A run that has an owner and no record yet."""
     return Head(1, owner_text(owner), RUNNING, "", records=0, updated_wall_s=now_wall_s)
+
+
+def queued_head(*, now_wall_s: float) -> Head:
+    """A run that waits for its first owner, and has no record yet."""
+    return Head(1, None, QUEUED, "", records=0, updated_wall_s=now_wall_s)
 
 
 def refusal(append: Append, head: Head, accepted: Accepted) -> JournalError | None:

@@ -16,6 +16,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from stageflow.journal.queue import QueueBounds, QueueStore, Wanted
 from stageflow.journal.store import Append, Owner, RunHeader, RunSummary, Store
 from stageflow.model.errors import JournalError
 from stageflow.model.ids import run_id
@@ -25,6 +26,7 @@ MakeStore = Callable[[], Store]
 OtherOwner = Callable[[Store], AbstractContextManager[Owner]]
 """An owner that is alive, as the store sees it, until the block ends, and dead from then on."""
 RACERS = 4
+_TARGET = "shop:desk"
 RACE_RECORDS = 50
 
 
@@ -336,6 +338,109 @@ def lets_one_of_many_racers_win(store: Store) -> None:
         _expect(there == won, f"thread {racer}: {won} appends acknowledged, {there} written")
 
 
+def queues_runs_that_nobody_owns(store: Store) -> None:
+    """A queued run is in the journal, is taken once, and then is as one that was claimed."""
+    queue = _queue(store)
+    run = _enqueued(queue).run
+    line = _listed(store, run)
+    _expect((line.status, line.owner, line.live) == ("queued", None, False), "it waits, unowned")
+    _expect(store.load(run).records == (_started(),), "its inputs are on record")
+    taken = queue.take(_me(), _wanted())
+    _expect(taken is not None and taken == store.load(run), "the run that waits is taken")
+    assert taken is not None
+    _expect((taken.epoch, taken.status) == (2, "running"), "taking it is a claim")
+    _expect(taken.records[-1].type is RecordType.CLAIMED, "a claim writes CLAIMED")
+    _expect(queue.take(_me(), _wanted()) is None, "it is taken once")
+    other = _enqueued(queue).run
+    _expect(store.claim(other, _me()).epoch == 2, "a queued run can be claimed by its id")
+    _expect(queue.take(_me(), _wanted()) is None, "a claimed run waits no more")
+    _expect(not queue.waiting(), "nobody waits")
+
+
+def serves_priority_then_age(store: Store) -> None:
+    """Within a tenant: higher priority first, then who came first."""
+    queue = _queue(store)
+    runs = [_enqueued(queue, priority=priority).run for priority in (0, 5, 0, 5, -1)]
+    served = [_taken(queue) for _ in runs]
+    _expect(served == [runs[place] for place in (1, 3, 0, 2, 4)], "priority, then age")
+
+
+def serves_tenants_in_turn(store: Store) -> None:
+    """A tenant with a long line, whatever its priority, keeps no other waiting."""
+    queue = _queue(store)
+    tenants = ["a"] * 5 + ["b"] * 2 + ["c"]
+    names = {tenant: run_id() for tenant in "abc"}
+    whose = {_enqueued(queue, priority=9 * (t == "a"), tenant=names[t]).run: t for t in tenants}
+    _expect(dict(queue.waiting()) == {names["a"]: 5, names["b"]: 2, names["c"]: 1}, "who waits")
+    served = "".join(whose[_taken(queue)] for _ in tenants)
+    _expect(served == "abcabaaa", f"tenants take turns, not {served}")
+    late = _enqueued(queue, tenant=names["b"]).run
+    _enqueued(queue, tenant=names["a"])
+    _expect(_taken(queue) == late, "who was served longest ago is next")
+    _taken(queue)
+
+
+def bounds_its_queue(store: Store) -> None:
+    """Past a bound a run is refused whole."""
+    queue = _queue(store)
+    for tenant in ("a", "a", "b"):
+        _enqueued(queue, tenant=tenant)
+    for tenant, bounds in (("a", QueueBounds(9, 2)), ("c", QueueBounds(3, 9))):
+        header = _header(target=_TARGET, tenant=tenant)
+        _refuses("queue.full", partial(_enqueued, queue, header=header, bounds=bounds))
+        _refuses("journal.unknown_run", partial(store.load, header.run))
+    _enqueued(queue, tenant="b", bounds=QueueBounds(4, 2))
+    for _ in range(4):
+        _taken(queue)
+    header = _header(target=None)
+    _refuses("queue.no_target", partial(_enqueued, queue, header=header))
+    _refuses("journal.unknown_run", partial(store.load, header.run))
+
+
+def gives_a_worker_only_what_it_wants(store: Store) -> None:
+    """Other pipelines' runs, and those it passes over, stay where they are."""
+    queue = _queue(store)
+    first, second = _enqueued(queue).run, _enqueued(queue).run
+    other = _enqueued(queue, target="shop:other").run
+    _expect(_taken(queue, passed_over=(first,)) == second, "what is passed over stays")
+    _expect(_taken(queue, passed_over=(first,)) is None, "other pipelines' runs stay")
+    _expect(_taken(queue, targets=()) is None, "a worker without pipelines gets nothing")
+    _expect(_taken(queue) == first and _taken(queue, targets=("shop:other",)) == other, "till then")
+
+
+def gives_each_run_to_one_taker(store: Store) -> None:
+    """Threads that take at once: each run is taken once, and none is left."""
+    queue = _queue(store)
+    runs = {_enqueued(queue).run for _ in range(RACERS * 5)}
+    taken: list[str] = []
+
+    def race() -> None:
+        while (run := _taken(queue)) is not None:
+            taken.append(run)
+
+    threads = [threading.Thread(target=race) for _ in range(RACERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    _expect(sorted(taken) == sorted(runs), "each run was taken once")
+
+
+def takes_orphans_up(store: Store, other_owner: OtherOwner) -> None:
+    """A run whose owner has ended comes before those that wait; not a child, nor for ever."""
+    queue = _queue(store)
+    with other_owner(store) as other:
+        orphan = _created(store, other, target=_TARGET).run
+        child = _created(store, other, target=_TARGET, parent=orphan).run
+        _expect(_taken(queue) is None, "the run of a live owner is nobody's to take")
+        waits = _enqueued(queue).run
+    _expect(_taken(queue, epochs_max=0) == waits, "a run with too many owners is left alone")
+    _expect(_taken(queue) == orphan and store.load(orphan).epoch == 2, "an orphan is taken up")
+    _expect(_taken(queue) is None and store.load(child).epoch == 1, "a child is its parent's")
+    store.release(orphan, 2)
+    _expect(_taken(queue) == orphan, "a released run is taken up")
+
+
 def closes_twice(store: Store) -> None:
     """A second close does nothing."""
     store.close()
@@ -375,6 +480,16 @@ OWNER_CHECKS: tuple[Callable[[Store, OtherOwner], None], ...] = (
     frees_released_runs,
     wakes_suspended_runs,
 )
+QUEUE_CHECKS: tuple[Callable[[Store], None], ...] = (
+    queues_runs_that_nobody_owns,
+    serves_priority_then_age,
+    serves_tenants_in_turn,
+    bounds_its_queue,
+    gives_a_worker_only_what_it_wants,
+    gives_each_run_to_one_taker,
+)
+"""For stores that hold a queue; each wants an empty one."""
+QUEUE_OWNER_CHECKS: tuple[Callable[[Store, OtherOwner], None], ...] = (takes_orphans_up,)
 SHARED_CHECKS: tuple[Callable[[MakeStore], None], ...] = (shows_one_store_what_another_wrote,)
 
 
@@ -454,6 +569,35 @@ def _outcome(seq: int, node: str, *, revision: int = 0) -> Record:
     return Record(RecordType.OUTCOME, seq, node=node, revision=revision, data=data, payload=b"1")
 
 
+def _queue(store: Store) -> Any:
+    _expect(isinstance(store, QueueStore), "the store holds a queue")
+    return store
+
+
+def _wanted(**fields: Any) -> Wanted:
+    plain: dict[str, Any] = {"targets": (_TARGET,), "epochs_max": 10}
+    return Wanted(**{**plain, **fields})
+
+
+def _taken(queue: Any, **fields: Any) -> Any:
+    """The id of the run that is next."""
+    loaded = queue.take(_me(), _wanted(**fields))
+    return None if loaded is None else loaded.header.run
+
+
+def _enqueued(
+    queue: Any,
+    *,
+    header: RunHeader | None = None,
+    priority: int = 0,
+    bounds: QueueBounds = QueueBounds(1_000, 1_000),  # noqa: B008 - immutable
+    **fields: Any,
+) -> RunHeader:
+    header = header or _header(**{"target": _TARGET, **fields})
+    queue.enqueue(header, (_started(),), priority=priority, bounds=bounds)
+    return header
+
+
 def _ended(seq: int, status: str, reason: str) -> Record:
     return Record(RecordType.RUN_ENDED, seq, data={"status": status, "reason": reason})
 
@@ -475,4 +619,12 @@ def _opened(make_store: MakeStore) -> Iterator[Store]:
         store.close()
 
 
-__all__ = ["CHECKS", "OWNER_CHECKS", "SHARED_CHECKS", "another_process", "check_store"]
+__all__ = [
+    "CHECKS",
+    "OWNER_CHECKS",
+    "QUEUE_CHECKS",
+    "QUEUE_OWNER_CHECKS",
+    "SHARED_CHECKS",
+    "another_process",
+    "check_store",
+]

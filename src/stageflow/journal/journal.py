@@ -12,10 +12,11 @@ import asyncio
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from stageflow.journal.queue import QueueBounds, QueueStore, Wanted
 from stageflow.journal.store import (
     Append,
     LoadedRun,
@@ -69,6 +70,34 @@ class Journal(Protocol):
 
     async def close(self) -> None:
         """Write what was appended, then release the store. A second close does nothing."""
+        ...
+
+
+@runtime_checkable
+class QueueJournal(Protocol):
+    """A journal that runs can be queued in; see stageflow.journal.queue."""
+
+    async def enqueue(
+        self,
+        header: RunHeader,
+        records: tuple[Record, ...],
+        *,
+        priority: int,
+        bounds: QueueBounds,
+    ) -> None:
+        """As QueueStore.enqueue."""
+        ...
+
+    async def take(self, wanted: Wanted) -> LoadedRun | None:
+        """As QueueStore.take, for this process."""
+        ...
+
+    async def waiting(self) -> Mapping[str, int]:
+        """As QueueStore.waiting."""
+        ...
+
+    async def release(self, run: str, epoch: int) -> None:
+        """As Store.release."""
         ...
 
 
@@ -148,6 +177,36 @@ class GroupCommit:
 
     async def claim(self, run: str, *, rerun: Sequence[str] | None = None) -> LoadedRun:
         return await self._asked(lambda: self._store.claim(run, self._owner, rerun=rerun))
+
+    async def enqueue(
+        self,
+        header: RunHeader,
+        records: tuple[Record, ...],
+        *,
+        priority: int,
+        bounds: QueueBounds,
+    ) -> None:
+        queue = self._queue_store()
+        await self._asked(lambda: queue.enqueue(header, records, priority=priority, bounds=bounds))
+
+    async def take(self, wanted: Wanted) -> LoadedRun | None:
+        queue = self._queue_store()
+        return await self._asked(lambda: queue.take(self._owner, wanted))
+
+    async def waiting(self) -> Mapping[str, int]:
+        self._check_open()
+        return await asyncio.to_thread(self._queue_store().waiting)
+
+    def _queue_store(self) -> QueueStore:
+        if isinstance(self._store, QueueStore):
+            return self._store
+        raise JournalError(
+            "queue.no_store",
+            "the journal's store has no queue",
+            expected="a store that implements QueueStore",
+            got=type(self._store).__name__,
+            fix="keep the journal in PostgreSQL or SQLite",
+        )
 
     async def release(self, run: str, epoch: int) -> None:
         """As Store.release: lets go of an unfinished run."""

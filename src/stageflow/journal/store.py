@@ -18,6 +18,8 @@ from stageflow.model.record import Record
 
 RUNNING = "running"
 """Status of a run without a RUN_ENDED record, or claimed again after it was suspended."""
+QUEUED = "queued"
+"""Status of a run that waits for its first owner."""
 SUSPENDED = "suspended"
 """Status of a run that waits without an owner; the one ending that any claim undoes."""
 OK = "ok"
@@ -85,7 +87,8 @@ class RunSummary:
 
     header: RunHeader
     status: str
-    """"running", "suspended", a final status, or "damaged" when the run's state can't be read."""
+    """"queued", "running", "suspended", a final status, or "damaged" when the run's state can't be
+    read."""
     reason: str
     records: int
     epoch: int

@@ -373,14 +373,15 @@ class Driver(Sparse):
                     self.scheduler.restate_end()
                 await self.history.commit(self)
             else:
-                self.first = self._start()
+                self.first = self.begin()
                 await self.history.create(self)
 
     def _ends(self) -> bool:
         """True when the run's end is among the records to be written."""
         return any(record.type is RecordType.RUN_ENDED for record in self.scheduler.records)
 
-    def _start(self) -> list[Action]:
+    def begin(self) -> list[Action]:
+        """The scheduler starts, with the inputs that are there."""
         absent = []
         for spec in self.plan.inputs.values():
             if spec.node is not None:
@@ -399,7 +400,7 @@ class Driver(Sparse):
         if self.deadline_s is not None and self.parent is None:
             self.timer = self.loop.call_at(self.deadline_s, self._deadline)
         if not self.recovered:
-            first = self._start() if self.history is None else self.first
+            first = self.begin() if self.history is None else self.first
         assert first is not None
         self.is_open = True
         if self.opened is not None:
@@ -485,6 +486,21 @@ class Driver(Sparse):
         elif self.end is None:
             reached("run_cancelled")
             self._step_aside(self.scheduler.cancel(reason, status=status))
+
+    def let_go(self) -> None:
+        """Stops everything here and writes nothing more: somebody else is to go on with the run."""
+        if self.end is None and self.bug is None and self.history is not None:
+            self.history.is_closed = True
+            self._crash(
+                JournalError(
+                    "journal.let_go",
+                    f"run {self.identity.run!r} was let go before it had ended",
+                    pipeline=self.plan.name,
+                    expected="a worker that goes on until its runs have ended",
+                    got="a worker that was stopped",
+                    fix="nothing is lost: another worker goes on with it, or runtime.resume(run)",
+                )
+            )
 
     def lose(self) -> None:
         """Another process has taken the run over: everything here stops, and nothing counts."""

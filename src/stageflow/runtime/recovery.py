@@ -40,30 +40,26 @@ async def recovered(
     rerun: Collection[str],
     events: Sequence[Subscription],
     seen: LoadedRun | None = None,
+    claimed: LoadedRun | None = None,
 ) -> tuple[Driver, list[Action]]:
     """A driver that stands where the run stood, and the actions with which it goes on.
 
-    `seen` is what the journal holds of the run, when the caller has looked already.
+    `seen` is what the journal holds of the run, when the caller has looked already; `claimed`,
+    when the caller has claimed it.
     """
-    journal = runtime.journal
-    if journal is None:
-        runtime._needs_journal()
-        raise AssertionError
-    if seen is None:
-        seen = await journal.load(run)
+    journal = runtime.needs_journal()
+    known = claimed or seen or await journal.load(run)
     if pipeline is None:
-        pipeline = locate(seen.header)
+        pipeline = locate(known.header)
     plan = pipeline.plan
-    check_unchanged(plan, seen)
+    check_unchanged(plan, known)
     for name in rerun:
         plan.find(name)
-    loaded = seen
-    if seen.status != "ok":
+    loaded = known
+    if claimed is None and known.status != "ok":
         loaded = await journal.claim(run, rerun=sorted(rerun))
-    scheduler = Scheduler(pipeline.program, seed=loaded.header.seed)
-    replay(scheduler, loaded.records)
-    driver = _driver(runtime, pipeline, loaded, scheduler, events)
-    _restore(driver, loaded)
+    driver = restored(runtime, pipeline, loaded, events=events)
+    scheduler = driver.scheduler
     if scheduler.ending is not None and scheduler.running == 0:
         driver.needs_end = loaded.status == RUNNING
         if not driver.needs_end:
@@ -93,6 +89,21 @@ def _drop_old_times(driver: Driver) -> None:
     for record in driver.scheduler.records:
         if record.type is RecordType.ASKED:
             driver.due_wall_s.pop(driver.plan.index[record.node or ""], None)
+
+
+def restored(
+    runtime: Runtime,
+    pipeline: Pipeline[Any],
+    loaded: LoadedRun,
+    *,
+    events: Sequence[Subscription],
+) -> Driver:
+    """A driver that knows what the run's records tell, and has not taken anything up."""
+    scheduler = Scheduler(pipeline.program, seed=loaded.header.seed)
+    replay(scheduler, loaded.records)
+    driver = _driver(runtime, pipeline, loaded, scheduler, events)
+    _restore(driver, loaded)
+    return driver
 
 
 def _on_time(actions: list[Action], loaded: LoadedRun, driver: Driver) -> list[Action]:

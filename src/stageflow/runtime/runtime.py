@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stageflow.journal.journal import Journal
 from stageflow.journal.opening import opened
-from stageflow.journal.store import LoadedRun, RunHeader, RunSummary, TellsLosses
+from stageflow.journal.store import QUEUED, SUSPENDED, LoadedRun, RunHeader, RunSummary, TellsLosses
 from stageflow.model.errors import BuildError, JournalError, StageflowError
 from stageflow.model.identity import Identity
 from stageflow.model.ids import run_id
@@ -29,6 +29,7 @@ from stageflow.runtime.outcome import Run
 from stageflow.runtime.processes import ProcessPool
 from stageflow.runtime.recovery import recovered
 from stageflow.runtime.stream import StreamQueue
+from stageflow.runtime.submission import result
 from stageflow.runtime.threads import ThreadPool
 from stageflow.runtime.waiting import Waiting, questions, reopened_for
 from stageflow.scheduler import Action
@@ -110,11 +111,11 @@ class Runtime:
 
     async def runs(self, *, tenant: str | None = None, limit: int = 50) -> list[RunSummary]:
         """The latest runs in the journal, newest first."""
-        return await self._needs_journal().runs(tenant=tenant, limit=limit)
+        return await self.needs_journal().runs(tenant=tenant, limit=limit)
 
     async def load(self, run: str) -> LoadedRun:
         """A run's whole history. JournalError `journal.unknown_run`."""
-        return await self._needs_journal().load(run)
+        return await self.needs_journal().load(run)
 
     async def resume(
         self,
@@ -146,6 +147,16 @@ class Runtime:
             )
             self.active[run] = driver
         return await driver.execute(actions)
+
+    async def result(
+        self, run: str, *, wait_s: float = 0.0, pipeline: Pipeline[Any] | None = None
+    ) -> Run[Any]:
+        """The account of a run that has ended or is suspended, whoever ran it; changes nothing.
+
+        Waits for it at most `wait_s`, then raises RunError `run.not_over`. `pipeline` is needed
+        when the run does not know where its pipeline is defined.
+        """
+        return await result(self, run, pipeline=pipeline, wait_s=wait_s)
 
     async def waiting(self, run: str, *, pipeline: Pipeline[Any] | None = None) -> list[Waiting]:
         """The questions of a run that wait for people, with what is shown. Changes nothing."""
@@ -187,11 +198,13 @@ class Runtime:
     async def cancel(
         self, run: str, *, reason: str = "by_user", pipeline: Pipeline[Any] | None = None
     ) -> Run[Any]:
-        """Ends a run of this runtime, or a suspended one, as cancelled."""
+        """Ends a run of this runtime, or a suspended or queued one, as cancelled."""
         async with self._turn(run):
             driver = self.active.get(run)
             if driver is None:
-                driver, actions = await reopened_for(self, run, pipeline=pipeline, events=())
+                driver, actions = await reopened_for(
+                    self, run, pipeline=pipeline, events=(), statuses=(SUSPENDED, QUEUED)
+                )
                 cancelled = driver.scheduler.cancel(reason)
                 # Nothing is cancelled where the time of a question is over: the run ends for that.
                 return await driver.execute(going_on(actions, cancelled) if cancelled else actions)
@@ -220,7 +233,8 @@ class Runtime:
         self._owed.add(task)
         task.add_done_callback(self._owed.discard)
 
-    def _needs_journal(self) -> Journal:
+    def needs_journal(self) -> Journal:
+        """The journal; BuildError "runtime.no_journal" when runs are kept in memory only."""
         if self.journal is None:
             raise BuildError(
                 "runtime.no_journal",

@@ -13,6 +13,7 @@ from typing import Any
 
 import psycopg
 
+from stageflow.journal.postgres import waiting
 from stageflow.model.errors import JournalError
 
 SCHEMA_VERSION = 1
@@ -29,7 +30,7 @@ _ISOLATED = "".join(
 ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;
 ALTER TABLE {table} FORCE ROW LEVEL SECURITY;
 CREATE POLICY one_tenant ON {table} USING {_SEES} WITH CHECK {_SEES};"""
-    for table in ("runs", "heads", "records", "contents", "refused")
+    for table in ("runs", "heads", "records", "contents", "refused", "queue", "served")
 )
 _FIRST = f"""
 CREATE TABLE runs (
@@ -60,6 +61,7 @@ CREATE TABLE refused (
   key_id text NOT NULL, payload bytea, refused_at timestamptz NOT NULL DEFAULT clock_timestamp());
 CREATE INDEX refused_by_run ON refused (run, id);
 CREATE TABLE leases (owner text PRIMARY KEY, expires timestamptz NOT NULL);
+{waiting.SCHEMA}
 {_ISOLATED}
 """
 _MIGRATIONS = (_FIRST,)

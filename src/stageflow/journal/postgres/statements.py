@@ -114,7 +114,7 @@ SELECT run FROM unnest(%s, %s, %s) AS line(run, seq, checksum)
 """
 MADE = """
 SELECT 1 FROM runs JOIN heads USING (run)
-WHERE run = %s AND runs.checksum = %s AND owner IS NOT DISTINCT FROM %s
+WHERE run = %s AND runs.checksum = %s AND (%s::text IS NULL OR owner = %s)
 """
 REFUSE = f"""
 INSERT INTO refused (run, tenant, held_epoch, epoch, seq, type, node, revision, attempt, token,

@@ -16,7 +16,6 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import psycopg
@@ -26,11 +25,10 @@ from stageflow.journal.admission import (
     claim_refusal,
     first_head,
     owner_text,
-    refusal,
-    run_exists,
+    queued_head,
 )
-from stageflow.journal.line import encoded, header_checksum, header_text
 from stageflow.journal.postgres import statements as sql
+from stageflow.journal.postgres import waiting
 from stageflow.journal.postgres.access import (
     Connection,
     Work,
@@ -41,12 +39,14 @@ from stageflow.journal.postgres.access import (
 )
 from stageflow.journal.postgres.address import Address, parsed
 from stageflow.journal.postgres.batch import Batch, follows
+from stageflow.journal.postgres.creation import Creation
 from stageflow.journal.postgres.lease import BEATS, Heartbeat
 from stageflow.journal.postgres.link import Link, Watch, is_lost
 from stageflow.journal.postgres.packing import Texts, stored
 from stageflow.journal.postgres.rows import absent, found, is_text, refused_write, run_rows
 from stageflow.journal.postgres.schema import prepare
 from stageflow.journal.postgres.statements import Columns, NewHead
+from stageflow.journal.queue import QueueBounds, Wanted, passing_over, target_of
 from stageflow.journal.store import (
     Append,
     LoadedRun,
@@ -57,7 +57,6 @@ from stageflow.journal.store import (
 )
 from stageflow.journal.verification import (
     verified_head,
-    verified_header,
     verified_run,
     verified_summary,
 )
@@ -70,6 +69,8 @@ HEADS_MAX = 100_000
 _LISTING_MAX = 1_000_000
 
 T = TypeVar("T")
+_Claimed = tuple[LoadedRun, NewHead | None]
+"""A run, and where it stands now that it was claimed; None when it was only read."""
 
 
 class PostgresStore:
@@ -134,52 +135,20 @@ class PostgresStore:
     # -- the protocol ------------------------------------------------------------------------
 
     def create(self, header: RunHeader, owner: Owner, records: tuple[Record, ...]) -> int:
-        text = header_text(header)
         self._check_tenant(header)
-        first = Append(header.run, 1, records)
-        lines = encoded(first)
-        head = first_head(owner, now_wall_s=self._wall_s())
-        refused = lines if isinstance(lines, JournalError) else None
-        refused = refused or refusal(first, head, lambda *_: None)
-        if refused is not None or isinstance(lines, JournalError):
-            assert refused is not None, "lines that are an error are the refusal"
-            raise refused
-        start = header_checksum(text)
-        columns = Columns()
-        head, last = (
-            head.after(records, now_wall_s=head.updated_wall_s),
-            columns.add(first, lines, last=start),
-        )
-        columns.move(header.run, None, (head, last))
-        key = stored(header.run)
-        holder = None if head.owner_text is None else stored(head.owner_text)
+        creation = Creation(header, first_head(owner, now_wall_s=self._wall_s()), records)
 
-        def do(connection: Connection) -> int:
-            work.landed = landed
-            parameters = columns.parameters() | {
-                "at": key,
-                "tenant": stored(header.tenant),
-                "created_wall_s": header.created_wall_s,
-                "header": text,
-                "start": start,
-                "lease_s": self._address.lease_s,
-                "renews": self._must_renew(),
-            }
-            if connection.execute(sql.CREATE, parameters, prepare=True, binary=True).fetchone():
-                return 1
-            row = connection.execute(sql.HEADER, (key,), binary=True).fetchone()
-            # Another tenant's run can't be seen: nothing is told of it.
-            other = replace(header, tenant="") if row is None else None
-            raise run_exists(header, other or verified_header(header.run, row)[0])  # type: ignore[arg-type]
-
-        def landed(connection: Connection) -> int | None:
-            return 1 if connection.execute(sql.MADE, (key, start, holder)).fetchone() else None
+        def do(connection: Connection) -> bool:
+            work.landed = lambda again: creation.is_there(again) or None
+            lease_s = self._address.lease_s if self._must_renew() else None
+            creation.insert(connection, lease_s=lease_s)
+            return True
 
         work = Work(do)
         with self._writes():
-            durably(self._writer, work, away_s=self._address.away_s)
+            self._durably(work)
             self._renewed()
-            self._drives(header.run, (head, last))
+            self._drives(header.run, creation.new)
         return 1
 
     def commit(self, batch: Sequence[Append]) -> list[JournalError | None]:
@@ -194,37 +163,21 @@ class PostgresStore:
 
         work = Work(do)
         with self._writes():
-            return durably(self._writer, work, away_s=self._address.away_s) if batch else []
+            return self._durably(work) if batch else []
 
     def claim(self, run: str, owner: Owner, *, rerun: Sequence[str] | None = None) -> LoadedRun:
-        def do(connection: Connection) -> tuple[LoadedRun, NewHead | None]:
+        def do(connection: Connection) -> _Claimed:
             with connection.transaction():
-                loaded, before = self._claimable(connection, run, owner, rerun)
-                if before is None:
-                    return loaded, None
-                head = before[0].claimed(owner)
-                record = claim_record(head, wall_s=self._wall_s(), rerun=rerun)
-                columns, new = follows(run, before, head, record)
-                assert head.owner_text is not None, "a claimed run has its owner"
-                lease = (stored(head.owner_text), self._address.lease_s)
-                records = (*loaded.records, record)
-                loaded = LoadedRun(loaded.header, head.epoch, head.status, head.reason, records)
-                work.landed = lambda again: (loaded, new) if found(again, columns) else None
-                connection.execute(sql.LEASE, lease)
-                connection.execute(sql.WRITE, columns.parameters(), binary=True)
-                return loaded, new
+                return self._claimed(connection, run, owner, rerun, work)
 
         work = Work(do)
         with self._writes():
-            loaded, new = durably(self._writer, work, away_s=self._address.away_s)
-            if new is not None:
-                self._drives(run, new)
-        return loaded
+            return self._taken(self._durably(work))
 
     def release(self, run: str, epoch: int) -> None:
         work = Work(lambda connection: self._released(connection, {run: epoch}))
         with self._writes():
-            durably(self._writer, work, away_s=self._address.away_s)
+            self._durably(work)
 
     def load(self, run: str) -> LoadedRun:
         rows = self._read(lambda connection: run_rows(connection, run))
@@ -267,6 +220,54 @@ class PostgresStore:
     def when_lost(self, tell: Callable[[str], None]) -> None:
         """`tell` is called, on another thread, with each run that another owner has taken."""
         self._tell_lost = tell
+
+    # -- the queue ---------------------------------------------------------------------------
+
+    def enqueue(
+        self,
+        header: RunHeader,
+        records: tuple[Record, ...],
+        *,
+        priority: int,
+        bounds: QueueBounds,
+    ) -> None:
+        self._check_tenant(header)
+        target_of(header)
+        creation = Creation(header, queued_head(now_wall_s=self._wall_s()), records)
+        schema = self._address.schema
+
+        def do(connection: Connection) -> bool:
+            work.landed = lambda again: creation.is_there(again) or None
+            with connection.transaction():
+                waiting.put(connection, header, priority=priority, bounds=bounds, schema=schema)
+                creation.insert(connection, lease_s=None)
+            return True
+
+        work = Work(do)
+        with self._writes():
+            self._durably(work)
+
+    def take(self, owner: Owner, wanted: Wanted) -> LoadedRun | None:
+        def do(connection: Connection) -> _Claimed | None:
+            still = wanted
+            with connection.transaction():
+                while True:
+                    run = waiting.orphan(connection, still) or waiting.pick(connection, still)
+                    if run is None:
+                        return None
+                    try:
+                        return self._claimed(connection, run, owner, None, work)
+                    except JournalError as error:
+                        still = passing_over(run, still, error)
+                        waiting.remove(connection, run)
+
+        work: Work[_Claimed | None] = Work(do)
+        with self._writes():
+            claimed = self._durably(work)
+            return None if claimed is None else self._taken(claimed)
+
+    def waiting(self) -> Mapping[str, int]:
+        return self._read(waiting.counts)
 
     def close(self) -> None:
         """Gives back the runs that are still driven here; a second close does nothing."""
@@ -359,10 +360,15 @@ class PostgresStore:
         one.planned, one.heads = {}, {}
         return None if one.open else one.in_order()
 
-    def _claimable(
-        self, connection: Connection, run: str, owner: Owner, rerun: Sequence[str] | None
-    ) -> tuple[LoadedRun, NewHead | None]:
-        """The run under a lock, and its head if `owner` may take it; None when it only reads."""
+    def _claimed(
+        self,
+        connection: Connection,
+        run: str,
+        owner: Owner,
+        rerun: Sequence[str] | None,
+        work: Work[Any],
+    ) -> _Claimed:
+        """The run as `owner` has it from now on; as it is when nobody can have it any more."""
         if is_text(run):
             connection.execute("SELECT 1 FROM heads WHERE run = %s FOR UPDATE", (stored(run),))
         loaded, head, last = verified_run(run, run_rows(connection, run))
@@ -375,7 +381,16 @@ class PostgresStore:
         refused = claim_refusal(run, head, owner, is_alive=lambda _: live)
         if refused is not None:
             raise refused
-        return loaded, (head, last)
+        claimed = head.claimed(owner)
+        record = claim_record(claimed, wall_s=self._wall_s(), rerun=rerun)
+        columns, new = follows(run, (head, last), claimed, record)
+        records = (*loaded.records, record)
+        loaded = LoadedRun(loaded.header, claimed.epoch, claimed.status, claimed.reason, records)
+        work.landed = lambda again: (loaded, new) if found(again, columns) else None
+        connection.execute(sql.LEASE, (stored(owner_text(owner)), self._address.lease_s))
+        connection.execute(sql.WRITE, columns.parameters(), binary=True)
+        waiting.remove(connection, run)
+        return loaded, new
 
     def _released(self, connection: Connection, runs: Mapping[str, int]) -> None:
         """Leaves unfinished runs to nobody; passes over those that are not theirs any more."""
@@ -391,6 +406,12 @@ class PostgresStore:
                 connection.execute(sql.WRITE, columns.parameters(), binary=True)
         for run, epoch in runs.items():
             self._forget(run, epoch)
+
+    def _taken(self, claimed: _Claimed) -> LoadedRun:
+        loaded, new = claimed
+        if new is not None:
+            self._drives(loaded.header.run, new)
+        return loaded
 
     # -- what is known here ------------------------------------------------------------------
 
@@ -445,6 +466,9 @@ class PostgresStore:
             self._check_open()
             with translated("journal.write_failed"):
                 yield
+
+    def _durably(self, work: Work[T]) -> T:
+        return durably(self._writer, work, away_s=self._address.away_s)
 
     def _read(self, work: Callable[[Connection], T]) -> T:
         self._begin_anew_in_child()
