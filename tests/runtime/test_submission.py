@@ -146,13 +146,15 @@ async def test_no_tenant_starves_another(runtime: Runtime) -> None:
 
 async def test_a_worker_runs_at_most_so_many_at_once(runtime: Runtime) -> None:
     running, most = 0, 0
+    three = asyncio.Barrier(3)
 
     @transform
     async def counts(text: str) -> str:
         nonlocal running, most
         running += 1
         most = max(most, running)
-        await asyncio.sleep(0.01)
+        await three.wait()  # fewer at once would never get past this
+        await asyncio.sleep(0)
         running -= 1
         return text
 
