@@ -15,6 +15,7 @@ import pytest
 
 from stageflow.journal.conformance import CHECKS, OWNER_CHECKS, SHARED_CHECKS, check_store
 from stageflow.journal.journal import GroupCommit
+from stageflow.journal.queue import QueueBounds, Wanted
 from stageflow.journal.store import Append, Owner, RunHeader, Store
 from stageflow.model.errors import BuildError, JournalError
 from stageflow.model.marks import MarkCounts, counting
@@ -162,6 +163,8 @@ def test_a_tenants_role_cannot_look_further_by_its_settings(
         for grant in (f"USAGE ON SCHEMA {schema}",
                       f"SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA {schema}"):  # fmt: skip
             postgres_server.execute(f"GRANT {grant} TO {other_role}")
+        for grant in (f"DELETE ON {schema}.queue", f"USAGE ON SEQUENCE {schema}.services"):
+            postgres_server.execute(f"GRANT {grant} TO {other_role}")
         url = as_role(postgres_url, other_role)
         with closing(PostgresStore(url)) as curious:
             assert curious.runs() == [] and curious.runs(tenant="acme") != []
@@ -172,8 +175,12 @@ def test_a_tenants_role_cannot_look_further_by_its_settings(
         with closing(PostgresStore(f"{url}&tenant=acme")) as acme:
             assert [line.header.run for line in acme.runs()] == ["ours"]
             acme.create(header("n", "acme"), ME, (STARTED,))
+            queued = replace(header("q", "acme"), target="shop:desk")
+            acme.enqueue(queued, (STARTED,), priority=0, bounds=QueueBounds(1, 1))
+            taken = acme.take(ME, Wanted(("shop:desk",), 9))
+            assert taken is not None and taken.header.run == "q"
         with psycopg.connect(url.partition("?")[0], autocommit=True) as raw:
-            for table in ("runs", "heads", "records", "contents", "refused"):
+            for table in ("runs", "heads", "records", "contents", "refused", "queue", "served"):
                 assert raw.execute(f"SELECT count(*) FROM {schema}.{table}").fetchone() == (0,)
 
 

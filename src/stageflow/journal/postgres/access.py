@@ -23,6 +23,8 @@ from stageflow.model.marks import reached
 
 ROLLED_BACK_MAX = 5
 """How often a transaction is done again that the database rolled back."""
+HOPE_S = 1.0
+"""How long after a failure, once patience has ended, nobody tries again."""
 _WAIT_S = (0.0, 0.05, 0.2, 0.5, 1.0)
 """Between attempts to reach the database; the last one again and again."""
 _DAMAGE = ("XX001", "XX002", "42P01", "42703", "42883", "42P10", "23", "22P0")
@@ -43,70 +45,86 @@ class Work(Generic[T]):
     be done. `do` sets it before it sends what may be committed; None until then."""
 
 
-def durably(link: Link, work: Work[T], *, away_s: float) -> T:
-    """The result of `work`, once it is certain that it was committed.
+class Access:
+    """A link, and the patience with the database behind it. For one thread at a time."""
 
-    Raises "journal.unreachable" when the database stays away, and what the work raises.
-    """
-    doubted: Backend | None = None
-    patience = _Patience(away_s)
-    rolled_back = 0
-    while True:
-        try:
-            connection = link.open()
-            with link.awaited():
-                if doubted is not None:
-                    link.end(doubted)
-                    doubted = None
-                    done = None if work.landed is None else work.landed(connection)
-                    if done is not None:
-                        reached("unknown_append_found")
-                        return done
-                return work.do(connection)
-        except psycopg.Error as error:
-            if is_rolled_back(error) and rolled_back < ROLLED_BACK_MAX:
-                rolled_back += 1
-                continue
-            if not is_lost(error):
-                raise
-            reached("connection_lost")
-            doubted = doubted or link.backend
-            link.drop()
-            patience.wait(error)
-
-
-def read(link: Link, work: Callable[[Connection], T], *, away_s: float) -> T:
-    """The result of `work` over one state of the database. Raises "journal.unreachable"."""
-    patience = _Patience(away_s)
-    while True:
-        try:
-            connection = link.open()
-            with link.awaited(), connection.transaction():
-                connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-                return work(connection)
-        except psycopg.Error as error:
-            if not is_lost(error):
-                raise
-            link.drop()
-            patience.wait(error)
-
-
-class _Patience:
-    """Waits between attempts, and ends them."""
-
-    def __init__(self, away_s: float) -> None:
+    def __init__(self, link: Link, *, away_s: float) -> None:
+        self.link = link
         self._away_s = away_s
-        self._until_s: float | None = None
+        self._away_until_s: float | None = None
+        """Monotonic: when patience ends; None while the database is there."""
         self._tries = 0
+        self._failure: psycopg.Error | None = None
+        self._failed_s = 0.0
 
-    def wait(self, error: psycopg.Error) -> None:
+    def durably(self, work: Work[T]) -> T:
+        """The result of `work`, once it is certain that it was committed.
+
+        Raises "journal.unreachable" when the database stays away, and what the work raises.
+        """
+        doubted: Backend | None = None
+        rolled_back = 0
+        self._check_hope()
+        while True:
+            try:
+                connection = self.link.open()
+                with self.link.awaited():
+                    if doubted is not None:
+                        self.link.end(doubted)
+                        doubted = None
+                        done = None if work.landed is None else work.landed(connection)
+                        if done is not None:
+                            reached("unknown_append_found")
+                            return self._there(done)
+                    return self._there(work.do(connection))
+            except psycopg.Error as error:
+                if is_rolled_back(error) and rolled_back < ROLLED_BACK_MAX:
+                    rolled_back += 1
+                    continue
+                if not is_lost(error):
+                    raise
+                reached("connection_lost")
+                doubted = doubted or self.link.backend
+                self.link.drop()
+                self._wait(error)
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """The result of `work` over one state of the database. Raises "journal.unreachable"."""
+        self._check_hope()
+        while True:
+            try:
+                connection = self.link.open()
+                with self.link.awaited(), connection.transaction():
+                    connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+                    result = work(connection)
+                return self._there(result)
+            except psycopg.Error as error:
+                if not is_lost(error):
+                    raise
+                self.link.drop()
+                self._wait(error)
+
+    def _there(self, result: T) -> T:
+        self._away_until_s, self._tries = None, 0
+        return result
+
+    def _check_hope(self) -> None:
+        """Whoever stood in line while the database was away fails at once, not one by one."""
+        until_s, now_s = self._away_until_s, time.monotonic()
+        if until_s is not None and until_s <= now_s < self._failed_s + HOPE_S:
+            assert self._failure is not None, "a database that is away has failed"
+            raise unreachable(self._failure, away_s=self._away_s) from self._failure
+
+    def _wait(self, error: psycopg.Error) -> None:
         """Before another attempt; "journal.unreachable" when there was time enough."""
         now_s = time.monotonic()
-        if self._until_s is None:
-            self._until_s = now_s + self._away_s
-        if now_s >= self._until_s:
+        self._failure, self._failed_s = error, now_s
+        if self._away_until_s is None:
+            self._away_until_s = now_s + self._away_s
+        if now_s >= self._away_until_s:
             raise unreachable(error, away_s=self._away_s) from error
-        time.sleep(min(_WAIT_S[min(self._tries, len(_WAIT_S) - 1)], self._until_s - now_s))
+        wait_s = _WAIT_S[min(self._tries, len(_WAIT_S) - 1)]
+        time.sleep(min(wait_s, self._away_until_s - now_s))
         self._tries += 1
 
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import psycopg
 
 from stageflow.journal.postgres.link import Link
 from stageflow.journal.postgres.packing import Integers, Texts
+from stageflow.model.errors import JournalError
 
 BEATS = 3
 """Beats in the life of a lease: two may be lost before it expires."""
@@ -43,7 +45,7 @@ class Heartbeat:
     """One daemon thread, from the first run until `stop`.
 
     `driven` gives the runs that are driven here now; `lost` is told, on the thread, of those that
-    another owner has.
+    another owner has. `also` is done with each beat, over its connection.
     """
 
     def __init__(
@@ -53,11 +55,13 @@ class Heartbeat:
         *,
         driven: Callable[[], Driven],
         lost: Callable[[str], None],
+        also: Callable[[psycopg.Connection[Any]], None],
     ) -> None:
         self.link = link
         self._lease_s = lease_s
         self._driven = driven
         self._lost = lost
+        self._also = also
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -84,7 +88,7 @@ class Heartbeat:
             try:
                 self.beat()
                 wait_s = every_s
-            except psycopg.Error:
+            except (psycopg.Error, JournalError):
                 # The database is away, or refuses: what this means for the runs is for their next
                 # append to say. The next beat needs another connection.
                 self.link.drop()
@@ -95,10 +99,11 @@ class Heartbeat:
         """Renews the leases of this process; when one had lapsed, looks for runs that were lost."""
         driven = self._driven()
         owners = Texts(sorted({owner for _, owner in driven.values()}))
-        if not driven:
-            return
         connection = self.link.open()
         with self.link.awaited():
+            self._also(connection)
+            if not driven:
+                return
             rows = connection.execute(_RENEW, (owners, self._lease_s, owners)).fetchall()
             if all(was_held for (was_held,) in rows):
                 return

@@ -28,17 +28,31 @@ _GIVEN_LINES = """unnest(%(l_run)s, %(l_seq)s, %(l_epoch)s, %(l_type)s, %(l_node
   labels, key_id, payload, content, previous, checksum)"""
 _LINE_COLUMNS = """(run, seq, tenant, epoch, type, node, revision, attempt, token, wall_s, accepted,
   data, contract, labels, key_id, payload, content, previous, checksum)"""
-_ADD_LINES = f"""
-INSERT INTO records {_LINE_COLUMNS}
-SELECT line.run, seq, tenant, epoch, type, node, revision, attempt, token, wall_s, accepted, data,
-  contract, labels, key_id, payload, content, previous, checksum
-FROM {_GIVEN_LINES} JOIN moved ON moved.run = line.run"""
-_ADD_CONTENTS = """
-INSERT INTO contents (tenant, content, payload)
-SELECT tenant, content, payload
-FROM unnest(%(c_run)s, %(c_content)s, %(c_payload)s) AS large(run, content, payload)
-  JOIN moved ON moved.run = large.run
-ON CONFLICT DO NOTHING"""
+
+
+def _added(tenant: str, where: str) -> str:
+    """Inserts of lines and of large payloads, as parts of a statement with `moved`."""
+    return f"""
+large AS (
+  INSERT INTO contents (tenant, content, payload)
+  SELECT {tenant.format("large")}, content, payload
+  FROM unnest(%(c_run)s, %(c_content)s, %(c_payload)s) AS large(run, content, payload)
+  WHERE {where.format("large")}
+  ON CONFLICT DO NOTHING),
+added AS (
+  INSERT INTO records {_LINE_COLUMNS}
+  SELECT run, seq, {tenant.format("line")}, epoch, type, node, revision, attempt, token, wall_s,
+    accepted, data, contract, labels, key_id, payload, content, previous, checksum
+  FROM {_GIVEN_LINES}
+  WHERE {where.format("line")})"""
+
+
+_ADD = _added(
+    "(SELECT tenant FROM heads WHERE heads.run = {0}.run)",
+    # As a condition of its own, the list of runs would be joined: each line with each head.
+    "CASE WHEN {0}.run IN (SELECT run FROM moved) THEN true ELSE false END",
+)
+_ADD_TO_NEW = _added("%(tenant)s", "EXISTS (SELECT FROM moved)")
 WRITE = f"""
 WITH moved AS (
   UPDATE heads SET epoch = h.epoch, owner = h.owner, status = h.status, reason = h.reason,
@@ -48,8 +62,7 @@ WITH moved AS (
     AS h(run, before, epoch, owner, status, reason, records, updated_wall_s, last, checksum)
   WHERE heads.run = h.run AND heads.checksum = h.before
   RETURNING heads.run, heads.tenant),
-large AS ({_ADD_CONTENTS}),
-added AS ({_ADD_LINES})
+{_ADD}
 SELECT run FROM moved
 """
 CREATE = f"""
@@ -71,8 +84,7 @@ leased AS (
   SELECT owner, clock_timestamp() + make_interval(secs => %(lease_s)s) FROM unnest(%(owner)s)
     AS h(owner) WHERE %(renews)s AND owner IS NOT NULL
   ON CONFLICT (owner) DO UPDATE SET expires = excluded.expires),
-large AS ({_ADD_CONTENTS}),
-added AS ({_ADD_LINES})
+{_ADD_TO_NEW}
 SELECT run FROM moved
 """
 LEASE = """

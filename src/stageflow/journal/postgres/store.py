@@ -29,14 +29,7 @@ from stageflow.journal.admission import (
 )
 from stageflow.journal.postgres import statements as sql
 from stageflow.journal.postgres import waiting
-from stageflow.journal.postgres.access import (
-    Connection,
-    Work,
-    durably,
-    read,
-    translated,
-    unreachable,
-)
+from stageflow.journal.postgres.access import Access, Connection, Work, translated, unreachable
 from stageflow.journal.postgres.address import Address, parsed
 from stageflow.journal.postgres.batch import Batch, follows
 from stageflow.journal.postgres.creation import Creation
@@ -104,14 +97,23 @@ class PostgresStore:
         """Where the runs stand that were written last; a guess, which every statement checks."""
         self._driven: dict[str, tuple[int, str]] = {}
         """Runs that were created or claimed here and have not ended: epoch, owner's text."""
+        self._left: dict[str, int] = {}
+        """Runs whose appends failed because the database was away, and their epochs: nobody drives
+        them any more, and once it is back they are to be released."""
         self._renewed_s: float | None = None
         """When a statement of `_writer` last renewed the lease, monotonic."""
         self._writer = Link(self._address, name="writes")
         self._reader = Link(self._address, name="reads")
+        self._written = Access(self._writer, away_s=self._address.away_s)
+        self._reads = Access(self._reader, away_s=self._address.away_s)
         beats = Link(self._address, name="lease")
         self._watch = Watch(self._address.answer_s, (self._writer, self._reader, beats))
         self._heartbeat = Heartbeat(
-            beats, self._address.lease_s, driven=self._driven_now, lost=self._lost
+            beats,
+            self._address.lease_s,
+            driven=self._driven_now,
+            lost=self._lost,
+            also=self._release_left,
         )
         self._watch.start()
         try:
@@ -146,7 +148,7 @@ class PostgresStore:
 
         work = Work(do)
         with self._writes():
-            self._durably(work)
+            self._written.durably(work)
             self._renewed()
             self._drives(header.run, creation.new)
         return 1
@@ -163,7 +165,12 @@ class PostgresStore:
 
         work = Work(do)
         with self._writes():
-            return self._durably(work) if batch else []
+            try:
+                return self._written.durably(work) if batch else []
+            except JournalError as error:
+                if error.code == "journal.unreachable":
+                    self._leave(one)
+                raise
 
     def claim(self, run: str, owner: Owner, *, rerun: Sequence[str] | None = None) -> LoadedRun:
         def do(connection: Connection) -> _Claimed:
@@ -172,12 +179,12 @@ class PostgresStore:
 
         work = Work(do)
         with self._writes():
-            return self._taken(self._durably(work))
+            return self._taken(self._written.durably(work))
 
     def release(self, run: str, epoch: int) -> None:
         work = Work(lambda connection: self._released(connection, {run: epoch}))
         with self._writes():
-            self._durably(work)
+            self._written.durably(work)
 
     def load(self, run: str) -> LoadedRun:
         rows = self._read(lambda connection: run_rows(connection, run))
@@ -245,7 +252,7 @@ class PostgresStore:
 
         work = Work(do)
         with self._writes():
-            self._durably(work)
+            self._written.durably(work)
 
     def take(self, owner: Owner, wanted: Wanted) -> LoadedRun | None:
         def do(connection: Connection) -> _Claimed | None:
@@ -263,7 +270,7 @@ class PostgresStore:
 
         work: Work[_Claimed | None] = Work(do)
         with self._writes():
-            claimed = self._durably(work)
+            claimed = self._written.durably(work)
             return None if claimed is None else self._taken(claimed)
 
     def waiting(self) -> Mapping[str, int]:
@@ -436,6 +443,19 @@ class PostgresStore:
         if self._driven.get(run, (0, ""))[0] == epoch:
             del self._driven[run]
 
+    def _leave(self, one: Batch) -> None:
+        for place in one.open:
+            append = one.items[place]
+            if self._driven.get(append.run, (0, ""))[0] == append.epoch:
+                self._forget(append.run, append.epoch)
+                self._left[append.run] = append.epoch
+
+    def _release_left(self, connection: Connection) -> None:
+        while self._left:
+            run, epoch = next(iter(self._left.items()))
+            self._released(connection, {run: epoch})
+            self._left.pop(run, None)
+
     def _driven_now(self) -> dict[str, tuple[int, str]]:
         # Without `_writing`: a writer that waits for the database must not stop the heartbeat.
         while True:
@@ -467,15 +487,12 @@ class PostgresStore:
             with translated("journal.write_failed"):
                 yield
 
-    def _durably(self, work: Work[T]) -> T:
-        return durably(self._writer, work, away_s=self._address.away_s)
-
     def _read(self, work: Callable[[Connection], T]) -> T:
         self._begin_anew_in_child()
         with self._reading:
             self._check_open()
             with translated("journal.read_failed"):
-                return read(self._reader, work, away_s=self._address.away_s)
+                return self._reads.read(work)
 
     def _begin_anew_in_child(self) -> None:
         if os.getpid() != self._pid and not self._is_closed:
