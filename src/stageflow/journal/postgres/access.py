@@ -111,9 +111,12 @@ class Access:
     def _check_hope(self) -> None:
         """Whoever stood in line while the database was away fails at once, not one by one."""
         until_s, now_s = self._away_until_s, time.monotonic()
-        if until_s is not None and until_s <= now_s < self._failed_s + HOPE_S:
+        if until_s is None or now_s < until_s:
+            return
+        if now_s < self._failed_s + HOPE_S:
             assert self._failure is not None, "a database that is away has failed"
             raise unreachable(self._failure, away_s=self._away_s) from self._failure
+        self._away_until_s, self._tries = None, 0  # a later call is as patient as the first
 
     def _wait(self, error: psycopg.Error) -> None:
         """Before another attempt; "journal.unreachable" when there was time enough."""
