@@ -223,9 +223,22 @@ class Runtime:
     def _lost(self, run: str) -> None:
         """Another owner has the run; told on a thread of the journal's."""
         driver = self.active.get(run)
-        if driver is not None:
+        loop = getattr(driver, "loop", None)  # None before the run is opened: it holds no lease yet
+        if driver is not None and loop is not None:
             with contextlib.suppress(RuntimeError):  # its loop was closed meanwhile
-                driver.loop.call_soon_threadsafe(driver.lose)
+                loop.call_soon_threadsafe(driver.lose)
+
+    async def taken_up(
+        self, claimed: LoadedRun, pipeline: Pipeline[Any], *, events: Sequence[Subscription]
+    ) -> tuple[Driver, list[Action]]:
+        """A driver for a run that was claimed for this process, and the actions to go on with."""
+        run = claimed.header.run
+        async with self._turn(run):
+            driver, actions = await recovered(
+                self, run, pipeline=pipeline, rerun=(), events=events, claimed=claimed
+            )
+            self.active[run] = driver
+        return driver, actions
 
     def owe(self, work: Coroutine[Any, Any, None]) -> None:
         """Has `work` done, for a run that is over; `aclose` waits for it."""

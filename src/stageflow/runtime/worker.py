@@ -13,7 +13,6 @@ from stageflow.model.errors import BuildError, JournalError, StageflowError
 from stageflow.runtime.driver import Driver
 from stageflow.runtime.events import Subscription
 from stageflow.runtime.pipeline import Pipeline
-from stageflow.runtime.recovery import recovered
 from stageflow.runtime.runtime import Runtime
 from stageflow.runtime.submission import queue_of
 
@@ -119,13 +118,8 @@ class Worker:
         run = loaded.header.run
         assert loaded.header.target is not None, "only runs with a target are wanted"
         try:
-            driver, actions = await recovered(
-                self.runtime,
-                run,
-                pipeline=self.pipelines[loaded.header.target],
-                rerun=(),
-                events=self._events,
-                claimed=loaded,
+            driver, actions = await self.runtime.taken_up(
+                loaded, self.pipelines[loaded.header.target], events=self._events
             )
         except StageflowError as error:
             # Another worker, with another version of the pipeline, may go on with it.
