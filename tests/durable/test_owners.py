@@ -102,6 +102,7 @@ class Relay:
 
 @pytest.fixture
 def relay(postgres_url: str) -> Iterator[Relay]:
+    PostgresStore(postgres_url).close()  # making the tables may take longer than an answer here
     with closing(Relay(postgres_url)) as one:
         yield one
 
@@ -231,7 +232,7 @@ async def test_a_database_that_stays_away_ends_the_run_with_its_code(
     tmp_path: Path, postgres_url: str, relay: Relay
 ) -> None:
     """And the run goes on where it stood, once the database is back."""
-    away = f"{relay.url}&lease_s=0.5&answer_s=0.3&away_s=0.5"
+    away = f"{relay.url}&lease_s=0.5&answer_s=0.5&away_s=0.5"
     with desk(tmp_path, away) as first:
         assert told(first) == "holding"
         relay.silence()
