@@ -246,6 +246,46 @@ async def test_what_a_stopped_worker_lets_go_of_another_finishes(
     assert ended.output == "012" and visits == {"first": 1, "second 1": 1, "second 2": 1}
 
 
+async def test_a_child_run_goes_on_with_its_parent_at_another_worker(
+    journal: Callable[[], Any],
+) -> None:
+    """
+    1. a stage waits for a child run, whose second stage waits; the worker lets go
+    2. another worker executes the stage again: the child goes on, its first stage is not repeated
+    """
+    visits: Counter[str] = Counter()
+    begun = asyncio.Event()
+    patient = True
+
+    @transform
+    async def one(text: str) -> str:
+        visits["one"] += 1
+        return text + "1"
+
+    @transform
+    async def two(one: str) -> str:
+        visits["two"] += 1
+        begun.set()
+        if patient:
+            await asyncio.sleep(3600)
+        return one + "2"
+
+    child = Pipeline("child", [one, two], inputs={"text": str}, outputs=two)
+
+    @transform
+    async def parent(text: str, ctx: Context) -> str:
+        return await ctx.run(child, key="c", text=text)
+
+    pipeline = Pipeline("desk", [parent], inputs={"text": str}, outputs=parent).using(target=TARGET)
+    async with Runtime(journal=journal()) as first, Runtime(journal=journal()) as second:
+        run = await pipeline.using(runtime=first).submit(text="0")
+        await worked(serving(first, pipeline, drain_s=0), until=begun.is_set)
+        patient = False
+        await worked(serving(second, pipeline), until=lambda: visits["two"] > 1)
+        ended = await second.result(run, pipeline=pipeline, wait_s=10)
+    assert ended.output == "012" and visits == {"one": 1, "two": 2}
+
+
 async def test_a_run_that_a_worker_cannot_go_on_with_is_left_to_others(runtime: Runtime) -> None:
     """
     1. a worker is stopped when the first stage has ended

@@ -24,13 +24,11 @@ STOP_S = 1.0
 SOON_S = 1.0
 """How soon a beat that failed is tried again, at most a third of its interval."""
 
+_HELD = "SELECT count(*) FROM leases WHERE owner = ANY(%s) AND expires > clock_timestamp()"
 _RENEW = """
-WITH before AS (SELECT owner, expires FROM leases WHERE owner = ANY(%s))
 INSERT INTO leases (owner, expires)
 SELECT owner, clock_timestamp() + make_interval(secs => %s) FROM unnest(%s) AS given(owner)
 ON CONFLICT (owner) DO UPDATE SET expires = excluded.expires
-RETURNING coalesce((SELECT before.expires > clock_timestamp() FROM before
-  WHERE before.owner = leases.owner), false)
 """
 _LOST = """
 SELECT given.run FROM unnest(%s, %s) AS given(run, epoch) LEFT JOIN heads USING (run)
@@ -96,18 +94,22 @@ class Heartbeat:
         self.link.drop()
 
     def beat(self) -> None:
-        """Renews the leases of this process; when one had lapsed, looks for runs that were lost."""
+        """Looks for runs that were lost, and renews the leases of this process.
+
+        A lease that had lapsed is not renewed in a beat that finds runs lost: what else hangs
+        together with them (runs that their stages started) can then be taken as well.
+        """
         driven = self._driven()
-        owners = Texts(sorted({owner for _, owner in driven.values()}))
+        owners = sorted({owner for _, owner in driven.values()})
         connection = self.link.open()
         with self.link.awaited():
             self._also(connection)
             if not driven:
                 return
-            rows = connection.execute(_RENEW, (owners, self._lease_s, owners)).fetchall()
-            if all(was_held for (was_held,) in rows):
-                return
             epochs = Integers([epoch for epoch, _ in driven.values()])
             lost = connection.execute(_LOST, (Texts(list(driven)), epochs)).fetchall()
+            row = connection.execute(_HELD, (Texts(owners),)).fetchone()
+            if not lost or row == (len(owners),):
+                connection.execute(_RENEW, (self._lease_s, Texts(owners)))
         for (run,) in lost:
             self._lost(run.decode())
