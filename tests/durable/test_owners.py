@@ -293,10 +293,13 @@ async def test_connections_that_are_cut_lose_and_repeat_nothing(relay: Relay) ->
 async def test_sessions_that_the_server_ends_lose_and_repeat_nothing(
     postgres_url: str, postgres_server: Any
 ) -> None:
+    schema = postgres_url.partition("schema=")[2]
+
     def end_sessions() -> None:
         postgres_server.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE application_name IN ('stageflow writes', 'stageflow lease')"
+            " WHERE application_name = ANY(%s)",
+            ([f"{schema} writes", f"{schema} lease"],),
         )
 
     run, visits, _ = await shaken(postgres_url, end_sessions)

@@ -47,6 +47,13 @@ class Head(NamedTuple):
     def is_finished(self) -> bool:
         return self.status not in (RUNNING, SUSPENDED, QUEUED)
 
+    @property
+    def is_nobodys(self) -> bool:
+        """Whether it waits for an owner: queued, or released before it had ended. A run without any
+        record is still being made."""
+        waits = self.owner_text is None and self.status in (RUNNING, QUEUED)
+        return waits and self.records > 0
+
     def may_go_on(self, rerun: Sequence[str] | None) -> bool:
         """Whether a claim takes the run over; else it only reads it."""
         return not self.is_finished or (rerun is not None and self.status != OK)
@@ -87,6 +94,14 @@ def refusal(append: Append, head: Head, accepted: Accepted) -> JournalError | No
             expected=f"epoch {head.epoch}",
             got=f"epoch {append.epoch}",
             fix="stop this run here: another process claimed it and goes on with it",
+        )
+    if head.is_nobodys:
+        return JournalError(
+            "journal.stale_owner",
+            f"run {append.run!r} is owned by nobody",
+            expected="an owner that claimed it",
+            got="one that has released it, or none",
+            fix="claim the run first: runtime.resume(run), or a worker",
         )
     ours: dict[tuple[str, int], tuple[int, int]] = {}
     has_ended = head.is_finished

@@ -242,6 +242,7 @@ def frees_released_runs(store: Store, other_owner: OtherOwner) -> None:
         store.release(run, 1)
         line = _listed(store, run)
         _expect((line.status, line.owner, line.live) == ("running", None, False), "it is nobody's")
+        _answers(store, [(Append(run, 1, (_step(2),)), "journal.stale_owner")])
         _expect(store.claim(run, _me()).epoch == 2, "a released run can be claimed at once")
         store.release(run, 1)
         _expect(_listed(store, run).owner == _me(), "a former owner can't release a run")
@@ -344,6 +345,7 @@ def queues_runs_that_nobody_owns(store: Store) -> None:
     run = _enqueued(queue).run
     line = _listed(store, run)
     _expect((line.status, line.owner, line.live) == ("queued", None, False), "it waits, unowned")
+    _answers(store, [(Append(run, 1, (_step(2),)), "journal.stale_owner")])
     _expect(store.load(run).records == (_started(),), "its inputs are on record")
     taken = queue.take(_me(), _wanted())
     _expect(taken is not None and taken == store.load(run), "the run that waits is taken")

@@ -170,7 +170,8 @@ class Store(Protocol):
     def release(self, run: str, epoch: int) -> None:
         """Let go of an unfinished run, so that anybody may claim it at once.
 
-        Does nothing when the run has ended, is unknown, or is not owned in `epoch` any more.
+        Until somebody has, nothing more is taken: "journal.stale_owner". Does nothing when the run
+        has ended, is unknown, or is not owned in `epoch` any more.
         """
         ...
 

@@ -86,7 +86,7 @@ class Batch:
             head = known[append.run]
             if isinstance(head, JournalError) or isinstance(lines, JournalError) or answer is None:
                 continue
-            if answer.code == "journal.stale_owner" and append.epoch < head[0].epoch:
+            if answer.code == "journal.stale_owner" and append.epoch <= head[0].epoch:
                 late.add(append, lines, last=b"", keeps_large=False)
         return late
 

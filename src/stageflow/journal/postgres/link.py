@@ -74,7 +74,7 @@ class Link:
                 self._address.conninfo,
                 autocommit=True,
                 connect_timeout=max(CONNECT_MIN_S, round(min(CONNECT_S, self._address.away_s))),
-                application_name=f"stageflow {self._name}",
+                application_name=f"{self._address.schema} {self._name}",
                 client_encoding="UTF8",
             )
             try:
