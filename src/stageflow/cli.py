@@ -297,6 +297,7 @@ def _show(options: argparse.Namespace) -> int:
     async def go() -> int:
         async with _existing(options) as runtime:
             loaded = await runtime.load(options.run)
+            refused = await runtime.refused(options.run)
         pipeline: Pipeline[Any] | None = None
         try:
             pipeline = load_target(options.pipeline) if options.pipeline else locate(loaded.header)
@@ -311,6 +312,13 @@ def _show(options: argparse.Namespace) -> int:
         )
         for attempt in attempts_of(loaded, pipeline.plan if pipeline else None):
             sys.stdout.write(_shown(attempt))
+        for late in refused:
+            record = late.record
+            sys.stdout.write(
+                f"  refused: {record.type.value} of {record.node or 'the run'}, from epoch"
+                f" {late.epoch} at {when(late.refused_wall_s)}, when epoch {late.held_epoch}"
+                " had the run\n"
+            )
         return 0
 
     return asyncio.run(go())

@@ -174,6 +174,11 @@ def test_an_owner_stopped_past_its_lease_loses_its_run_and_is_told(
             late and {one.epoch for one in late} == {1} and {one.held_epoch for one in late} == {2}
         )
         assert {one.record.node for one in late} <= {"held", "fourth", None}
+    shown = subprocess.run(
+        [sys.executable, "-m", "stageflow.cli", "show", "r", "--journal", postgres_url],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "refused: " in shown.stdout and "from epoch 1" in shown.stdout
 
 
 def test_an_owner_that_has_nothing_to_write_learns_of_its_loss_too(

@@ -19,8 +19,10 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from stageflow.journal.queue import QueueBounds, QueueStore, Wanted
 from stageflow.journal.store import (
     Append,
+    KeepsRefused,
     LoadedRun,
     Owner,
+    RefusedWrite,
     RunHeader,
     RunSummary,
     Store,
@@ -222,6 +224,13 @@ class GroupCommit:
     def _lost(self, run: str) -> None:
         for tell in self._tell_lost:
             tell(run)
+
+    async def refused(self, run: str) -> tuple[RefusedWrite, ...]:
+        """What former owners of `run` wrote too late; nothing where the store does not keep it."""
+        self._check_open()
+        if not isinstance(self._store, KeepsRefused):
+            return ()
+        return await asyncio.to_thread(self._store.refused, run)
 
     async def load(self, run: str) -> LoadedRun:
         self._check_open()

@@ -197,6 +197,15 @@ class TellsLosses(Protocol):
         ...
 
 
+@runtime_checkable
+class KeepsRefused(Protocol):
+    """A store that keeps what former owners of a run wrote too late."""
+
+    def refused(self, run: str) -> tuple[RefusedWrite, ...]:
+        """What was refused of `run`, oldest first; the number kept of one run is bounded."""
+        ...
+
+
 def _boot_id() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

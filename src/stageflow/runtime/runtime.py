@@ -10,9 +10,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from stageflow.journal.journal import Journal
+from stageflow.journal.journal import GroupCommit, Journal
 from stageflow.journal.opening import opened
-from stageflow.journal.store import QUEUED, SUSPENDED, LoadedRun, RunHeader, RunSummary, TellsLosses
+from stageflow.journal.store import (
+    QUEUED,
+    SUSPENDED,
+    LoadedRun,
+    RefusedWrite,
+    RunHeader,
+    RunSummary,
+    TellsLosses,
+)
 from stageflow.model.errors import BuildError, JournalError, StageflowError
 from stageflow.model.identity import Identity
 from stageflow.model.ids import run_id
@@ -116,6 +124,14 @@ class Runtime:
     async def load(self, run: str) -> LoadedRun:
         """A run's whole history. JournalError `journal.unknown_run`."""
         return await self.needs_journal().load(run)
+
+    async def refused(self, run: str) -> tuple[RefusedWrite, ...]:
+        """What processes that had lost the run wrote too late, oldest first.
+
+        Kept by a journal in PostgreSQL; elsewhere only a dead process loses its runs.
+        """
+        journal = self.needs_journal()
+        return await journal.refused(run) if isinstance(journal, GroupCommit) else ()
 
     async def resume(
         self,
