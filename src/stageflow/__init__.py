@@ -41,6 +41,7 @@ from stageflow.model.outputs import (
     Stream,
 )
 from stageflow.model.policy import Retry
+from stageflow.model.session import Session, Turn, Window
 from stageflow.model.snapshot import ContextSnapshot
 from stageflow.model.values import Adapter
 from stageflow.runtime.context import Context
@@ -90,6 +91,7 @@ __all__ = [
     "RunError",
     "RunStream",
     "Runtime",
+    "Session",
     "SimulationError",
     "Stage",
     "StageFailed",
@@ -97,8 +99,10 @@ __all__ = [
     "StageflowError",
     "Stream",
     "Subscription",
+    "Turn",
     "ValueRefused",
     "Waiting",
+    "Window",
     "Worker",
     "agent",
     "any_of",

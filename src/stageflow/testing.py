@@ -16,7 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 from stageflow.graph import Stage
 from stageflow.journal.journal import GroupCommit, Journal
 from stageflow.journal.memory import MemoryStore
-from stageflow.journal.store import LoadedRun, RunHeader, RunSummary
+from stageflow.journal.store import LoadedRun, RunHeader, RunSummary, SessionTurns
 from stageflow.model.record import Record, RecordType
 from stageflow.runtime.context import Context
 from stageflow.runtime.handle import Handle
@@ -312,6 +312,12 @@ class _Dying:
     async def runs(self, *, tenant: str | None = None, limit: int = 50) -> list[RunSummary]:
         """As the journal's."""
         return await self._journal.runs(tenant=tenant, limit=limit)
+
+    async def turns(
+        self, tenant: str, session: str, *, before: int | None = None, limit: int = 50
+    ) -> SessionTurns:
+        """As the journal's."""
+        return await self._journal.turns(tenant, session, before=before, limit=limit)
 
     async def close(self) -> None:
         """As the journal's."""

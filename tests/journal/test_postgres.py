@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from stageflow.journal.admission import owner_text
 from stageflow.journal.conformance import CHECKS, OWNER_CHECKS, SHARED_CHECKS, check_store
 from stageflow.journal.journal import GroupCommit
 from stageflow.journal.queue import QueueBounds, Wanted
@@ -290,6 +291,63 @@ def test_every_changed_byte_is_found(postgres_url: str, postgres_server: Any) ->
         assert len(store.load("r").records) == 2
         postgres_server.execute(f"DELETE FROM {schema}.records WHERE seq = 2")
         assert code_of(lambda: store.load("r")) == "journal.damaged"
+
+
+def test_a_turn_that_is_passed_over_takes_no_records_any_more(
+    postgres_url: str, postgres_server: Any
+) -> None:
+    """
+    1. a turn has begun; its owner is stopped past its lease
+    2. the next turn of another process begins
+    3. the first owner goes on: it is refused, though nobody has claimed its run
+    4. claimed, it waits in its place again
+    """
+    schema = postgres_url.partition("schema=")[2]
+    other = replace(ME, pid=1)
+
+    def turn(seq: int, number: int) -> Record:
+        return Record(RecordType.TURN, seq, data={"turn": number, "sees": number - 1})
+
+    with closing(PostgresStore(postgres_url)) as one, closing(PostgresStore(postgres_url)) as two:
+        for store, owner, run in ((one, ME, "first"), (two, other, "second")):
+            store.create(replace(header(run), session="s"), owner, (STARTED,))
+        assert one.commit([Append("first", 1, (turn(2, 1),))]) == [None]
+        assert raised(two.commit([Append("second", 1, (turn(2, 2),))])) == "journal.not_its_turn"
+        postgres_server.execute(
+            f"UPDATE {schema}.leases SET expires = now() - interval '1 s' WHERE owner = %s",
+            (owner_text(ME),),
+        )
+        assert two.commit([Append("second", 1, (turn(2, 2),))]) == [None]
+        assert raised(one.commit([Append("first", 1, (step(3),))])) == "journal.stale_owner"
+        assert one.claim("first", ME).epoch == 2
+        assert raised(one.commit([Append("first", 2, (turn(4, 3),))])) == "journal.not_its_turn"
+        ended = Record(RecordType.RUN_ENDED, 3, data={"status": "ok", "reason": ""})
+        assert two.commit([Append("second", 1, (ended,))]) == [None]
+        assert one.commit([Append("first", 2, (turn(4, 3),))]) == [None]
+        assert one.turns("default", "s").ended == ((2, "second"),)
+
+
+def test_a_changed_row_of_a_session_is_found(postgres_url: str, postgres_server: Any) -> None:
+    schema = postgres_url.partition("schema=")[2]
+    with closing(PostgresStore(postgres_url)) as store:
+        store.create(replace(header("r"), session="s"), ME, (STARTED,))
+        for change in (
+            "sessions SET begun = begun + 1",
+            "turns SET arrived = DEFAULT",
+            "turns SET number = 7",
+        ):
+            postgres_server.execute(
+                f"CREATE TABLE {schema}.kept AS TABLE {schema}.{change.split()[0]}"
+            )
+            postgres_server.execute(f"UPDATE {schema}.{change}")
+            assert code_of(lambda: store.turns("default", "s")) == "journal.damaged", change
+            table = change.split()[0]
+            postgres_server.execute(f"TRUNCATE {schema}.{table}")
+            postgres_server.execute(
+                f"INSERT INTO {schema}.{table} OVERRIDING SYSTEM VALUE SELECT * FROM {schema}.kept"
+            )
+            postgres_server.execute(f"DROP TABLE {schema}.kept")
+        assert [turn.run for turn in store.turns("default", "s").line] == ["r"]
 
 
 def test_a_forked_child_has_its_own_connections(postgres_url: str) -> None:

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,70 @@ def test_lost_moved_and_repeated_rows_are_found(path: Path, statement: str, seq:
         with pytest.raises(JournalError) as caught:
             store.load("run")
         assert caught.value.code == "journal.damaged"
+
+
+def test_a_damaged_turn_is_never_believed(tmp_path: Path) -> None:
+    """Each changed byte is found, or hides the turn; no turn is shown where it does not belong."""
+    path = tmp_path / "runs.db"
+    tried = 0
+    with (
+        closing(SQLiteStore(path)) as store,
+        closing(sqlite3.connect(path, isolation_level=None)) as file,
+    ):
+        file.execute("PRAGMA synchronous = OFF")
+        for number in (1, 2, 3):
+            turn = Record(RecordType.TURN, 2, data={"turn": number, "sees": 0})
+            end = Record(RecordType.RUN_ENDED, 3, data={"status": "ok", "reason": ""})
+            whose = replace(header(f"r{number}"), parent=None)
+            store.create(whose, Owner.this_process(), records(1))
+            last = (turn,) if number == 3 else (turn, end)
+            assert store.commit([Append(f"r{number}", 1, last)]) == [None]
+        whole = store.turns("acme", "s")
+        assert (len(whole.line), len(whole.ended), whole.begun) == (1, 2, 3)
+        for table in ("turns", "sessions"):
+            names = [row[1] for row in file.execute(f"PRAGMA table_info({table})")]
+            rows = file.execute(f"SELECT rowid, * FROM {table}").fetchall()
+            for rowid, *row in rows:
+                for name, value in zip(names, row, strict=True):
+                    for term, changed in flips(value):
+                        try:
+                            file.execute(
+                                f"UPDATE {table} SET {name} = {term} WHERE rowid = {rowid}",
+                                (changed,),
+                            )
+                        except (sqlite3.IntegrityError, sqlite3.OperationalError):
+                            continue  # the file itself refuses this one
+                        try:
+                            shown = store.turns("acme", "s")
+                        except JournalError as error:
+                            assert error.code == "journal.damaged", (table, name, changed)
+                        else:
+                            hidden = {"session", "place", "number", "tenant", "name"}
+                            assert name in hidden, (table, name, changed)
+                            assert set(shown.ended) < set(whole.ended) or shown.line == ()
+                            assert set(shown.line) <= set(whole.line)
+                        tried += 1
+                        file.execute("BEGIN")
+                        file.execute(f"DELETE FROM {table}")
+                        marks = ", ".join("?" * len(names))
+                        file.executemany(
+                            f"INSERT INTO {table} VALUES ({marks})", [each[1:] for each in rows]
+                        )
+                        file.execute("COMMIT")
+        assert store.turns("acme", "s") == whole, "every change was undone"
+    assert tried > 200
+
+
+def test_a_file_of_version_1_is_brought_up_to_date(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    small_file(path)
+    with closing(sqlite3.connect(path)) as file:
+        tables = "DROP TABLE turns; DROP TABLE sessions; DROP TABLE queue; DROP TABLE served;"
+        file.executescript(f"{tables} DROP INDEX heads_running; PRAGMA user_version = 1;")
+    with closing(SQLiteStore(path)) as store, closing(SQLiteStore(path)) as again:
+        assert len(store.load("run").records) == 4
+        store.create(replace(header("new"), parent=None), Owner.this_process(), records(1))
+        assert [turn.run for turn in again.turns("acme", "s").line] == ["new"]
 
 
 def test_a_run_with_a_damaged_state_takes_no_more_records(path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from stageflow.journal.conformance import (
 )
 from stageflow.journal.memory import MemoryStore
 from stageflow.journal.sqlite import SQLiteStore
-from stageflow.journal.store import Append, LoadedRun, Owner, RunHeader, Store
+from stageflow.journal.store import Append, EndedTurn, LoadedRun, Owner, RunHeader, Store
 from stageflow.model.errors import JournalError
 from stageflow.model.record import Record
 
@@ -128,6 +129,50 @@ class OverwritesRuns(Faulty):
     def create(self, header: RunHeader, owner: Owner, records: tuple[Record, ...]) -> int:
         self._runs.pop(header.run, None)
         return super().create(header, owner, records)
+
+
+class LetsTurnsOvertake(Faulty):
+    def _begun(self, kept: Any, append: Append, begins: Record) -> JournalError | None:
+        if kept.turn is not None:
+            self._session(kept.header).line.clear()
+        return super()._begun(kept, append, begins)
+
+
+class GivesNumbersTwice(Faulty):
+    def _begun(self, kept: Any, append: Append, begins: Record) -> JournalError | None:
+        refused = super()._begun(kept, append, begins)
+        if refused is None and begins.data["turn"] == 3:
+            self._session(kept.header).begun -= 1
+        return refused
+
+
+class MixesTenants(Faulty):
+    def _session(self, header: RunHeader) -> Any:
+        return super()._session(replace(header, tenant=""))
+
+    def turns(self, tenant: str, session: str, **bounds: Any) -> Any:
+        return super().turns("", session, **bounds)
+
+
+class ShowsFailedTurns(Faulty):
+    def turns(self, tenant: str, session: str, **bounds: Any) -> Any:
+        found = super().turns(tenant, session, **bounds)
+        runs = [run for run in self._runs.values() if run.header.tenant == tenant and run.turn]
+        ended = [EndedTurn(run.turn.number, run.header.run) for run in runs if run.turn]
+        return found._replace(ended=tuple(sorted(ended, reverse=True)))
+
+
+class WaitsForTheDead(Faulty):
+    def __init__(self) -> None:
+        super().__init__(is_alive=lambda owner: True)
+
+
+class ForgetsTheClaimed(Faulty):
+    def claim(self, run: str, owner: Owner, *, rerun: Sequence[str] | None = None) -> LoadedRun:
+        loaded = super().claim(run, owner, rerun=rerun)
+        for session in self._sessions.values():
+            session.line.pop(run, None)
+        return loaded
 
 
 FAULTY = list(Faulty.__subclasses__())

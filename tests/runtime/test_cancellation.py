@@ -244,3 +244,37 @@ def test_a_cancellation_is_answered_at_once_in_every_schedule() -> None:
     results = [simulate(main, seed=seed) for seed in range(150)]
     assert {result.value for result in results} == {"cancelled"}
     assert all(result.leftover == () for result in results)
+
+
+@pytest.mark.parametrize("steps", range(8))
+def test_a_loop_that_is_torn_down_ends_its_runs_wherever_they_are(steps: int) -> None:
+    """
+    1. runs are started, and the loop makes some steps
+    2. the main task fails: asyncio cancels every task there is, those before their first step too
+    3. nothing hangs, and no stage runs to its end
+    """
+    ran: list[int] = []
+
+    @enrich
+    async def stage(x: int) -> int:
+        await asyncio.sleep(0.01)
+        ran.append(x)
+        return x
+
+    pipeline = Pipeline("torn", [stage], inputs={"x": int}, outputs=stage)
+    drivers: list[Any] = []
+
+    async def main() -> None:
+        for x in range(3):
+            drivers.append(pipeline.using(session="s" if x else None).start(x=x)._driver)
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        raise ValueError
+
+    with pytest.raises(ValueError):
+        asyncio.run(main())
+    assert not ran
+    for driver in drivers:
+        assert not driver.workers and not driver.attempts
+        assert driver.end is None or driver.end.status == "cancelled"
+    assert asyncio.run(pipeline.using(session="s").run(x=9)).output == 9

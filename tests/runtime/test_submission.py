@@ -339,6 +339,33 @@ async def test_a_queued_run_can_be_cancelled_and_resumed_by_its_id(runtime: Runt
     assert await runtime.needs_journal().waiting() == {}  # type: ignore[attr-defined]
 
 
+async def test_submitted_turns_of_a_session_run_in_order_and_see_each_other(
+    runtime: Runtime,
+) -> None:
+    @transform
+    async def counted(text: str, ctx: Context) -> str:
+        return f"{text} after {len(ctx.session.turns)}"
+
+    pipeline = Pipeline("desk", [counted], inputs={"text": str}, outputs=counted).using(
+        target=TARGET, runtime=runtime, session="s"
+    )
+    runs = [await pipeline.submit(text=str(number)) for number in range(4)]
+    await worked(serving(runtime, pipeline, at_once=3))
+    told = [(await runtime.result(run, pipeline=pipeline, wait_s=10)).output for run in runs]
+    assert told == [f"{number} after {number}" for number in range(4)]
+
+
+async def test_a_request_is_submitted_once(runtime: Runtime) -> None:
+    pipeline = desk(runtime=runtime).using(request_key="k")
+    run = await pipeline.submit(text="0")
+    assert await pipeline.submit(text="0") == run
+    with pytest.raises(RunError) as caught:
+        await pipeline.submit(text="1")
+    assert caught.value.code == "run.request_changed"
+    assert (await pipeline.run(text="0")).output == "012", "who asks again may do it itself"
+    assert await runtime.needs_journal().waiting() == {}  # type: ignore[attr-defined]
+
+
 async def test_a_deadline_counts_from_the_submission(runtime: Runtime) -> None:
     begun = asyncio.Event()
 

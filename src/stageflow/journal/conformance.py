@@ -28,6 +28,7 @@ OtherOwner = Callable[[Store], AbstractContextManager[Owner]]
 RACERS = 4
 _TARGET = "shop:desk"
 RACE_RECORDS = 50
+RACE_TURNS = 10
 
 
 @contextmanager
@@ -194,7 +195,9 @@ def refuses_what_it_could_not_give_back(store: Store) -> None:
     ):
         bad = _step(2)._replace(node=None)._replace(**fields)
         _answers(store, [(Append(run, 1, (bad,)), "journal.bad_record")])
-    _refuses("journal.bad_record", lambda: store.create(_header(tenant="\ud800"), _me(), ()))
+    for fields in ({"tenant": "\ud800"}, {"session": "\ud800"}, {"session": 7}):
+        whose = _header(**fields)
+        _refuses("journal.bad_record", partial(store.create, whose, _me(), ()))
     _same(store.load(run).records, (_started(),))
 
 
@@ -339,6 +342,155 @@ def lets_one_of_many_racers_win(store: Store) -> None:
         _expect(there == won, f"thread {racer}: {won} appends acknowledged, {there} written")
 
 
+def lets_turns_begin_one_after_another(store: Store) -> None:
+    """A turn begins when those that arrived before it are over, under the next number."""
+    tenant = run_id()
+    one, two, three = (_arrived(store, tenant).run for _ in range(3))
+    _expect(_line(store, tenant) == [(one, 0), (two, 0), (three, 0)], "turns wait as they arrived")
+    _answers(
+        store,
+        [
+            (Append(two, 1, (_turn(2, 1),)), "journal.not_its_turn"),
+            (Append(one, 1, (_turn(2, 2),)), "journal.not_its_turn"),
+            (Append(one, 1, (_turn(2, 1), _step(3))), None),
+            (Append(two, 1, (_turn(2, 2),)), "journal.not_its_turn"),
+        ],
+    )
+    _expect(_line(store, tenant) == [(one, 1), (two, 0), (three, 0)], "a turn has begun")
+    _answers(
+        store,
+        [
+            (Append(one, 1, (_ended(4, "ok", ""),)), None),
+            (Append(three, 1, (_turn(2, 2),)), "journal.not_its_turn"),
+            (Append(two, 1, (_turn(2, 2), _ended(3, "failed", "timeout"))), None),
+            (Append(three, 1, (_turn(2, 0), _ended(3, "cancelled", "by_user"))), None),
+        ],
+    )
+    four = _header(tenant=tenant, session="s")
+    store.create(four, _me(), (_started(), _turn(2, 3)))
+    five = _header(tenant=tenant, session="s")
+    _refuses("journal.not_its_turn", lambda: store.create(five, _me(), (_started(), _turn(2, 4))))
+    _refuses("journal.unknown_run", lambda: store.load(five.run))
+    _expect(_line(store, tenant) == [(four.run, 3)], "a refused create leaves no turn")
+    _accepts(store, Append(four.run, 1, (_ended(3, "ok", ""),)))
+    found = store.turns(tenant, "s")
+    _expect(found.begun == 3 and found.line == (), "every number is given once, and all are over")
+    _expect(list(found.ended) == [(3, four.run), (1, one)], "what ended ok, the latest first")
+
+
+def keeps_sessions_apart(store: Store) -> None:
+    """Sessions of other tenants, other sessions and children are in nobody's way."""
+    tenant, other = run_id(), run_id()
+    first = _arrived(store, tenant).run
+    for whose, name in ((other, "s"), (tenant, "t"), (other, tenant + "s")):
+        run = _created(store, tenant=whose, session=name).run
+        _accepts(store, Append(run, 1, (_turn(2, 1),)))
+    child = _created(store, tenant=tenant, session="s", parent=first).run
+    alone = _created(store, tenant=tenant).run
+    for run in (child, alone):
+        _answers(store, [(Append(run, 1, (_turn(2, 1),)), "journal.not_its_turn")])
+    _expect(_line(store, tenant) == [(first, 0)], "only its own turns are in a session's line")
+    for odd in ("nobody", "", "%", "' OR 1=1 --", "a\x00b", "\ud800"):
+        _expect(store.turns(tenant, odd) == (0, (), ()), "an unknown session has no turns")
+        _expect(store.turns(odd, "s") == (0, (), ()), "an unknown tenant has no turns")
+
+
+def lists_turns_that_ended_ok(store: Store) -> None:
+    """The latest first, below a number, and no more than asked for."""
+    tenant = run_id()
+    runs = []
+    for number in range(1, 6):
+        runs.append(_arrived(store, tenant).run)
+        status = "failed" if number == 3 else "ok"
+        _accepts(store, Append(runs[-1], 1, (_turn(2, number), _ended(3, status, ""))))
+    waiting = [_arrived(store, tenant).run for _ in range(3)]
+
+    def listed(**bounds: int) -> list[int]:
+        return [turn.number for turn in store.turns(tenant, "s", **bounds).ended]
+
+    _expect(listed() == [5, 4, 2, 1], "a turn that failed is not listed")
+    _expect(listed(limit=2) == [5, 4], "limit is kept")
+    _expect(listed(before=4, limit=2) == [2, 1], "and so is before")
+    _expect(listed(before=1) == [], "there is nothing below the first")
+    _expect(listed(limit=0) == [], "limit 0 lists nothing")
+    _expect(store.turns(tenant, "s").ended[-1] == (1, runs[0]), "a number names its run")
+    line = store.turns(tenant, "s", limit=2).line
+    _expect([turn.run for turn in line] == waiting[:2], "the line keeps limit, too")
+
+
+def passes_turns_of_dead_owners(store: Store, other_owner: OtherOwner) -> None:
+    """The next turn does not wait for the dead; a dead one that is claimed waits in its place."""
+    tenant = run_id()
+    with other_owner(store) as other:
+        crashed = _arrived(store, tenant, other).run
+        _accepts(store, Append(crashed, 1, (_turn(2, 1),)))
+        never_begun = _arrived(store, tenant, other).run
+        early = Append(_arrived(store, tenant).run, 1, (_turn(2, 2),))
+        _answers(store, [(early, "journal.not_its_turn")])
+        _accepts(store, Append(early.run, 1, (_ended(2, "cancelled", "by_user"),)))
+    after = _arrived(store, tenant).run
+    _accepts(store, Append(after, 1, (_turn(2, 2),)))
+    last = _arrived(store, tenant).run
+    for run in (crashed, never_begun):
+        epoch = store.claim(run, _me()).epoch
+        refused = Append(run, epoch, (_turn(len(store.load(run).records) + 1, 3),))
+        _answers(store, [(refused, "journal.not_its_turn")])
+    _accepts(store, Append(after, 1, (_ended(3, "ok", ""),)))
+    _answers(store, [(Append(last, 1, (_turn(2, 3),)), "journal.not_its_turn")])
+    _expect(
+        _line(store, tenant) == [(crashed, 0), (never_begun, 0), (last, 0)],
+        "what was claimed waits where it had arrived",
+    )
+    _accepts(store, Append(crashed, 2, (_turn(4, 3), _ended(5, "ok", ""))))
+    _accepts(store, Append(never_begun, 2, (_ended(3, "ok", ""),)))
+    _accepts(store, Append(last, 1, (_turn(2, 4), _ended(3, "ok", ""))))
+    found = [turn.run for turn in store.turns(tenant, "s").ended]
+    _expect(found == [last, crashed, after], "turns follow in the order in which they began last")
+
+
+def holds_a_session_for_a_suspended_turn(store: Store) -> None:
+    """A suspended turn has no owner, and nobody begins before it has ended."""
+    tenant = run_id()
+    first = _arrived(store, tenant).run
+    _accepts(store, Append(first, 1, (_turn(2, 1), _ended(3, "suspended", "waiting"))))
+    second = _arrived(store, tenant).run
+    _answers(store, [(Append(second, 1, (_turn(2, 2),)), "journal.not_its_turn")])
+    line = store.turns(tenant, "s").line
+    _expect([turn.status for turn in line] == ["suspended", "running"], "and it is listed so")
+    store.claim(first, _me())
+    _accepts(store, Append(first, 2, (_turn(5, 2), _ended(6, "cancelled", "by_user"))))
+    _accepts(store, Append(second, 1, (_turn(2, 3),)))
+
+
+def lets_one_of_many_turns_begin(store: Store) -> None:
+    """Threads that begin turns of one session at once: never two, and each number once."""
+    tenant = run_id()
+    active, most, done = [0], [0], [0]
+
+    def race() -> None:
+        for _ in range(RACE_TURNS):
+            run = _arrived(store, tenant).run
+            while True:
+                number = store.turns(tenant, "s", limit=0).begun + 1
+                (answer,) = store.commit([Append(run, 1, (_turn(2, number),))])
+                if answer is None:
+                    break
+            active[0] += 1
+            most[0] = max(most[0], active[0])
+            done[0] += 1
+            active[0] -= 1
+            _accepts(store, Append(run, 1, (_ended(3, "ok", ""),)))
+
+    threads = [threading.Thread(target=race) for _ in range(RACERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    total = RACERS * RACE_TURNS
+    _expect(most[0] == 1, "one turn of a session at a time")
+    _expect(done[0] == total == store.turns(tenant, "s").begun, "every turn had its number")
+
+
 def queues_runs_that_nobody_owns(store: Store) -> None:
     """A queued run is in the journal, is taken once, and then is as one that was claimed."""
     queue = _queue(store)
@@ -457,9 +609,17 @@ def shows_one_store_what_another_wrote(make_store: MakeStore) -> None:
         _answers(one, [(Append(run, 1, (_outcome(3, "a"),)), "journal.already_accepted")])
         _expect(two.claim(run, _me()).epoch == 2, "both see the same owner")
         _answers(one, [(Append(run, 1, (_step(4),)), "journal.stale_owner")])
+        tenant = run_id()
+        first, second = _arrived(one, tenant).run, _arrived(two, tenant).run
+        _answers(two, [(Append(second, 1, (_turn(2, 1),)), "journal.not_its_turn")])
+        _accepts(one, Append(first, 1, (_turn(2, 1), _ended(3, "ok", ""))))
+        _accepts(two, Append(second, 1, (_turn(2, 2),)))
+        _expect(one.turns(tenant, "s") == two.turns(tenant, "s"), "both see the same session")
         before = one.load(run)
     with _opened(make_store) as again:
-        _expect(again.load(run) == before, "what was committed is there after a close")
+        # Its owner may be gone: a store may release what it had when it closes.
+        after = replace(again.load(run), owner=before.owner)
+        _expect(after == before, "what was committed is there after a close")
 
 
 CHECKS: tuple[Callable[[Store], None], ...] = (
@@ -474,6 +634,11 @@ CHECKS: tuple[Callable[[Store], None], ...] = (
     reopens_what_ended_badly_when_asked,
     lists_newest_first_within_a_tenant,
     lets_one_of_many_racers_win,
+    lets_turns_begin_one_after_another,
+    keeps_sessions_apart,
+    lists_turns_that_ended_ok,
+    holds_a_session_for_a_suspended_turn,
+    lets_one_of_many_turns_begin,
     closes_twice,
 )
 OWNER_CHECKS: tuple[Callable[[Store, OtherOwner], None], ...] = (
@@ -481,6 +646,7 @@ OWNER_CHECKS: tuple[Callable[[Store, OtherOwner], None], ...] = (
     refuses_runs_of_live_owners,
     frees_released_runs,
     wakes_suspended_runs,
+    passes_turns_of_dead_owners,
 )
 QUEUE_CHECKS: tuple[Callable[[Store], None], ...] = (
     queues_runs_that_nobody_owns,
@@ -556,6 +722,18 @@ def _created(store: Store, owner: Owner | None = None, **fields: Any) -> RunHead
     header = _header(**fields)
     store.create(header, owner or _me(), (_started(),))
     return header
+
+
+def _arrived(store: Store, tenant: str, owner: Owner | None = None) -> RunHeader:
+    return _created(store, owner, tenant=tenant, session="s")
+
+
+def _turn(seq: int, number: int) -> Record:
+    return Record(RecordType.TURN, seq, data={"turn": number, "sees": 0})
+
+
+def _line(store: Store, tenant: str) -> list[tuple[str, int]]:
+    return [(turn.run, turn.number) for turn in store.turns(tenant, "s").line]
 
 
 def _started() -> Record:

@@ -25,6 +25,7 @@ from stageflow.journal.store import (
     RefusedWrite,
     RunHeader,
     RunSummary,
+    SessionTurns,
     Store,
     TellsLosses,
 )
@@ -68,6 +69,12 @@ class Journal(Protocol):
 
     async def runs(self, *, tenant: str | None = None, limit: int = 50) -> list[RunSummary]:
         """The latest runs, newest first."""
+        ...
+
+    async def turns(
+        self, tenant: str, session: str, *, before: int | None = None, limit: int = 50
+    ) -> SessionTurns:
+        """Where a session of a tenant stands; see Store.turns."""
         ...
 
     async def close(self) -> None:
@@ -239,6 +246,14 @@ class GroupCommit:
     async def runs(self, *, tenant: str | None = None, limit: int = 50) -> list[RunSummary]:
         self._check_open()
         return await asyncio.to_thread(self._store.runs, tenant=tenant, limit=limit)
+
+    async def turns(
+        self, tenant: str, session: str, *, before: int | None = None, limit: int = 50
+    ) -> SessionTurns:
+        self._check_open()
+        return await asyncio.to_thread(
+            self._store.turns, tenant, session, before=before, limit=limit
+        )
 
     async def close(self) -> None:
         loop = asyncio.get_running_loop()

@@ -104,7 +104,8 @@ def header_text(header: RunHeader) -> str:
             raise ValueError("created_wall_s is not a finite number")
         fields["fingerprints"] = dict(header.fingerprints)
         text = _plain_json(fields, bytes_max=HEADER_BYTES_MAX)
-        for key in (header.run, header.tenant):  # the columns that SQL looks for
+        session = "" if header.session is None else header.session
+        for key in (header.run, header.tenant, session):  # the columns that SQL looks for
             key.encode()
     except (TypeError, ValueError, AttributeError) as error:
         raise JournalError(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from stageflow.journal.admission import (
     Head,
+    IsAlive,
     claim_record,
     claim_refusal,
     first_head,
@@ -30,7 +32,25 @@ from stageflow.journal.queue import (
     queue_refusal,
     target_of,
 )
-from stageflow.journal.store import Append, LoadedRun, Owner, RunHeader, RunSummary
+from stageflow.journal.store import (
+    Append,
+    EndedTurn,
+    LineTurn,
+    LoadedRun,
+    Owner,
+    RunHeader,
+    RunSummary,
+    SessionTurns,
+)
+from stageflow.journal.turns import (
+    Standing,
+    TurnPlace,
+    is_turn,
+    may_be_ahead,
+    settled,
+    turn_begun_by,
+    turn_refusal,
+)
 from stageflow.model.errors import JournalError
 from stageflow.model.record import Record
 
@@ -44,13 +64,33 @@ class _Run:
     lines: list[Line] = field(default_factory=list)
     accepted: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
     """(node, revision) to attempt and token of its accepted outcome."""
+    turn: Standing | None = None
+    """None for a run that is no turn of a session."""
+
+
+@dataclass(slots=True)
+class _Session:
+    """The turns of one tenant's session. Changed only under the store's lock."""
+
+    begun: int = 0
+    line: dict[str, _Run] = field(default_factory=dict)
+    """By run: turns that are in line, as far as is known."""
+    ended: list[EndedTurn] = field(default_factory=list)
+    """Turns that ended ok, the latest last."""
 
 
 class MemoryStore:
     """Implements Store. Holds encoded lines, so that nobody's later change reaches it."""
 
-    def __init__(self, *, wall_s: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        *,
+        wall_s: Callable[[], float] = time.time,
+        is_alive: IsAlive = Owner.is_alive,
+    ) -> None:
+        """`is_alive` says which owners of turns may still be working on them."""
         self._wall_s = wall_s
+        self._is_alive = is_alive
         self._lock = threading.Lock()
         """Protects every field of every run, across each whole method."""
         self._runs: dict[str, _Run] = {}
@@ -58,6 +98,9 @@ class MemoryStore:
         self._served: dict[str, int] = {}
         """By tenant: the number of the last run of it that was taken."""
         self._queued = self._taken = 0
+        self._sessions: dict[tuple[str, str], _Session] = {}
+        self._arrived = 0
+        """Turns that have arrived, in all sessions."""
 
     def create(self, header: RunHeader, owner: Owner, records: tuple[Record, ...]) -> int:
         with self._lock:
@@ -69,9 +112,15 @@ class MemoryStore:
         first = Append(header.run, 1, records)
         if header.run in self._runs:
             raise run_exists(header, self._runs[header.run].header)
-        refused = self._added(_Run(kept, head), first, encoded(first))
+        run = _Run(kept, head)
+        if is_turn(kept):
+            run.turn = Standing(kept.run, self._arrived + 1, 0, TurnPlace.WAITS)
+        refused = self._added(run, first, encoded(first))
         if refused is not None:
             raise refused
+        if run.turn is not None:
+            self._arrived += 1
+            self._session(kept).line[kept.run] = run
 
     def commit(self, batch: Sequence[Append]) -> list[JournalError | None]:
         prepared = [encoded(append) for append in batch]
@@ -92,6 +141,9 @@ class MemoryStore:
             if refused is not None:
                 raise refused
             kept.head = kept.head.claimed(owner)
+            if kept.turn is not None:
+                kept.turn = kept.turn._replace(number=0, place=TurnPlace.WAITS)
+                self._session(kept.header).line[run] = kept
             record = claim_record(kept.head, wall_s=self._wall_s(), rerun=rerun)
             append = Append(run, kept.head.epoch, (record,))
             refused = self._added(kept, append, encoded(append))
@@ -114,6 +166,26 @@ class MemoryStore:
             kept = [run for run in self._runs.values() if tenant in (None, run.header.tenant)]
         kept.sort(key=lambda run: (run.header.created_wall_s, run.header.run), reverse=True)
         return [summary(run.header, run.head) for run in kept[: max(limit, 0)]]
+
+    def turns(
+        self, tenant: str, session: str, *, before: int | None = None, limit: int = 50
+    ) -> SessionTurns:
+        with self._lock:
+            known = self._sessions.get((tenant, session))
+            if known is None:
+                return SessionTurns(0, (), ())
+            self._settle(known, known.line.values())
+            line = [
+                LineTurn(run.header.run, run.turn.number, run.head.status)
+                for run in sorted(known.line.values(), key=_place_in_line)
+                if run.turn is not None
+            ]
+            bound = max(limit, 0)
+            stop = len(known.ended)
+            if before is not None:
+                stop = bisect_left(known.ended, before, key=lambda turn: turn.number)
+            ended = known.ended[max(stop - bound, 0) : stop]
+            return SessionTurns(known.begun, tuple(line[:bound]), tuple(reversed(ended)))
 
     def enqueue(
         self,
@@ -171,6 +243,11 @@ class MemoryStore:
         refused = refusal(append, kept.head, lambda *key: kept.accepted.get(key))
         if refused is not None:
             return refused
+        begins = turn_begun_by(append.records)
+        if begins is not None:
+            refused = self._begun(kept, append, begins)
+            if refused is not None:
+                return refused
         kept.lines.extend(lines)
         kept.accepted.update(
             ((line.node or "", line.revision), (line.attempt, line.token))
@@ -181,7 +258,53 @@ class MemoryStore:
         self._runs[append.run] = kept
         return None
 
+    # -- turns -------------------------------------------------------------------------------
+
+    def _session(self, header: RunHeader) -> _Session:
+        assert header.session is not None
+        return self._sessions.setdefault((header.tenant, header.session), _Session())
+
+    def _begun(self, kept: _Run, append: Append, begins: Record) -> JournalError | None:
+        """Begin the run's turn, or answer why not and change nothing but what is over."""
+        turn = kept.turn
+        session = _Session() if turn is None else self._session(kept.header)
+        others = [
+            run
+            for run in session.line.values()
+            if run.turn is not None and turn is not None and may_be_ahead(run.turn, turn)
+        ]
+        self._settle(session, others)
+        refused = turn_refusal(
+            append,
+            begins,
+            turn=turn,
+            ahead=[run.turn for run in others if run.turn is not None],
+            begun=session.begun,
+        )
+        if refused is None and turn is not None:
+            session.begun += 1
+            kept.turn = turn._replace(number=session.begun, place=TurnPlace.BEGUN)
+        return refused
+
+    def _settle(self, session: _Session, runs: Iterable[_Run]) -> None:
+        """Take those out of the line that have ended, or whose owner has."""
+        for run in list(runs):
+            assert run.turn is not None
+            run.turn = settled(run.turn, run.head, self._is_alive)
+            if run.turn.place.is_in_line:
+                continue
+            del session.line[run.header.run]
+            if run.turn.place is TurnPlace.ENDED_OK:
+                session.ended.append(EndedTurn(run.turn.number, run.header.run))
+                session.ended.sort()
+
+
+def _place_in_line(run: _Run) -> tuple[bool, int]:
+    assert run.turn is not None
+    return run.turn.place is not TurnPlace.BEGUN, run.turn.arrived
+
 
 def _loaded(kept: _Run) -> LoadedRun:
     records = tuple(record_of(line) for line in kept.lines)
-    return LoadedRun(kept.header, kept.head.epoch, kept.head.status, kept.head.reason, records)
+    head = kept.head
+    return LoadedRun(kept.header, head.epoch, head.status, head.reason, records, head.owner)

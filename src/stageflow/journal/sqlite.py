@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from stageflow.journal import sqlite_queue
+from stageflow.journal import sqlite_queue, sqlite_turns
 from stageflow.journal.admission import (
     Head,
     claim_record,
@@ -38,7 +38,15 @@ from stageflow.journal.line import (
     header_text,
 )
 from stageflow.journal.queue import QueueBounds, Wanted, is_orphan, passing_over
-from stageflow.journal.store import Append, LoadedRun, Owner, RunHeader, RunSummary
+from stageflow.journal.store import (
+    Append,
+    LoadedRun,
+    Owner,
+    RunHeader,
+    RunSummary,
+    SessionTurns,
+)
+from stageflow.journal.turns import is_turn, turn_begun_by
 from stageflow.journal.verification import (
     RunRows,
     verified_head,
@@ -75,12 +83,15 @@ CREATE TABLE records (
   previous BLOB NOT NULL, checksum BLOB NOT NULL, PRIMARY KEY (run, seq));
 CREATE UNIQUE INDEX accepted_once ON records(run, node, revision) WHERE accepted = 1;
 CREATE TABLE contents (content BLOB PRIMARY KEY, payload BLOB NOT NULL);
+{sqlite_turns.SCHEMA}
 {sqlite_queue.SCHEMA}
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
-_FROM_1 = f"{sqlite_queue.SCHEMA}PRAGMA user_version = {SCHEMA_VERSION}"
-"""Version 1 knew no queue."""
+_FROM_1 = f"""{sqlite_turns.SCHEMA}
+{sqlite_queue.SCHEMA}
+PRAGMA user_version = {SCHEMA_VERSION}"""
+"""Version 1 knew no sessions and no queue; its runs are no turns."""
 _SETTINGS = (
     "synchronous = FULL",
     "fullfsync = ON",  # on macOS a plain fsync leaves data in the drive's cache
@@ -173,6 +184,8 @@ class SQLiteStore:
         start = header_checksum(text)
         columns = (header.run, header.tenant, header.created_wall_s, text, start)
         writer.execute(_ADD_RUN, columns)
+        if is_turn(header):
+            sqlite_turns.arrive(writer, header)
         heads = {header.run: (head, start)}
         refused = self._added(writer, heads, first, lines)
         if refused is not None:
@@ -211,8 +224,10 @@ class SQLiteStore:
         assert refused is None, f"the new owner's first record was refused: {refused}"
         _write_heads(writer, heads)
         sqlite_queue.remove(writer, run)
+        if is_turn(loaded.header):
+            sqlite_turns.bring_back(writer, run)
         records = (*loaded.records, record)
-        return LoadedRun(loaded.header, head.epoch, head.status, head.reason, records)
+        return LoadedRun(loaded.header, head.epoch, head.status, head.reason, records, head.owner)
 
     def release(self, run: str, epoch: int) -> None:
         with self._transaction() as writer:
@@ -242,6 +257,23 @@ class SQLiteStore:
             rows = reader.execute(_LISTING.format(where=where), (*known, bound)).fetchall()
         found = (verified_summary(row) for row in rows)
         return [one for one in found if tenant is None or one.header.tenant == tenant]
+
+    def turns(
+        self, tenant: str, session: str, *, before: int | None = None, limit: int = 50
+    ) -> SessionTurns:
+        if not (_is_text(tenant) and _is_text(session)):
+            return SessionTurns(0, (), ())
+        bound = min(max(limit, 0), _LISTING_MAX)
+        with self._snapshot() as reader:
+            return sqlite_turns.listed(
+                reader,
+                tenant,
+                session,
+                before=before,
+                limit=bound,
+                head_of=lambda run: _head(reader, run)[0],
+                is_alive=self._is_alive,
+            )
 
     def enqueue(
         self,
@@ -420,6 +452,17 @@ class SQLiteStore:
         )
         if refused is not None:
             return refused
+        begins = turn_begun_by(append.records)
+        if begins is not None:
+            refused = sqlite_turns.begin(
+                writer,
+                append,
+                begins,
+                head_of=lambda run: (heads[run] if run in heads else _head(writer, run))[0],
+                is_alive=self._is_alive,
+            )
+            if refused is not None:
+                return refused
         rows = []
         for line in lines:
             checksum = chained(last, line)

@@ -109,6 +109,37 @@ class LoadedRun:
     reason: str
     records: tuple[Record, ...]
     """In order of seq, from 1, without gaps."""
+    owner: Owner | None = None
+    """None once the run ended or was suspended."""
+
+
+class LineTurn(NamedTuple):
+    """A turn that is not over."""
+
+    run: str
+    number: int
+    """0 until it begins."""
+    status: str
+    """RUNNING or SUSPENDED."""
+
+
+class EndedTurn(NamedTuple):
+    """A turn that ended ok. Never changes."""
+
+    number: int
+    run: str
+
+
+class SessionTurns(NamedTuple):
+    """Where a session stands."""
+
+    begun: int
+    """Numbers given out; the next turn that begins has the next one."""
+    line: tuple[LineTurn, ...]
+    """Turns that are not over and whose owner has not ended: one that has begun first, then in
+    order of arrival."""
+    ended: tuple[EndedTurn, ...]
+    """Turns that ended ok, the latest first."""
 
 
 class RefusedWrite(NamedTuple):
@@ -138,13 +169,21 @@ class Store(Protocol):
     Every method may raise JournalError "journal.damaged", "journal.write_failed" or
     "journal.read_failed" with the cause kept. Nothing is retried inside except the wait for
     another process's lock.
+
+    A run whose header has a session and no parent is a *turn*. `create` puts it last in the line of
+    its tenant's session. It begins with a TURN record that has the session's next number, which
+    `create` and `commit` take only when nobody is in its way, and refuse whole with
+    "journal.not_its_turn" otherwise. In the way are a turn that has begun and one that arrived
+    earlier, until they have ended or their owner has; a suspended turn is. `claim` of a turn that
+    goes on puts it into the line again, where it was, and it begins again under a number of its
+    own. `stageflow.journal.turns` decides all this for any store.
     """
 
     def create(self, header: RunHeader, owner: Owner, records: tuple[Record, ...]) -> int:
         """Start a run, durably, and return its epoch, 1.
 
         Raises "journal.run_exists", "journal.bad_record", "journal.out_of_order",
-        "journal.already_accepted"; the run that exists is left as it was.
+        "journal.already_accepted", "journal.not_its_turn"; the run that exists is left as it was.
         """
         ...
 
@@ -153,7 +192,8 @@ class Store(Protocol):
 
         The answer at place i is None, or why item i was refused: "journal.unknown_run",
         "journal.bad_record", "journal.stale_owner", "journal.run_ended", "journal.out_of_order",
-        "journal.already_accepted". Raises when nothing of the batch was written.
+        "journal.already_accepted", "journal.not_its_turn". Raises when nothing of the batch was
+        written.
         """
         ...
 
@@ -181,6 +221,15 @@ class Store(Protocol):
 
     def runs(self, *, tenant: str | None = None, limit: int = 50) -> list[RunSummary]:
         """The latest runs by creation, newest first; of one tenant when given."""
+        ...
+
+    def turns(
+        self, tenant: str, session: str, *, before: int | None = None, limit: int = 50
+    ) -> SessionTurns:
+        """Where a session of a tenant stands; one that nobody knows has no turns.
+
+        `ended` holds turns numbered below `before`; it and `line` hold `limit` at most.
+        """
         ...
 
     def close(self) -> None:

@@ -47,7 +47,7 @@ def verified_run(run: str, rows: RunRows) -> tuple[LoadedRun, Head, bytes]:
         raise damaged(run, len(records) + 1, "it is missing")
     if len(records) > head.records or last != expected_last:
         raise damaged(run, len(records), "the run's state does not know it")
-    loaded = LoadedRun(header, head.epoch, head.status, head.reason, tuple(records))
+    loaded = LoadedRun(header, head.epoch, head.status, head.reason, tuple(records), head.owner)
     return loaded, head, last
 
 

@@ -28,6 +28,10 @@ class RecordType(enum.Enum):
     """A durable step inside a stage. data: key, call; payload: its result."""
     CANCEL = "cancel"
     """Somebody asked the run to end. data: reason."""
+    TURN = "turn"
+    """A turn of a session begins. data: turn, its number in order of beginning (0 when the run
+    ended while it waited); sees, how many of the turns that ended ok before it are in its window.
+    """
     CLAIMED = "claimed"
     """A new owner took the run over. data: pid."""
     RUN_ENDED = "run_ended"

@@ -8,6 +8,7 @@ from typing import Any
 
 from stageflow.model.bag import OutputBag
 from stageflow.model.identity import Identity
+from stageflow.model.session import Seen, Session
 from stageflow.model.values import content_hash, thaw
 
 
@@ -18,7 +19,7 @@ class ContextSnapshot:
     Values come out as private copies; changing one changes nobody else's.
     """
 
-    __slots__ = ("_bag", "_identity", "_inputs", "_names", "version")
+    __slots__ = ("_bag", "_identity", "_inputs", "_names", "_session", "version")
 
     def __init__(
         self,
@@ -28,6 +29,7 @@ class ContextSnapshot:
         names: Mapping[str, int],
         bag: OutputBag,
         version: int,
+        session: Seen | None = None,
     ) -> None:
         """`inputs` holds canonical values; `names` maps node names to numbers."""
         self._identity = identity
@@ -35,6 +37,7 @@ class ContextSnapshot:
         self._inputs = inputs
         self._names = names
         self._bag = bag
+        self._session = session
 
     def __contains__(self, node: str) -> bool:
         number = self._names.get(node)
@@ -67,8 +70,14 @@ class ContextSnapshot:
         return {name: thaw(value) for name, value in self._inputs.items()}
 
     @property
+    def session(self) -> Session | None:
+        """Earlier turns that the run sees; None for a run of no session."""
+        return None if self._session is None else Session(self._session)
+
+    @property
     def content_hash(self) -> str:
-        """blake2b over inputs and outputs of this version, in order of node name.
+        """blake2b over inputs and outputs of this version, in order of node name, and over the
+        session's earlier turns when there is one.
 
         Equal for equal contents, whatever the order in which the outputs were accepted.
         """
@@ -79,6 +88,8 @@ class ContextSnapshot:
         accepted = self._bag.accepted[: self.version]
         for entry in sorted(accepted, key=lambda e: by_number[e.node]):
             digest.update(f"node {by_number[entry.node]} {content_hash(entry.value)}\n".encode())
+        if self._session is not None:
+            digest.update(f"session {Session(self._session).content_hash}\n".encode())
         return digest.hexdigest()
 
     def __repr__(self) -> str:

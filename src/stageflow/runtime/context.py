@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from stageflow.model.identity import Identity
+from stageflow.model.session import Session
 from stageflow.model.snapshot import ContextSnapshot
 from stageflow.runtime.durable import do_step
 from stageflow.runtime.fanout import mapped
@@ -40,6 +41,15 @@ class Context:
     def snapshot(self) -> ContextSnapshot:
         """The run as it was when this attempt began."""
         return self._driver.snapshot(self._version)
+
+    @property
+    def session(self) -> Session | None:
+        """Earlier turns of the session that this run belongs to; None for a run of no session.
+
+        The same for the whole run, its children, and after a crash.
+        """
+        seen = self._driver.session
+        return None if seen is None else Session(seen)
 
     @property
     def identity(self) -> Identity:

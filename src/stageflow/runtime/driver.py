@@ -28,6 +28,7 @@ from stageflow.model.identity import Identity
 from stageflow.model.marks import reached
 from stageflow.model.outputs import Allow, Feedback, OutcomeKind, Revise, StageOutput
 from stageflow.model.record import RecordType
+from stageflow.model.session import Seen
 from stageflow.model.snapshot import ContextSnapshot
 from stageflow.model.sparse import Sparse
 from stageflow.model.values import Frozen, content_hash, thaw
@@ -51,6 +52,7 @@ from stageflow.scheduler import Action, Ask, End, Launch, NodeState, Scheduler, 
 if TYPE_CHECKING:
     from stageflow.runtime.pipeline import Pipeline
     from stageflow.runtime.runtime import Runtime
+    from stageflow.runtime.sessions import Arrival
 
 OK, BLOCKED = NodeState.OK, NodeState.BLOCKED
 _SENT_BACK = (NodeState.RUNNING, NodeState.FALLING_BACK, NodeState.FAILED)
@@ -118,6 +120,7 @@ class Driver(Sparse):
         "runtime",
         "scheduler",
         "seed",
+        "session",
         "spreads",
         "started_s",
         "starting",
@@ -127,6 +130,7 @@ class Driver(Sparse):
         "tenant",
         "time",
         "timer",
+        "turn",
         "waiter",
         "watchers",
         "wishes",
@@ -263,8 +267,12 @@ class Driver(Sparse):
         self.opened: asyncio.Future[None] | None = None
         """Done when what a run begins with is durable, or it is over before; None when nobody
         waits for that."""
-        self.asked: str | None = None
-        """Why somebody cancelled the run before it was open."""
+        self.asked: tuple[str, str] | None = None
+        """Why, and as what, somebody ended the run before it was open."""
+        self.turn: Arrival | None = None
+        """Its place in its session's line; None for a run that is no turn of one."""
+        self.session: Seen | None = None
+        """What it sees of its session; None until its turn has begun, and without one."""
         self.first: list[Action] | None = None
         self.needs_end = False
         """True for a run that was taken over ended and that nothing has set going again."""
@@ -301,10 +309,12 @@ class Driver(Sparse):
         if self.history is not None:
             self.runtime.active[self.identity.run] = self
         try:
+            if self.turn is not None:
+                cancelled = await self.turn.come(self)
             # Opening is finished even when the caller is cancelled meanwhile: a run that the
             # journal knows must be ended there too.
             if self.history is not None or self.plan.deps:
-                cancelled = await self._whole(self._prepare())
+                cancelled = await self.whole(self._prepare()) or cancelled
             self._open(first)
             if cancelled:
                 self.cancel("caller_cancelled")
@@ -318,11 +328,11 @@ class Driver(Sparse):
         finally:
             if self._is_clean():
                 self._let_go()
-            elif await self._whole(self._clean_up()) and not cancelled:
+            elif await self.whole(self._clean_up()) and not cancelled:
                 cancelled = True
                 # The run was over by itself, and what its stages left behind was let be; a
                 # cancelled caller leaves nothing.
-                await self._whole(self._end_tasks())
+                await self.whole(self._end_tasks())
         if self.bug is not None:
             for watcher in self.watchers:
                 watcher.cancel()
@@ -347,9 +357,11 @@ class Driver(Sparse):
                 watcher.set_result(run)
         if cancelled:
             raise asyncio.CancelledError
+        if self.turn is not None and self.turn.refusal is not None:
+            raise self.turn.refusal
         return run
 
-    async def _whole(self, work: Coroutine[Any, Any, None]) -> bool:
+    async def whole(self, work: Coroutine[Any, Any, None]) -> bool:
         """Awaits `work` to its end, however often the caller is cancelled; True when it was."""
         cancelled = False
         task = self.loop.create_task(work, context=self.neutral.copy())
@@ -365,23 +377,32 @@ class Driver(Sparse):
 
     async def _prepare(self) -> None:
         """What a run needs before its first stage and has to wait for."""
-        if self.plan.deps:
-            self.deps = await self.runtime.open_deps(self)
-        if self.history is not None:
+        if self.asked is None:
+            await self.open_deps()
+        if self.history is not None and self.turn is None:
             if self.recovered:
-                if self.needs_end and self.scheduler.ending is not None and not self._ends():
-                    self.scheduler.restate_end()
+                self.restate_end()
                 await self.history.commit(self)
             else:
-                self.first = self.begin()
+                self.first = self.start_scheduler()
                 await self.history.create(self)
+
+    async def open_deps(self) -> None:
+        """Once; a turn of a session opens them before it takes its turn."""
+        if self.plan.deps and not self.deps:
+            self.deps = await self.runtime.open_deps(self)
+
+    def restate_end(self) -> None:
+        """Has the end of a recovered run written that can't go on."""
+        if self.needs_end and self.scheduler.ending is not None and not self._ends():
+            self.scheduler.restate_end()
 
     def _ends(self) -> bool:
         """True when the run's end is among the records to be written."""
         return any(record.type is RecordType.RUN_ENDED for record in self.scheduler.records)
 
-    def begin(self) -> list[Action]:
-        """The scheduler starts, with the inputs that are there."""
+    def start_scheduler(self) -> list[Action]:
+        """The run's first event; values of gated inputs go into the bag."""
         absent = []
         for spec in self.plan.inputs.values():
             if spec.node is not None:
@@ -390,7 +411,7 @@ class Driver(Sparse):
                     self.held.add(spec.node)
                 else:
                     absent.append(spec.node)
-        return self.scheduler.start(absent)
+        return self.scheduler.start(absent, is_turn=self.turn is not None)
 
     def _open(self, first: list[Action] | None) -> None:
         self.publish(EventType.RUN_STARTED)
@@ -400,7 +421,7 @@ class Driver(Sparse):
         if self.deadline_s is not None and self.parent is None:
             self.timer = self.loop.call_at(self.deadline_s, self._deadline)
         if not self.recovered:
-            first = self.begin() if self.history is None else self.first
+            first = self.start_scheduler() if self.history is None else self.first
         assert first is not None
         self.is_open = True
         if self.opened is not None:
@@ -408,7 +429,8 @@ class Driver(Sparse):
         self._apply(first)
         self._wake_worker()
         if self.asked is not None:
-            self.cancel(self.asked)
+            reason, status = self.asked
+            self.cancel(reason, status=status)
 
     def _tell_opened(self) -> None:
         assert self.opened is not None, "somebody waits"
@@ -458,6 +480,9 @@ class Driver(Sparse):
 
     def _let_go(self) -> None:
         self.is_over = True
+        if self.end is None:
+            for watcher in self.watchers:
+                watcher.cancel()
         if self.opened is not None:
             self._tell_opened()
         for timer in (*self.retries.values(), *self.questions.values()):
@@ -468,6 +493,8 @@ class Driver(Sparse):
             self.stream.close()
         if self.runtime.active.get(self.identity.run) is self:
             del self.runtime.active[self.identity.run]
+        if self.turn is not None:
+            self.turn.leave_after(self)
         # The context names this driver: without this, every run would be left to the collector.
         self.context.run(RUN.set, None)
 
@@ -482,7 +509,9 @@ class Driver(Sparse):
         if self.over_by_s is None:
             self.over_by_s = over_by_s
         if not self.is_open:
-            self.asked = reason
+            self.asked = reason, status
+            if self.turn is not None:
+                self.turn.wake()
         elif self.end is None:
             reached("run_cancelled")
             self._step_aside(self.scheduler.cancel(reason, status=status))
@@ -555,6 +584,7 @@ class Driver(Sparse):
             names=self.plan.index,
             bag=self.bag,
             version=self.version if version is None else version,
+            session=self.session,
         )
 
     # -- workers -----------------------------------------------------------------------------
@@ -568,7 +598,16 @@ class Driver(Sparse):
         self.starting += 1
         task = self.loop.create_task(self._work(), context=self.neutral.copy())
         self.workers[task] = None
-        task.add_done_callback(self.workers.pop, context=self.neutral)
+        task.add_done_callback(self._worker_left, context=self.neutral)
+
+    def _worker_left(self, task: asyncio.Task[Any]) -> None:
+        del self.workers[task]
+        if task.cancelled():
+            # Before its first step, by a loop that is torn down: end the run, with another worker.
+            self.starting -= 1
+            self.disturbed = True
+            self.cancel("loop_closed")
+            self._wake_worker()
 
     async def _work(self) -> None:
         """Takes ready nodes, one after another, until there are none."""
@@ -987,7 +1026,13 @@ class Driver(Sparse):
             return
         task = self.loop.create_task(self._done_aside(actions), context=self.neutral.copy())
         self.workers[task] = None
-        task.add_done_callback(self.workers.pop, context=self.neutral)
+
+        def left(task: asyncio.Task[Any]) -> None:
+            del self.workers[task]
+            if task.cancelled():  # before its first step, by a loop that is torn down
+                self._step_aside(actions)
+
+        task.add_done_callback(left, context=self.neutral)
 
     async def _done_aside(self, actions: Sequence[Action]) -> None:
         try:

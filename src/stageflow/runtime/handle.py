@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from stageflow.runtime.driver import Driver
 from stageflow.runtime.outcome import Run
+from stageflow.runtime.request import Request
 from stageflow.scheduler import Action
 
 O = TypeVar("O")  # noqa: E741
@@ -18,14 +19,26 @@ class Handle(Generic[O]):
 
     __slots__ = ("_driver", "_end")
 
-    def __init__(self, driver: Driver, end: asyncio.Future[Run[Any]]) -> None:
+    def __init__(self, driver: Driver | Request, end: asyncio.Future[Run[Any]]) -> None:
         self._driver = driver
         self._end = end
 
     @classmethod
-    def start(cls, driver: Driver, first: list[Action] | None = None) -> Handle[Any]:
+    def start(cls, driver: Driver | Request, first: list[Action] | None = None) -> Handle[Any]:
         """Drives the run in a task of its own; `first` for a run that goes on."""
-        return cls(driver, asyncio.get_running_loop().create_task(driver.execute(first)))
+        turn = driver.turn
+        try:
+            task = asyncio.get_running_loop().create_task(driver.execute(first))
+        except (
+            RuntimeError
+        ):  # outside of an event loop: the place in the line was taken for nothing
+            if turn is not None:
+                turn.leave()
+            raise
+        if turn is not None:
+            # Also when the task is cancelled before its first step.
+            task.add_done_callback(lambda _: turn.leave())
+        return cls(driver, task)
 
     @classmethod
     async def opened(cls, driver: Driver, first: list[Action]) -> Handle[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from stageflow.contracts import contract_of
@@ -34,6 +35,10 @@ class History:
         self.epoch = epoch
         self.durable_seq = 0
         """The last sequence number known to be on disk."""
+        self.held: tuple[Record, ...] = ()
+        """Of a turn that has not begun: what is written, and nothing before it, when it does."""
+        self.sizes: dict[int, int] | None = None
+        """Of a turn: bytes of each payload by its attempt's token, of the inputs by 0."""
         self._plain = contract_of(PLAIN)
         self._freezer = Freezer()
         self.is_closed = False
@@ -41,9 +46,11 @@ class History:
         self._flushing = False
         self._waiters: deque[asyncio.Future[None]] = deque()
 
-    async def create(self, driver: Driver) -> None:
-        """Writes the run's first records: that it started, with its inputs, and the intents."""
-        records = self._taken(driver)
+    async def create(self, driver: Driver, records: tuple[Record, ...] | None = None) -> None:
+        """Writes the run's first records: that it started, with its inputs, and the intents; or
+        `records`, which were taken before."""
+        if records is None:
+            records = self.taken(driver)
         first = self._with_inputs(driver, records[0])
         self._flushing = True
         try:
@@ -55,8 +62,8 @@ class History:
 
     def first_record(self, driver: Driver) -> Record:
         """What a queued run has on record: that it started, with its inputs. Nothing was begun."""
-        driver.begin()
-        return self._with_inputs(driver, self._taken(driver)[0])
+        driver.start_scheduler()
+        return self._with_inputs(driver, self.taken(driver)[0])
 
     def _with_inputs(self, driver: Driver, first: Record) -> Record:
         inputs = {
@@ -64,6 +71,8 @@ class History:
             for name, value in driver.inputs.items()
         }
         first = first._replace(payload=self.plain(inputs))
+        if self.sizes is not None:
+            self.sizes[0] = len(first.payload or b"")
         if driver.deadline_in_s is not None:
             first = first._replace(data={**first.data, "deadline_in_s": driver.deadline_in_s})
         return first
@@ -81,15 +90,25 @@ class History:
                 if driver.bug is not None:
                     raise driver.bug
                 continue
-            records = self._taken(driver)
+            records = self.taken(driver)
             if not records:
                 return
-            self._flushing = True
-            try:
-                await self.journal.append(self.header.run, self.epoch, records)
-                self.durable_seq = records[-1].seq
-            finally:
-                self._flushed()
+            await self._append(records)
+
+    async def write_held(self, driver: Driver, records: tuple[Record, ...]) -> None:
+        """Writes what was held back, as it is in `records`; when that is refused, it is held on."""
+        now_s = driver.runtime.clock.wall_s()
+        await self._append(tuple(record._replace(wall_s=now_s) for record in records))
+        self.held = ()
+        self._flushed()
+
+    async def _append(self, records: tuple[Record, ...]) -> None:
+        self._flushing = True
+        try:
+            await self.journal.append(self.header.run, self.epoch, records)
+            self.durable_seq = records[-1].seq
+        finally:
+            self._flushed()
 
     def _flushed(self) -> None:
         self._flushing = False
@@ -98,7 +117,8 @@ class History:
             if not waiter.done():
                 waiter.set_result(None)
 
-    def _taken(self, driver: Driver) -> tuple[Record, ...]:
+    def taken(self, driver: Driver) -> tuple[Record, ...]:
+        """What the scheduler has written and nobody has taken, stamped."""
         scheduler = driver.scheduler
         records, scheduler.records = scheduler.records, []
         now_s = driver.runtime.clock.wall_s()
@@ -159,6 +179,8 @@ class History:
         self, scheduler: Scheduler, token: int, payload: bytes | None, contract: str
     ) -> None:
         """Gives the outcome just written its payload."""
+        if self.sizes is not None:
+            self.sizes[token] = len(payload or b"")
         records = scheduler.records
         for place in range(len(records) - 1, -1, -1):
             record = records[place]
@@ -186,6 +208,17 @@ def decode_inputs(plan: Plan, record: Record) -> dict[str, Any]:
         for name, data in encoded.items()
         if name in plan.inputs
     }
+
+
+def changed_inputs(given: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
+    """Names of canonical inputs that are not the same, sorted."""
+    return sorted(
+        name
+        for name in given.keys() | before.keys()
+        if name not in given
+        or name not in before
+        or content_hash(given[name]) != content_hash(before[name])
+    )
 
 
 def decode_value(plan: Plan, node: Node, record: Record, freezer: Freezer) -> tuple[Any, Any]:
@@ -256,5 +289,8 @@ def _stamped(driver: Driver, record: Record, now_s: float) -> Record:
         return record._replace(wall_s=now_s, data={"shown": shown, "expires_wall_s": due})
     if record.type is RecordType.RETRY_DUE:
         data = {"wait_s": record.data["wait_s"], "due_wall_s": now_s + record.data["wait_s"]}
+        return record._replace(wall_s=now_s, data=data)
+    if driver.turn is not None and record.data.get("status") == "ok" and record.node is None:
+        data = {**record.data, "turn": driver.turn.told(driver)}
         return record._replace(wall_s=now_s, data=data)
     return record._replace(wall_s=now_s)

@@ -35,3 +35,10 @@ class Limits:
     """Owners a run may have had and still be taken by a worker: it may be what ends them."""
     close_s: float = 10.0
     """How long closing one dep may take."""
+    sessions: int = 1_000
+    """Sessions that a runtime keeps at hand. With a journal the others are read from it when they
+    are used again; without one they begin anew."""
+    turns_waiting: int = 1_000
+    """Turns of one session that are not over; one more is refused."""
+    requests: int = 1_000
+    """Without a journal: requests whose finished runs are remembered by their key."""

@@ -12,11 +12,10 @@ import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from stageflow.model.content import content_hash
 from stageflow.model.errors import JournalError
 from stageflow.runtime.deps import Fakes
 from stageflow.runtime.driver import Driver
-from stageflow.runtime.history import decode_inputs
+from stageflow.runtime.history import changed_inputs, decode_inputs
 from stageflow.runtime.recovery import recovered
 from stageflow.scheduler import Action
 
@@ -64,13 +63,7 @@ async def taken_up(
         raise
     given = pipeline.admit_inputs(inputs, runtime.freezer)
     before = decode_inputs(pipeline.plan, seen.records[0])
-    changed = sorted(
-        name
-        for name in given.keys() | before.keys()
-        if name not in given
-        or name not in before
-        or content_hash(given[name]) != content_hash(before[name])
-    )
+    changed = changed_inputs(given, before)
     if changed:
         raise JournalError(
             "resume.diverged",

@@ -11,6 +11,7 @@ from stageflow.graph import Stage
 from stageflow.model.bag import MISSING, OutputBag
 from stageflow.model.errors import RunError
 from stageflow.model.identity import Identity
+from stageflow.model.session import Seen
 from stageflow.model.snapshot import ContextSnapshot
 from stageflow.model.values import thaw
 from stageflow.runtime.failure import Failure, StageFailed
@@ -73,6 +74,7 @@ class Run(Generic[O]):
         "_program",
         "_reasons",
         "_revisions",
+        "_session",
         "_standing",
         "_states",
         "_tried",
@@ -112,6 +114,7 @@ class Run(Generic[O]):
         originals: Mapping[int, BaseException],
         standing: AbstractSet[int],
         quarantined: tuple[str, ...],
+        session: Seen | None = None,
     ) -> None:
         self._program = program
         self._identity = identity
@@ -128,6 +131,7 @@ class Run(Generic[O]):
         self.failures = failures
         self._candidates = candidates
         self._originals = originals
+        self._session = session
         self._standing = standing
         self.quarantined = quarantined
 
@@ -164,6 +168,7 @@ class Run(Generic[O]):
             names=self._program.plan.index,
             bag=self._bag,
             version=len(self._bag.accepted),
+            session=self._session,
         )
 
     @property
@@ -373,4 +378,5 @@ def make_run(driver: Driver) -> Run[Any]:
         originals=driver.originals if scheduler.failures else {},
         standing=scheduler.standing if driver.program.falls_back else frozenset(),
         quarantined=tuple(driver.quarantined),
+        session=driver.session,
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, NotRequired, TypeVar, overload
 
 from stageflow.graph import Plan, Stage, compile_plan, refused, stand_in
 from stageflow.graph.draw import mermaid, text_diagram
 from stageflow.model.errors import BuildError, InputError, StageflowError, nearest
+from stageflow.model.session import Window
 from stageflow.model.values import Freezer
 from stageflow.runtime.context import Context
 from stageflow.runtime.deps import DepScopes, lacking
@@ -19,6 +20,7 @@ from stageflow.runtime.events import Subscription
 from stageflow.runtime.handle import Handle
 from stageflow.runtime.outcome import Run
 from stageflow.runtime.processes import check_portable
+from stageflow.runtime.request import Request
 from stageflow.runtime.runtime import Runtime
 from stageflow.runtime.step import Compiled
 from stageflow.runtime.stream import Emitted, StreamQueue
@@ -34,6 +36,7 @@ class RunOptions:
     runtime: Runtime | None = None
     tenant: str = "default"
     session: str | None = None
+    window: Window = field(default_factory=Window)
     correlation: str | None = None
     deadline: float | None = None
     """Seconds the whole run may take."""
@@ -42,6 +45,7 @@ class RunOptions:
     run_id: str | None = None
     priority: int = 0
     """Of submitted runs, among those of one tenant: higher goes first."""
+    request_key: str | None = None
     events: tuple[Subscription, ...] = ()
     target: str | None = None
     fakes: DepScopes | None = None
@@ -141,19 +145,29 @@ class Pipeline(Generic[O]):
         runtime: Runtime | None = None,
         tenant: str | None = None,
         session: str | None = None,
+        window: Window | None = None,
         correlation: str | None = None,
         deadline: float | None = None,
         seed: int | None = None,
         run_id: str | None = None,
         priority: int | None = None,
+        request_key: str | None = None,
         events: Subscription | Iterable[Subscription] | None = None,
         target: str | None = None,
     ) -> Pipeline[O]:
         """The same pipeline, run under other options; what is not given stays as it was.
 
-        `deadline` is in seconds from the start of each run. `events` are told what happens.
-        `target` is the `module:attr` under which a later process finds this pipeline. `priority`
-        counts for submitted runs: higher goes first among those of one tenant.
+        Runs of one `session` of one `tenant` are turns: one runs after another, in order of
+        arrival, and each sees earlier ones through `window`, as `ctx.session`. RunError
+        `session.suspended` is raised for a turn that would follow a suspended one.
+
+        `request_key` makes a call repeatable: a tenant's second call with one key gets the run of
+        the first, waits for it, or resumes it when its process died. RunError
+        `run.request_changed` when the inputs are others.
+
+        `deadline` is in seconds from the start of each run, waiting included. `events` are told
+        what happens. `target` is the `module:attr` under which a later process finds this pipeline.
+        `priority` counts for submitted runs: higher goes first among those of one tenant.
         """
         if deadline is not None and not deadline > 0:
             raise BuildError(
@@ -168,11 +182,13 @@ class Pipeline(Generic[O]):
             "runtime": runtime,
             "tenant": tenant,
             "session": session,
+            "window": window,
             "correlation": correlation,
             "deadline": deadline,
             "seed": seed,
             "run_id": run_id,
             "priority": priority,
+            "request_key": request_key,
             "events": (events,)
             if isinstance(events, Subscription)
             else None
@@ -184,6 +200,16 @@ class Pipeline(Generic[O]):
         other.options = replace(
             self.options, **{name: value for name, value in given.items() if value is not None}
         )
+        if other.options.request_key is not None and other.options.run_id is not None:
+            raise BuildError(
+                "run.two_ids",
+                "a run has its id from its request key, or is given one",
+                pipeline=self.name,
+                field="run_id",
+                expected="request_key or run_id",
+                got="both",
+                fix="leave run_id out: handle.run_id tells the id",
+            )
         return other
 
     # -- tests -------------------------------------------------------------------------------
@@ -339,8 +365,13 @@ class Pipeline(Generic[O]):
     def _runtime(self) -> Runtime:
         return self.runtime if self.options.runtime is None else self.options.runtime
 
-    def _begin(self, inputs: Mapping[str, Any], stream: StreamQueue | None = None) -> Driver:
-        return self._runtime.begin(self, inputs, stream=stream)
+    def _begin(
+        self, inputs: Mapping[str, Any], stream: StreamQueue | None = None
+    ) -> Driver | Request:
+        driver = self._runtime.begin(self, inputs, stream=stream)
+        if self.options.request_key is None:
+            return driver
+        return Request(self._runtime, self, driver)
 
     # -- checks ------------------------------------------------------------------------------
 

@@ -25,7 +25,8 @@ from stageflow.runtime.history import (
     decode_reason,
     decode_value,
 )
-from stageflow.scheduler import Action, Scheduler, Wait, put_questions, replay, take_over
+from stageflow.runtime.outcome import Run, make_run
+from stageflow.scheduler import Action, End, Scheduler, Wait, put_questions, replay, take_over
 
 if TYPE_CHECKING:
     from stageflow.runtime.pipeline import Pipeline
@@ -37,15 +38,15 @@ async def recovered(
     run: str,
     *,
     pipeline: Pipeline[Any] | None,
-    rerun: Collection[str],
+    rerun: Collection[str] | None,
     events: Sequence[Subscription],
     seen: LoadedRun | None = None,
     claimed: LoadedRun | None = None,
 ) -> tuple[Driver, list[Action]]:
     """A driver that stands where the run stood, and the actions with which it goes on.
 
-    `seen` is what the journal holds of the run, when the caller has looked already; `claimed`,
-    when the caller has claimed it.
+    With `rerun` None a run that has ended is left as it is. `seen` is what the journal holds of
+    the run, when the caller has looked already; `claimed`, when the caller has claimed it.
     """
     journal = runtime.needs_journal()
     known = claimed or seen or await journal.load(run)
@@ -53,13 +54,15 @@ async def recovered(
         pipeline = locate(known.header)
     plan = pipeline.plan
     check_unchanged(plan, known)
-    for name in rerun:
+    for name in rerun or ():
         plan.find(name)
     loaded = known
     if claimed is None and known.status != "ok":
-        loaded = await journal.claim(run, rerun=sorted(rerun))
-    driver = restored(runtime, pipeline, loaded, events=events)
+        loaded = await journal.claim(run, rerun=None if rerun is None else sorted(rerun))
+    driver = _restored(runtime, pipeline, loaded, events)
     scheduler = driver.scheduler
+    if loaded.header.session is not None:
+        await runtime.sessions.take_up(driver, loaded, pipeline.options.window)
     if scheduler.ending is not None and scheduler.running == 0:
         driver.needs_end = loaded.status == RUNNING
         if not driver.needs_end:
@@ -91,11 +94,20 @@ def _drop_old_times(driver: Driver) -> None:
             driver.due_wall_s.pop(driver.plan.index[record.node or ""], None)
 
 
-def restored(
+async def account_of(runtime: Runtime, seen: LoadedRun, pipeline: Pipeline[Any]) -> Run[Any]:
+    """The account of a run that is over, from its records alone: it is left as it is."""
+    check_unchanged(pipeline.plan, seen)
+    driver = _restored(runtime, pipeline, seen, ())
+    if seen.header.session is not None:
+        await runtime.sessions.take_up(driver, seen, pipeline.options.window)
+    driver.end = End(seen.status, seen.reason)
+    return make_run(driver)
+
+
+def _restored(
     runtime: Runtime,
     pipeline: Pipeline[Any],
     loaded: LoadedRun,
-    *,
     events: Sequence[Subscription],
 ) -> Driver:
     """A driver that knows what the run's records tell, and has not taken anything up."""

@@ -21,9 +21,10 @@ from stageflow.journal.store import (
     RunSummary,
     TellsLosses,
 )
-from stageflow.model.errors import BuildError, JournalError, StageflowError
+from stageflow.model.errors import BuildError, JournalError, RunError, StageflowError
 from stageflow.model.identity import Identity
 from stageflow.model.ids import run_id
+from stageflow.model.session import Turn
 from stageflow.model.values import Adapter, Freezer
 from stageflow.runtime.clock import Clock, SystemClock
 from stageflow.runtime.deps import DepScopes
@@ -32,13 +33,17 @@ from stageflow.runtime.events import Subscription
 from stageflow.runtime.handle import Handle
 from stageflow.runtime.history import History
 from stageflow.runtime.limits import Limits
+from stageflow.runtime.lingering import RUN
 from stageflow.runtime.nested import child_run_id, fakes_for, taken_up
 from stageflow.runtime.outcome import Run
 from stageflow.runtime.processes import ProcessPool
 from stageflow.runtime.recovery import recovered
+from stageflow.runtime.request import Requests, request_run_id
+from stageflow.runtime.sessions import Sessions
 from stageflow.runtime.stream import StreamQueue
 from stageflow.runtime.submission import result
 from stageflow.runtime.threads import ThreadPool
+from stageflow.runtime.turn import past_turns
 from stageflow.runtime.waiting import Waiting, questions, reopened_for
 from stageflow.scheduler import Action
 
@@ -79,9 +84,15 @@ class Runtime:
         self.active: dict[str, Driver] = {}
         """Journalled runs that this runtime drives; a store can't tell two drivers of one process
         apart."""
-        self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._taken_up: weakref.WeakValueDictionary[str, asyncio.Lock] = (
+            weakref.WeakValueDictionary()
+        )
         """Locks of runs that are being taken up, so that they are claimed by one task at a time: to
         the store, all tasks of this process are the owner that may claim again."""
+        self.sessions = Sessions(self.limits)
+        """Whose turn it is in each session."""
+        self.requests = Requests(self.limits.requests)
+        """Keyed runs that are live here."""
         self._owed: set[asyncio.Task[None]] = set()
         """What runs that are over still owe the journal: values that came too late."""
         self._deps = DepScopes({} if deps is None else deps)
@@ -133,6 +144,33 @@ class Runtime:
         journal = self.needs_journal()
         return await journal.refused(run) if isinstance(journal, GroupCommit) else ()
 
+    async def session(
+        self,
+        session: str,
+        *,
+        tenant: str = "default",
+        before: int | None = None,
+        limit: int = 50,
+        pipeline: Pipeline[Any] | None = None,
+    ) -> list[Turn]:
+        """Turns of a session that ended ok, the latest first, whatever windows they have left.
+
+        `before` gives those with a lower number: page with the last one's. `pipeline` reads the
+        turns of pipelines of its name; others are found where their runs say. Without a journal
+        there are only those in the last window.
+        """
+        if self.journal is not None:
+            plan = None if pipeline is None else pipeline.plan
+            return [
+                Turn(past)
+                for past in await past_turns(
+                    self.journal, (tenant, session), before=before, limit=limit, plan=plan
+                )
+            ]
+        line = self.sessions.known(tenant, session)
+        kept = [] if line is None else [Turn(past) for past in reversed(line.turns)]
+        return [turn for turn in kept if before is None or turn.number < before][: max(limit, 0)]
+
     async def resume(
         self,
         run: str,
@@ -149,7 +187,7 @@ class Runtime:
         when the run does not know where its pipeline is defined. JournalError: `unknown_run`,
         `run_is_live`, `changed_node`, `no_target`.
         """
-        async with self._turn(run):
+        async with self.taking_up(run):
             if run in self.active:
                 raise JournalError(
                     "journal.run_is_live",
@@ -197,7 +235,7 @@ class Runtime:
         saw, from `waiting`: an answer about other content is refused (`run.answer_stale`), as is
         a second one (`run.not_waiting`) and a value that is not of the question's type.
         """
-        async with self._turn(run):
+        async with self.taking_up(run):
             driver = self.active.get(run)
             if driver is None:
                 driver, actions = await reopened_for(self, run, pipeline=pipeline, events=events)
@@ -215,7 +253,7 @@ class Runtime:
         self, run: str, *, reason: str = "by_user", pipeline: Pipeline[Any] | None = None
     ) -> Run[Any]:
         """Ends a run of this runtime, or a suspended or queued one, as cancelled."""
-        async with self._turn(run):
+        async with self.taking_up(run):
             driver = self.active.get(run)
             if driver is None:
                 driver, actions = await reopened_for(
@@ -228,11 +266,11 @@ class Runtime:
         return await driver.watch()
 
     @contextlib.asynccontextmanager
-    async def _turn(self, run: str) -> AsyncIterator[None]:
+    async def taking_up(self, run: str) -> AsyncIterator[None]:
         """One task at a time takes a run up; who comes next finds it in `active`."""
-        lock = self._turns.get(run)
+        lock = self._taken_up.get(run)
         if lock is None:
-            lock = self._turns[run] = asyncio.Lock()
+            lock = self._taken_up[run] = asyncio.Lock()
         async with lock:
             yield
 
@@ -249,7 +287,7 @@ class Runtime:
     ) -> tuple[Driver, list[Action]]:
         """A driver for a run that was claimed for this process, and the actions to go on with."""
         run = claimed.header.run
-        async with self._turn(run):
+        async with self.taking_up(run):
             driver, actions = await recovered(
                 self, run, pipeline=pipeline, rerun=(), events=events, claimed=claimed
             )
@@ -284,7 +322,12 @@ class Runtime:
     ) -> Driver:
         """A driver for a new run of `pipeline` under its options. InputError for bad inputs."""
         options = pipeline.options
-        run = options.run_id if options.run_id is not None else run_id()
+        if options.request_key is not None:
+            run = request_run_id(options.tenant, options.request_key)
+        else:
+            run = options.run_id if options.run_id is not None else run_id()
+        if options.session is not None or options.request_key is not None:
+            self._check_not_within(pipeline, run)
         identity = Identity(
             run=run,
             tenant=options.tenant,
@@ -292,7 +335,7 @@ class Runtime:
             parent=None,
             correlation=options.correlation if options.correlation is not None else run,
         )
-        return self._driver(
+        driver = self._driver(
             pipeline,
             identity,
             inputs,
@@ -301,6 +344,31 @@ class Runtime:
             stream=stream,
             deadline_in_s=options.deadline,
         )
+        if options.session is not None:
+            driver.turn = self.sessions.arrive(options.tenant, options.session, options.window)
+            if driver.history is not None:
+                driver.history.sizes = {}
+        return driver
+
+    def _check_not_within(self, pipeline: Pipeline[Any], run: str) -> None:
+        """Refuses a run that would wait for the run whose stage starts it."""
+        options, within = pipeline.options, RUN.get()
+        while isinstance(within, Driver) and within.runtime is self and not within.is_over:
+            whose = within.identity
+            same_session = options.session is not None and whose.session == options.session
+            if whose.run == run or (same_session and whose.tenant == options.tenant):
+                raise RunError(
+                    "run.waits_for_itself",
+                    f"a stage of run {whose.run} starts a run that would wait until it is over",
+                    pipeline=pipeline.name,
+                    field="session" if same_session else "request_key",
+                    expected="a child run, or one of another session",
+                    got="a turn of the session that the stage is part of"
+                    if same_session
+                    else "the request that the stage works on",
+                    fix="ctx.run(pipeline, key=...) starts a child, which belongs to this turn",
+                )
+            within = within.parent
 
     async def child(
         self,
@@ -344,6 +412,7 @@ class Runtime:
             depth=parent.depth + 1,
             deadline_s=deadline_s,
         )
+        driver.session = parent.session
         return driver, None
 
     def _driver(

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from stageflow.journal.journal import QueueJournal
 from stageflow.journal.queue import QueueBounds
-from stageflow.journal.store import QUEUED, RUNNING, LoadedRun
-from stageflow.model.errors import BuildError, RunError
-from stageflow.runtime.outcome import Run, make_run
-from stageflow.runtime.recovery import locate, restored
-from stageflow.scheduler import End
+from stageflow.journal.store import QUEUED, RUNNING
+from stageflow.model.errors import BuildError, JournalError, RunError
+from stageflow.runtime.outcome import Run
+from stageflow.runtime.recovery import account_of, locate
+from stageflow.runtime.request import Request
 
 if TYPE_CHECKING:
     from stageflow.runtime.pipeline import Pipeline
@@ -37,18 +37,29 @@ def queue_of(runtime: Runtime) -> QueueJournal:
 
 
 async def submit(runtime: Runtime, pipeline: Pipeline[Any], inputs: Mapping[str, Any]) -> str:
-    """Puts a new run of `pipeline` into the queue and returns its id, once that is durable."""
+    """Puts a new run of `pipeline` into the queue and returns its id, once that is durable.
+
+    Of a request that was made before, its run's id; RunError `run.request_changed` when it was
+    another request.
+    """
     queue = queue_of(runtime)
     driver = runtime.begin(pipeline, inputs)
+    if driver.turn is not None:
+        driver.turn.leave()  # its place is in the journal's line, and a worker drives it
     assert driver.history is not None, "a runtime with a journal gives a history"
-    limits = runtime.limits
-    await queue.enqueue(
-        driver.history.header,
-        (driver.history.first_record(driver),),
-        priority=pipeline.options.priority,
-        bounds=QueueBounds(limits.queued, limits.queued_per_tenant),
-    )
-    return driver.identity.run
+    limits, run = runtime.limits, driver.identity.run
+    try:
+        await queue.enqueue(
+            driver.history.header,
+            (driver.history.first_record(driver),),
+            priority=pipeline.options.priority,
+            bounds=QueueBounds(limits.queued, limits.queued_per_tenant),
+        )
+    except JournalError as error:
+        if error.code != "journal.run_exists" or pipeline.options.request_key is None:
+            raise
+        Request(runtime, pipeline, driver).check_recorded(await runtime.load(run))
+    return run
 
 
 async def result(
@@ -61,7 +72,8 @@ async def result(
     while True:
         loaded = await runtime.load(run)
         if loaded.status not in (RUNNING, QUEUED):
-            return _account(runtime, loaded, pipeline)
+            found = locate(loaded.header) if pipeline is None else pipeline
+            return await account_of(runtime, loaded, found)
         left_s = until_s - loop.time()
         if left_s <= 0:
             raise RunError(
@@ -74,11 +86,3 @@ async def result(
             )
         await asyncio.sleep(min(left_s, LOOK_S[min(looks, len(LOOK_S) - 1)]))
         looks += 1
-
-
-def _account(runtime: Runtime, loaded: LoadedRun, pipeline: Pipeline[Any] | None) -> Run[Any]:
-    """What `Pipeline.run` would have returned, as far as the journal holds it."""
-    found = locate(loaded.header) if pipeline is None else pipeline
-    driver = restored(runtime, found, loaded, events=())
-    driver.end = End(loaded.status, loaded.reason)
-    return make_run(driver)

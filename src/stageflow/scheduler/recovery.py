@@ -101,7 +101,13 @@ def _feed(scheduler: Scheduler, record: Record) -> None:
                 names = record.data.get("rerun", ())
                 reached("run_reopened")
                 scheduler.reopened({index[name] for name in names if name in index})
-        case RecordType.RETRY_DUE | RecordType.LATE | RecordType.STEP | RecordType.RUN_ENDED:
+        case (
+            RecordType.RETRY_DUE
+            | RecordType.LATE
+            | RecordType.STEP
+            | RecordType.TURN
+            | RecordType.RUN_ENDED
+        ):
             pass
 
 

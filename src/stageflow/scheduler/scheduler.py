@@ -167,12 +167,17 @@ class Scheduler(Sparse):
 
     # -- events ------------------------------------------------------------------------------
 
-    def start(self, absent: Collection[int] = ()) -> list[Action]:
-        """The run begins: gated inputs have their values, except `absent` ones."""
+    def start(self, absent: Collection[int] = (), *, is_turn: bool = False) -> list[Action]:
+        """The run begins: gated inputs have their values, except `absent` ones.
+
+        Of a turn of a session the records from TURN on are written once it may begin.
+        """
         assert not self.started, "a run starts once"
         self.started = True
         names = [self.nodes[node].name for node in absent]
         self._record(RecordType.RUN_STARTED, data={"absent": names} if names else None)
+        if is_turn:
+            self.turn()
         actions: list[Action] = []
         for node in self.plan.roots:
             if node in absent:
@@ -182,6 +187,10 @@ class Scheduler(Sparse):
             else:
                 self._hand_out(node, actions)
         return self._close(actions)
+
+    def turn(self) -> None:
+        """The turn that this run is has its place among the records; its driver numbers it."""
+        self._record(RecordType.TURN)
 
     def completed(
         self, node: int, token: int, control: tuple[str, Any] | None = None

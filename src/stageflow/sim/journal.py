@@ -20,7 +20,16 @@ from typing import Any
 
 from stageflow.journal.line import encoded, header_of, header_text
 from stageflow.journal.memory import MemoryStore
-from stageflow.journal.store import RUNNING, Append, LoadedRun, Owner, RunHeader, RunSummary
+from stageflow.journal.store import (
+    RUNNING,
+    Append,
+    LoadedRun,
+    Owner,
+    RunHeader,
+    RunSummary,
+    SessionTurns,
+)
+from stageflow.journal.turns import turn_begun_by
 from stageflow.model.errors import JournalError
 from stageflow.model.marks import reached
 from stageflow.model.record import Record, RecordType
@@ -112,14 +121,20 @@ class SimJournal:
         checked = _admitted(Append(header.run, 1, records))
         epoch: int = await self._log.written(
             self._owner,
-            {"do": "create", "header": header_text(header), "owner": _named(self._owner)},
+            {
+                "do": "create",
+                "header": header_text(header),
+                "owner": _named(self._owner),
+                "alive": self._log.alive_for(checked),
+            },
             checked,
         )
         return epoch
 
     async def append(self, run: str, epoch: int, records: tuple[Record, ...]) -> None:
         checked = _admitted(Append(run, epoch, records))
-        what = {"do": "append", "run": run, "epoch": epoch}
+        alive = self._log.alive_for(checked)
+        what = {"do": "append", "run": run, "epoch": epoch, "alive": alive}
         await self._log.written(self._owner, what, checked)
 
     async def claim(self, run: str, *, rerun: Sequence[str] | None = None) -> LoadedRun:
@@ -138,11 +153,17 @@ class SimJournal:
 
     async def load(self, run: str) -> LoadedRun:
         await asyncio.sleep(0)
-        return self._log.read().load(run)
+        return self._log.loaded(run)
 
     async def runs(self, *, tenant: str | None = None, limit: int = 50) -> list[RunSummary]:
         await asyncio.sleep(0)
         return self._log.listed(tenant=tenant, limit=limit)
+
+    async def turns(
+        self, tenant: str, session: str, *, before: int | None = None, limit: int = 50
+    ) -> SessionTurns:
+        await asyncio.sleep(0)
+        return self._log.turns(tenant, session, before=before, limit=limit)
 
     async def close(self) -> None:
         """Wait until everything that was asked is durable or refused."""
@@ -172,6 +193,8 @@ class _Log:
         self._flushing: list[_Request] = []
         self._flushes = 0
         self._until_idle: list[asyncio.Future[None]] = []
+        self._alive_now: set[tuple[int, int]] = set()
+        """(pid, started) of who lives, as the store is to see it."""
         self._damaged_at: int | None = None
         """Where recovery met damage: nothing is written after it. None for a log that is whole."""
         self._recover()
@@ -196,6 +219,11 @@ class _Log:
     def alive(self) -> list[tuple[int, int]]:
         owners = ((owner.pid, owner.started) for owner in self._owners.values())
         return sorted(key for key in owners if key not in self._dead)
+
+    def alive_for(self, records: tuple[Record, ...]) -> list[tuple[int, int]]:
+        """Who lives, when `records` are taken or refused by it; part of the request, so that
+        recovery decides alike."""
+        return self.alive() if turn_begun_by(records) is not None else []
 
     def _owner(self, name: str, pid: int, started: int) -> SimOwner:
         return SimOwner("sim", name, pid, started, self._is_alive)
@@ -288,6 +316,7 @@ class _Log:
     def _applied(self, body: bytes) -> Any:
         what, records = _request(body)
         self._wall_s = what["wall_s"]
+        self._alive_now = {(pid, started) for pid, started in what["alive"]}
         store = self._store
         if what["do"] == "append":
             (refused,) = store.commit([Append(what["run"], what["epoch"], records)])
@@ -302,16 +331,15 @@ class _Log:
             return epoch
         run = what["run"]
         holder = self._holders.get(run)
-        alive = [tuple(each) for each in what["alive"]]
         if (
             holder not in (None, owner)
             and store.load(run).status == RUNNING
-            and (holder.pid, holder.started) in alive
+            and (holder.pid, holder.started) in self._alive_now
         ):
             raise _run_is_live(run, holder)
         loaded = store.claim(run, _dead_twin(owner), rerun=what["rerun"])
         self._holders[run] = owner
-        return loaded
+        return loaded if loaded.owner is None else replace(loaded, owner=owner)
 
     def _tell_idle(self) -> None:
         waiting, self._until_idle = self._until_idle, []
@@ -329,6 +357,17 @@ class _Log:
             for holder in (self._holders[summary.header.run],)
         ]
 
+    def loaded(self, run: str) -> LoadedRun:
+        """The run, with the simulation's process as its owner."""
+        loaded = self.read().load(run)
+        return loaded if loaded.owner is None else replace(loaded, owner=self._holders[run])
+
+    def turns(self, tenant: str, session: str, *, before: int | None, limit: int) -> SessionTurns:
+        """Where the session stands, by who lives now."""
+        store = self.read()
+        self._alive_now = set(self.alive())
+        return store.turns(tenant, session, before=before, limit=limit)
+
     # Crashing
 
     def crash(self) -> None:
@@ -345,7 +384,11 @@ class _Log:
     def _recover(self) -> None:
         """Apply every readable frame from the start, and cut off what follows the last."""
         self._wall_s = self._sim.wall()
-        self._store = MemoryStore(wall_s=lambda: self._wall_s)
+        self._alive_now.clear()
+        self._store = MemoryStore(
+            wall_s=lambda: self._wall_s,
+            is_alive=lambda owner: (owner.pid, owner.started) in self._alive_now,
+        )
         self._holders.clear()
         data = self.disk.read(self._file)
         self._applied_bytes, self._last = _scanned(data)

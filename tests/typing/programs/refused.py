@@ -47,4 +47,7 @@ async def use() -> None:
     also_wrong: str = run[length]  # refused: mypy, pyright
     run[3]  # refused: mypy, pyright
     length.named(7)  # refused: mypy, pyright
+    pipeline.using(window=3)  # refused: mypy, pyright
+    pipeline.using(request_key=7)  # refused: mypy, pyright
+    pipeline.using(sesion="s")  # refused: mypy, pyright
     del wrong, also_wrong

@@ -13,8 +13,12 @@ from stageflow import (
     Decision,
     Pipeline,
     Retry,
+    Runtime,
+    Session,
     StageOutput,
     Stream,
+    Turn,
+    Window,
     agent,
     enrich,
     first_of,
@@ -122,3 +126,18 @@ async def run_types() -> None:
     assert_type(run[retrieved], list[str])
     assert_type(run[joined], int | Answer)
     assert_type(run[renamed], int)
+
+
+async def session_types(ctx: Context, runtime: Runtime) -> None:
+    pipeline = Pipeline("typed", [plain, awaited], inputs={"text": str}, outputs=awaited)
+    bound = pipeline.using(session="s", window=Window(turns=3), request_key="k", tenant="t")
+    assert_type(bound, Pipeline[list[str]])
+    run = await bound.start(text="some")
+    assert_type(run.output, list[str])
+    assert_type(run.snapshot.session, Session | None)
+    assert_type(ctx.session, Session | None)
+    assert_type(await runtime.session("s", limit=3), list[Turn])
+    if ctx.session is not None:
+        for turn in ctx.session:
+            assert_type(turn.number, int)
+        assert_type(ctx.session.turns, tuple[Turn, ...])

@@ -9,6 +9,7 @@ from stageflow.journal.admission import Head, refusal
 from stageflow.journal.line import Line, encoded
 from stageflow.journal.postgres.statements import Columns, NewHead
 from stageflow.journal.store import Append
+from stageflow.journal.turns import turn_begun_by
 from stageflow.model.errors import JournalError
 from stageflow.model.record import Record
 
@@ -16,6 +17,8 @@ Known = Mapping[str, NewHead | JournalError]
 """Where runs stand, or why that can't be told."""
 Accepted = Callable[[str, str, int], tuple[int, int] | None]
 """Attempt and token of the accepted outcome of (run, node, revision) in the database, or None."""
+Begin = Callable[[Append, Record], JournalError | None]
+"""Begins the turn of an append by its record, or says why not."""
 
 
 @dataclass(slots=True)
@@ -46,8 +49,22 @@ class Batch:
         """All answers, in order of the items."""
         return [self.answers[place] for place in range(len(self.items))]
 
-    def plan(self, known: Known, accepted: Accepted, *, now_wall_s: float) -> Columns | None:
-        """What to write for the open items, by `known` heads; None when one is not known."""
+    def begins_turns(self) -> bool:
+        """Whether an open item begins a turn of a session, which heads alone don't decide."""
+        return any(turn_begun_by(self.items[place].records) for place in self.open)
+
+    def plan(
+        self,
+        known: Known,
+        accepted: Accepted,
+        *,
+        now_wall_s: float,
+        begin: Begin | None = None,
+    ) -> Columns | None:
+        """What to write for the open items, by `known` heads; None when one is not known.
+
+        `begin` decides about turns, and may take owners from heads in `known` and `heads`.
+        """
         columns = Columns()
         self.planned, self.heads = {}, {}
         for place in self.open:
@@ -68,6 +85,9 @@ class Batch:
                 head,
                 lambda *key, run=run: columns.accepted.get((run, *key)) or accepted(run, *key),
             )
+            begins = None if refused is not None else turn_begun_by(append.records)
+            if begins is not None and begin is not None:
+                refused = begin(append, begins)
             self.planned[place] = refused
             if refused is None:
                 last = columns.add(append, lines, last=last)

@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 
-from stageflow.journal.postgres import waiting
+from stageflow.journal.postgres import turns, waiting
 from stageflow.model.errors import JournalError
 
 SCHEMA_VERSION = 1
@@ -25,12 +25,13 @@ _SEES = """(
   OR (current_setting('stageflow.scope', true) = 'every' AND (
     SELECT pg_has_role(nspowner, 'USAGE') FROM pg_catalog.pg_namespace
     WHERE nspname = current_schema())))"""
+_WITH_TENANT = "runs heads records contents refused queue served sessions turns".split()
 _ISOLATED = "".join(
     f"""
 ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;
 ALTER TABLE {table} FORCE ROW LEVEL SECURITY;
 CREATE POLICY one_tenant ON {table} USING {_SEES} WITH CHECK {_SEES};"""
-    for table in ("runs", "heads", "records", "contents", "refused", "queue", "served")
+    for table in _WITH_TENANT
 )
 _FIRST = f"""
 CREATE TABLE runs (
@@ -62,6 +63,7 @@ CREATE TABLE refused (
 CREATE INDEX refused_by_run ON refused (run, id);
 CREATE TABLE leases (owner text PRIMARY KEY, expires timestamptz NOT NULL);
 {waiting.SCHEMA}
+{turns.SCHEMA}
 {_ISOLATED}
 """
 _MIGRATIONS = (_FIRST,)

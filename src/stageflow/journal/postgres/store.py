@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import psycopg
 
 from stageflow.journal.admission import (
+    Head,
     claim_record,
     claim_refusal,
     first_head,
@@ -28,10 +29,10 @@ from stageflow.journal.admission import (
     queued_head,
 )
 from stageflow.journal.postgres import statements as sql
-from stageflow.journal.postgres import waiting
+from stageflow.journal.postgres import turns, waiting
 from stageflow.journal.postgres.access import Access, Connection, Work, translated, unreachable
 from stageflow.journal.postgres.address import Address, parsed
-from stageflow.journal.postgres.batch import Batch, follows
+from stageflow.journal.postgres.batch import Batch, Begin, Known, follows
 from stageflow.journal.postgres.creation import Creation
 from stageflow.journal.postgres.lease import BEATS, Heartbeat
 from stageflow.journal.postgres.link import Link, Watch, is_lost
@@ -47,7 +48,9 @@ from stageflow.journal.store import (
     RefusedWrite,
     RunHeader,
     RunSummary,
+    SessionTurns,
 )
+from stageflow.journal.turns import is_turn, turn_begun_by
 from stageflow.journal.verification import (
     verified_head,
     verified_run,
@@ -143,7 +146,12 @@ class PostgresStore:
         def do(connection: Connection) -> bool:
             work.landed = lambda again: creation.is_there(again) or None
             lease_s = self._address.lease_s if self._must_renew() else None
-            creation.insert(connection, lease_s=lease_s)
+            if is_turn(header):
+                with connection.transaction():
+                    creation.insert(connection, lease_s=lease_s)
+                    self._arrive(connection, header, owner, records)
+            else:
+                creation.insert(connection, lease_s=lease_s)
             return True
 
         work = Work(do)
@@ -152,6 +160,20 @@ class PostgresStore:
             self._renewed()
             self._drives(header.run, creation.new)
         return 1
+
+    def _arrive(
+        self, connection: Connection, header: RunHeader, owner: Owner, records: tuple[Record, ...]
+    ) -> None:
+        """A new turn joins its session's line, and begins if its records say so."""
+        turns.arrive(connection, header)
+        begins = turn_begun_by(records)
+        if begins is None:
+            return
+        one = Batch((Append(header.run, 1, records),))
+        begin = self._beginning(connection, {}, one)
+        refused = begin(one.items[0], begins)
+        if refused is not None:
+            raise refused
 
     def commit(self, batch: Sequence[Append]) -> list[JournalError | None]:
         one = Batch(batch)
@@ -213,6 +235,32 @@ class PostgresStore:
         ]
         return [one for one in found if tenant is None or one.header.tenant == tenant]
 
+    def turns(
+        self, tenant: str, session: str, *, before: int | None = None, limit: int = 50
+    ) -> SessionTurns:
+        if not (is_text(tenant) and is_text(session)):
+            return SessionTurns(0, (), ())
+        bound = min(max(limit, 0), _LISTING_MAX)
+
+        def work(connection: Connection) -> SessionTurns:
+            def head_of(run: str) -> Head:
+                found = _head(connection, run)
+                if isinstance(found, JournalError):
+                    raise found
+                return found[0]
+
+            return turns.listed(
+                connection,
+                tenant,
+                session,
+                before=before,
+                limit=bound,
+                head_of=head_of,
+                is_alive=lambda owner: _lives(connection, owner_text(owner)),
+            )
+
+        return self._read(work)
+
     def refused(self, run: str) -> tuple[RefusedWrite, ...]:
         """What former owners of `run` wrote too late, oldest first; at most REFUSED_MAX."""
         if not is_text(run):
@@ -246,8 +294,10 @@ class PostgresStore:
         def do(connection: Connection) -> bool:
             work.landed = lambda again: creation.is_there(again) or None
             with connection.transaction():
-                waiting.put(connection, header, priority=priority, bounds=bounds, schema=schema)
                 creation.insert(connection, lease_s=None)
+                if is_turn(header):
+                    turns.arrive(connection, header)
+                waiting.put(connection, header, priority=priority, bounds=bounds, schema=schema)
             return True
 
         work = Work(do)
@@ -301,6 +351,8 @@ class PostgresStore:
 
     def _send_as_believed(self, connection: Connection, one: Batch, work: Work[Any]) -> None:
         """Writes what follows the heads that are kept here; what does not stays open."""
+        if one.begins_turns():
+            return
         known = {run: self._heads[run] for run in one.runs() if run in self._heads}
         columns = one.plan(known, lambda *_: None, now_wall_s=self._wall_s())
         if columns is None or any(one.planned.values()):
@@ -322,7 +374,8 @@ class PostgresStore:
         work.landed = None
         with connection.transaction():
             known = self._locked(connection, one.runs())
-            columns = one.plan(known, accepted, now_wall_s=self._wall_s())
+            begin = self._beginning(connection, known, one)
+            columns = one.plan(known, accepted, now_wall_s=self._wall_s(), begin=begin)
             assert columns is not None, "every run's head is known"
             if columns.heads:
                 work.landed = lambda again: self._settled(
@@ -333,6 +386,42 @@ class PostgresStore:
             if late.lines:
                 connection.execute(sql.REFUSE, late.parameters())
         self._settled(one, None)
+
+    def _beginning(self, connection: Connection, known: Known, one: Batch) -> Begin:
+        """Begins turns for `one`, whose heads are `known`, in the transaction of `connection`."""
+
+        def head_of(run: str) -> Head:
+            found = one.heads.get(run) or known.get(run) or _head(connection, run)
+            if isinstance(found, JournalError):
+                raise found
+            return found[0]
+
+        def begin(append: Append, record: Record) -> JournalError | None:
+            mine = head_of(append.run).owner
+            try:
+                return turns.begin(
+                    connection,
+                    append,
+                    record,
+                    head_of=head_of,
+                    is_alive=lambda owner: owner == mine or _lives(connection, owner_text(owner)),
+                    leave=lambda run: self._left_alone(connection, run),
+                )
+            except JournalError as error:
+                return error
+
+        return begin
+
+    def _left_alone(self, connection: Connection, run: str) -> bool:
+        """Takes the owner from a run whose lease has expired; False when it has moved meanwhile."""
+        found = _head(connection, run)
+        if isinstance(found, JournalError):
+            raise found
+        head, last = found
+        columns = Columns()
+        columns.move(run, found, (head._replace(owner_text=None), last))
+        row = connection.execute(sql.WRITE, columns.parameters(), binary=True).fetchone()
+        return row is not None
 
     def _locked(self, connection: Connection, runs: list[str]) -> dict[str, NewHead | JournalError]:
         known: dict[str, NewHead | JournalError] = {}
@@ -381,10 +470,7 @@ class PostgresStore:
         loaded, head, last = verified_run(run, run_rows(connection, run))
         if not head.may_go_on(rerun):
             return loaded, None
-        live = False
-        if head.owner_text is not None:
-            row = connection.execute(sql.LIVE, (stored(head.owner_text),)).fetchone()
-            live = row is not None and row[0]
+        live = head.owner_text is not None and _lives(connection, head.owner_text)
         refused = claim_refusal(run, head, owner, is_alive=lambda _: live)
         if refused is not None:
             raise refused
@@ -392,11 +478,15 @@ class PostgresStore:
         record = claim_record(claimed, wall_s=self._wall_s(), rerun=rerun)
         columns, new = follows(run, (head, last), claimed, record)
         records = (*loaded.records, record)
-        loaded = LoadedRun(loaded.header, claimed.epoch, claimed.status, claimed.reason, records)
+        loaded = LoadedRun(
+            loaded.header, claimed.epoch, claimed.status, claimed.reason, records, owner
+        )
         work.landed = lambda again: (loaded, new) if found(again, columns) else None
         connection.execute(sql.LEASE, (stored(owner_text(owner)), self._address.lease_s))
         connection.execute(sql.WRITE, columns.parameters(), binary=True)
         waiting.remove(connection, run)
+        if is_turn(loaded.header):
+            turns.bring_back(connection, run)
         return loaded, new
 
     def _released(self, connection: Connection, runs: Mapping[str, int]) -> None:
@@ -534,3 +624,20 @@ def _leave_to_parent() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leave_to_parent)
+
+
+def _head(connection: Connection, run: str) -> NewHead | JournalError:
+    """Where the run stands, without a lock."""
+    row = connection.execute(sql.HEAD, (Texts([run]),), binary=True).fetchone()
+    if row is None:
+        return absent(connection, run)
+    try:
+        return verified_head(run, row)
+    except JournalError as error:
+        return error
+
+
+def _lives(connection: Connection, owner: str) -> bool:
+    """Whether the owner with that text has a lease that has not expired."""
+    row = connection.execute(sql.LIVE, (stored(owner),)).fetchone()
+    return row is not None and bool(row[0])
