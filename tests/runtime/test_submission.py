@@ -355,6 +355,19 @@ async def test_submitted_turns_of_a_session_run_in_order_and_see_each_other(
     assert told == [f"{number} after {number}" for number in range(4)]
 
 
+async def test_a_turn_that_is_taken_first_does_not_wait_for_one_that_is_queued(
+    runtime: Runtime,
+) -> None:
+    """The second turn has the higher priority, and the worker one place: it must not wait."""
+    order: list[str] = []
+    pipeline = desk(order.append, runtime=runtime, session="s")
+    first = await pipeline.submit(text="a")
+    second = await pipeline.using(priority=5).submit(text="b")
+    await worked(serving(runtime, pipeline, at_once=1))
+    assert [text for text in order if text.startswith("first")] == ["first b", "first a"]
+    assert {(await runtime.load(run)).status for run in (first, second)} == {"ok"}
+
+
 async def test_a_request_is_submitted_once(runtime: Runtime) -> None:
     pipeline = desk(runtime=runtime).using(request_key="k")
     run = await pipeline.submit(text="0")
