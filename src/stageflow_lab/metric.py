@@ -38,6 +38,10 @@ class Metric:
     bound for the quick size, printed as such; None: the same at every size. A metric with
     `gate=False` is reported beside the verdict and never decides it. `doc` says what is counted.
 
+    `component` names something outside the lab that this figure alone needs, in the words of
+    `Scenario.components`. Where it is absent the metric is not asked for, which its result and the
+    verdict's reason say; the others are judged as ever.
+
     `bound` declares that a share of n is judged by that end of its 95% interval; the check gives
     the plain share. `of` names the size parameter that will be n, so that a size too small for the
     bound is known before the run. `misses` is how many of n the plan allows for; 0 asks only
@@ -57,6 +61,7 @@ class Metric:
     bound: BoundKind | None = None
     of: str | None = None
     misses: int = 0
+    component: str | None = None
 
     def __post_init__(self) -> None:
         if self.op not in _COMPARE:

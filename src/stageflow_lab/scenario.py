@@ -107,7 +107,8 @@ class Scenario:
     """One row of the roadmap as something that runs.
 
     `components` are needed outside the lab itself: "python:numpy", "command:git",
-    "service:postgresql", "gpu:cuda"; one that is absent makes the row `skipped`. `faults` names
+    "service:postgresql", "gpu:cuda", "peer:NAME==VERSION"; one that is absent makes the row
+    `skipped`. What one metric alone needs stands at that metric. `faults` names
     what the load injects, each told by `History.fired` when it happened, or all accounted for by a
     gate metric `faults_fired`; `marks` names places of the engine (stageflow.model.marks) that a
     run must come through. A run that lacks one of either decides nothing. `plain` is an ordinary
@@ -184,6 +185,14 @@ def _contradictions(scenario: Scenario) -> list[str]:
         for each in scenario.sabotages
         if each.metric not in gates
     ]
+    apart = {metric.name for metric in scenario.metrics if metric.component is not None}
+    found += [
+        f"sabotage {each.name!r} names metric {each.metric!r}, which is not always asked for"
+        for each in scenario.sabotages
+        if each.metric in apart
+    ]
+    if gates and apart.issuperset(gates):
+        found.append("every gate metric needs a component of its own: let the scenario need it")
     quick = scenario.sizes.quick
     if not quick or not scenario.sizes.full:
         found.append("a size without parameters")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from .coverage import Coverage, vacuous
@@ -36,6 +36,8 @@ class Verdict(enum.StrEnum):
 class MetricResult:
     """One metric as measured. `passed` is None when there was nothing to judge.
 
+    A metric whose own component is absent is no gate here, and its note names the component.
+
     `threshold` is the one that held at this size; `loosened` is True when that is the quick one.
     """
 
@@ -55,7 +57,7 @@ class MetricResult:
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """The verdict, the metrics it rests on, and the reason when it is neither pass nor fail."""
+    """The verdict, the metrics it rests on, and the reason; of a pass, what it leaves open."""
 
     verdict: Verdict
     metrics: tuple[MetricResult, ...]
@@ -69,6 +71,7 @@ def rule(
     size: str,
     coverage: Coverage | None = None,
     scaled: bool = False,
+    lacking: Collection[str] = (),
 ) -> Ruling:
     """Judge a history's figures against the header.
 
@@ -77,10 +80,17 @@ def rule(
     a figure the header does not declare, is unknown; so is a run whose `coverage` lacks a mark or
     a fault of the header (None: not asked).
 
+    `lacking` names absent components: a metric that needs one of them is not asked for.
+
     `scaled` is an audit's fraction of a size: a bound that is out of reach there is left out, and
     the share itself is judged. Else healthy and sabotaged runs would miss it alike.
     """
-    results = tuple(_result(metric, judgement, size, scaled) for metric in scenario.metrics)
+    results = tuple(
+        _not_asked(metric, size)
+        if metric.component is not None and metric.component in lacking
+        else _result(metric, judgement, size, scaled)
+        for metric in scenario.metrics
+    )
     gates = [result for result in results if result.gate]
     if judgement.unknown is not None:
         return Ruling(Verdict.UNKNOWN, results, judgement.unknown)
@@ -97,7 +107,8 @@ def rule(
     empty = None if coverage is None else vacuous(scenario, coverage)
     if empty is not None:
         return Ruling(Verdict.UNKNOWN, results, empty)
-    return Ruling(Verdict.PASS, results)
+    left = [each.name for each in scenario.metrics if each.component in lacking]
+    return Ruling(Verdict.PASS, results, f"not asked: {', '.join(left)}" if left else None)
 
 
 def exit_code(verdicts: Iterable[Verdict], *, allow_skipped: bool = False) -> int:
@@ -110,6 +121,24 @@ def exit_code(verdicts: Iterable[Verdict], *, allow_skipped: bool = False) -> in
     if seen & {Verdict.SKIPPED, Verdict.MISSING}:
         return 0 if allow_skipped else 3
     return 0
+
+
+def _not_asked(metric: Metric, size: str) -> MetricResult:
+    threshold = metric.threshold_at(size)
+    return MetricResult(
+        name=metric.name,
+        op=metric.op,
+        threshold=threshold,
+        value=None,
+        bound=None,
+        n=None,
+        unit=metric.unit,
+        passed=None,
+        gate=False,
+        note=f"not asked: needs {metric.component}, which is not here",
+        loosened=threshold != metric.threshold,
+        doc=metric.doc,
+    )
 
 
 def _result(metric: Metric, judgement: Judgement, size: str, scaled: bool) -> MetricResult:

@@ -393,3 +393,70 @@ def test_a_cycle_through_100_000_stages_is_a_short_verdict_in_seconds() -> None:
     error = mistake("graph.cycle", *stages)
     assert time.process_time() - begun < 20
     assert "100000 stages" in str(error) and "(99988 more)" in str(error)
+
+
+@transform
+def score(text: str) -> int:
+    return len(text)
+
+
+@transform
+def inner(score: int) -> str:
+    return str(score)
+
+
+CHECKS = Pipeline("checks", [score, inner], inputs={"text": str}, outputs=[score])
+
+
+def test_an_export_that_the_child_does_not_declare_names_both_stages() -> None:
+    with pytest.raises(BuildError) as caught:
+        CHECKS.as_stage("review", exports=[inner])
+    error = caught.value
+    assert (error.code, error.node) == ("graph.unknown_export", "review")
+    assert "'review'" in str(error) and "'inner'" in str(error)
+    assert error.expected == "outputs of the pipeline: score"
+    with pytest.raises(BuildError, match="did you mean 'score'"):
+        CHECKS.as_stage("review", exports=["scor"])
+
+
+@pytest.mark.parametrize("first", ["export", "stage"])
+def test_an_export_under_the_name_of_a_stage_names_both(first: str) -> None:
+    review = CHECKS.as_stage("review", exports={"question": score})
+    stages = (review, question) if first == "export" else (question, review)
+    error = mistake("graph.export_collides", *stages)
+    assert (error.node, error.field) == ("review", "question")
+    assert "'review'" in str(error) and "stage 'question'" in str(error)
+
+
+def test_two_exports_under_one_name_name_both_stages() -> None:
+    first, second = (CHECKS.as_stage(name, exports=[score]) for name in ("first", "second"))
+    error = mistake("graph.export_collides", first, second)
+    assert "'second'" in str(error) and "an export of 'first'" in str(error)
+
+
+def test_an_export_under_the_name_of_an_input_or_of_its_own_stage_collides() -> None:
+    error = mistake("graph.export_collides", CHECKS.as_stage("review", exports={"text": score}))
+    assert "an input" in str(error)
+    error = mistake("graph.export_collides", CHECKS.as_stage("review", exports={"review": score}))
+    assert error.node == "review"
+
+
+def test_taking_a_childs_stage_that_is_not_exported_names_both_stages() -> None:
+    @transform
+    def report(score: int) -> str:
+        return str(score)
+
+    error = mistake("graph.not_exported", CHECKS.as_stage("review"), report)
+    assert (error.node, error.field) == ("report", "score")
+    assert "stage 'report'" in str(error) and "stage 'review' runs" in str(error)
+    later = question.named("later", text="text", after="inner")
+    error = mistake("graph.not_exported", CHECKS.as_stage("review", exports=[score]), later)
+    assert error.field == "after"
+
+
+def test_a_childs_inputs_are_wired_and_typed_like_any_parameter() -> None:
+    counts = transform(length_of, name="counts")
+    error = mistake("graph.type_mismatch", counts, CHECKS.as_stage("review").named(text=counts))
+    assert (error.node, error.field) == ("review", "text")
+    error = mistake("graph.unknown_name", CHECKS.as_stage("review"), inputs={"txt": str})
+    assert error.field == "text"

@@ -14,7 +14,7 @@ from stageflow_lab import LabError
 from stageflow_lab.discovery import find
 from stageflow_lab.results import Result, ResultStore
 from stageflow_lab.runner.batch import RunOptions, run_rows
-from stageflow_lab.runner.components import absent
+from stageflow_lab.runner.components import absent, peer_folder
 from stageflow_lab.runner.process import Supervised
 
 WriteCase = Callable[..., str]
@@ -299,6 +299,22 @@ def test_components_that_are_here(component: str) -> None:
 )
 def test_components_that_are_not_here(component: str) -> None:
     assert absent([component]) == (component,)
+
+
+def test_a_peer_is_a_distribution_in_a_folder_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / "other-engine" / "other_engine-1.2.0.dist-info"
+    installed.mkdir(parents=True)
+    told = "Metadata-Version: 2.1\nName: other-engine\nVersion: 1.2.0\n"
+    (installed / "METADATA").write_text(told)
+    monkeypatch.delenv("STAGEFLOW_LAB_PEERS", raising=False)
+    assert peer_folder("peer:other-engine") is None
+    monkeypatch.setenv("STAGEFLOW_LAB_PEERS", str(tmp_path))
+    assert peer_folder("peer:other-engine==1.2.0") == tmp_path / "other-engine"
+    assert absent(["peer:other-engine", "peer:other-engine==1.2.0"]) == ()
+    lacking = ("peer:other-engine==1.2.1", "peer:unknown-engine")
+    assert absent(lacking) == lacking
 
 
 def test_a_component_of_unknown_form_is_an_error() -> None:

@@ -54,6 +54,27 @@ def test_counts_scale_and_what_is_fixed_does_not() -> None:
     assert fixed.params("soak") is None
 
 
+def test_a_metric_whose_component_is_absent_is_not_asked_for_and_says_so() -> None:
+    metrics = (Metric("lost", "==", 0), Metric("faster", ">=", 2, component="peer:other"))
+    only = scenario(*metrics)
+    without = rule(only, Judgement({"lost": 0}), size="full", lacking=("peer:other",))
+    assert without.verdict is Verdict.PASS
+    assert without.reason == "not asked: faster"
+    assert not without.metrics[1].gate and "needs peer:other" in without.metrics[1].note
+    # Where it is here, a figure that is missing is as unknown as any other.
+    assert rule(only, Judgement({"lost": 0}), size="full").verdict is Verdict.UNKNOWN
+    slow = rule(only, Judgement({"lost": 0, "faster": 1.5}), size="full")
+    assert slow.verdict is Verdict.FAIL
+    lost = rule(only, Judgement({"lost": 1}), size="full", lacking=("peer:other",))
+    assert lost.verdict is Verdict.FAIL
+
+
+def test_a_header_whose_every_gate_needs_a_component_of_its_own_contradicts_itself() -> None:
+    with pytest.raises(LabError) as caught:
+        scenario(Metric("faster", ">=", 2, component="peer:other"))
+    assert caught.value.code == "lab.scenario"
+
+
 def test_contradictions_of_a_header_are_told_together() -> None:
     with pytest.raises(LabError) as caught:
         scenario(Metric("a", "==", 0, gate=False), Metric("a", "==", 0, gate=False))

@@ -332,7 +332,7 @@ def state(scheduler: Scheduler) -> dict[str, Any]:
     shared = {"plan", "nodes", "children", "plain", "run_actions", "records", "writes"}
     return {
         name: list(value) if name == "ended" else value
-        for name in Scheduler.__slots__
+        for name in (slot.removeprefix("_") for slot in Scheduler.__slots__)
         if name not in shared
         for value in [getattr(scheduler, name)]
     }

@@ -10,10 +10,11 @@ from typing import Any, NotRequired
 
 from stageflow.contracts import Contract, assignable, contract_of, why_not_assignable
 from stageflow.graph import order
+from stageflow.graph.child import exported
 from stageflow.graph.decorators import value_type
 from stageflow.graph.plan import Argument, InputSpec, Node, Plan, Role, Source
 from stageflow.graph.reach import unreachable
-from stageflow.graph.stage import Merge, Stage, checked_name, signature_of
+from stageflow.graph.stage import Child, Merge, Stage, checked_name, signature_of
 from stageflow.model.errors import BuildError, BuildErrors, StageflowError, nearest
 from stageflow.model.kinds import Kind
 from stageflow.model.outputs import Feedback
@@ -66,6 +67,8 @@ class _Build:
         self.errors: list[BuildError] = []
         self.names: list[str] = []
         self.index: dict[str, int] = {}
+        self.exporters: dict[str, str] = {}
+        """Export to the stage whose child gives it."""
         self.templates: dict[int, int | None] = {}
         self.contracts: dict[int, Contract] = {}
         """By id of the annotation, which its contract keeps alive."""
@@ -133,6 +136,9 @@ class _Build:
     def _place(self, stage: Stage[..., Any]) -> None:
         name = stage.name
         taken = self._taken_by(name)
+        if taken and name in self.exporters:
+            self._export_collides(self.exporters[name], name, f"stage {name!r}")
+            return
         if taken:
             fix = f"give one of them another name: stage.named({name + '_b'!r})"
             self._name_is_taken(name, "a stage", taken, fix=fix)
@@ -143,6 +149,54 @@ class _Build:
         self.templates[id(stage)] = len(self.stages)
         self.stages.append(stage)
         self.names.append(name)
+        if stage.child is not None:
+            self._place_exports(stage, stage.child)
+
+    def _place_exports(self, stage: Stage[..., Any], child: Child) -> None:
+        for export in child.exports:
+            taken, other = self._taken_by(export.name), self.exporters.get(export.name)
+            if other is not None:
+                self._export_collides(stage.name, export.name, f"an export of {other!r}")
+            elif taken:
+                what = f"stage {export.name!r}" if export.name in self.index else taken
+                self._export_collides(stage.name, export.name, what)
+            else:
+                self.exporters[export.name] = stage.name
+                self._place(exported(stage, child, export))
+
+    def _export_collides(self, exporter: str, name: str, other: str) -> None:
+        self.wrong(
+            "graph.export_collides",
+            f"stage {exporter!r} exports {name!r}, and that name is taken by {other}",
+            node=exporter,
+            field=name,
+            expected="each export under a name of its own in the parent",
+            fix=f"exports={{{name + '_of_' + exporter!r}: ...}}, or another name for {other}",
+        )
+
+    def _not_exported(self, stage: Stage[..., Any], field: str, name: str) -> bool:
+        """True after noting that `stage` refers to a stage inside a child."""
+        owner = next(
+            (
+                placed
+                for placed in self.stages
+                if placed is not None and placed.child is not None and name in placed.child.stages
+            ),
+            None,
+        )
+        if owner is None or owner.child is None:
+            return False
+        self.wrong(
+            "graph.not_exported",
+            f"stage {stage.name!r} refers to {name!r}, which is inside the pipeline "
+            f"{owner.child.pipeline!r} that stage {owner.name!r} runs, and is not exported",
+            node=stage.name,
+            field=field,
+            expected="a node of this pipeline: " + (", ".join(self.index) or "there is none"),
+            got=f"{name} of {owner.child.pipeline}",
+            fix=f"as_stage({owner.name!r}, exports=[{name!r}]), with {name!r} among its outputs",
+        )
+        return True
 
     def _name_is_taken(self, name: str, what: str, other: str, *, fix: str) -> None:
         self.wrong(
@@ -260,7 +314,7 @@ class _Build:
                     return None
             else:
                 found = None
-        if found is None:
+        if found is None and not self._not_exported(stage, field, name):
             close = nearest(name, self.index)
             self.wrong(
                 "graph.unknown_stage",
@@ -312,6 +366,8 @@ class _Build:
         return Argument(name, Source.NODE, parent, *default)
 
     def _unknown_parameter(self, stage: Stage[..., Any], name: str) -> None:
+        if self._not_exported(stage, name, name):
+            return
         known = [*self.inputs, *self.index, *self.deps, CONTEXT]
         close = nearest(name, [other for other in known if other != stage.name])
         self.wrong(

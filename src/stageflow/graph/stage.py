@@ -72,6 +72,27 @@ class Question:
     expires_s: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Export:
+    """One output of a child: its name in the parent, the child's stage, and its type."""
+
+    name: str
+    of: str
+    returns: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """The pipeline that a stage runs, as far as the build of its parent asks."""
+
+    pipeline: str
+    stages: tuple[str, ...]
+    """All of its stages; only those that are exported are nodes of the parent."""
+    single_output: bool
+    """True when the stage's value is the one output, False when it is a dict by stage name."""
+    exports: tuple[Export, ...]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Stage(Generic[P, T]):
     """What to run, of which kind, under which policies. Equal only to itself.
@@ -108,6 +129,7 @@ class Stage(Generic[P, T]):
     """How many revisions guards may ask for, the first one counted, before it is exhausted."""
     join: Join | None = None
     wait: Question | None = None
+    child: Child | None = None
     origin: Stage[..., Any] | None = None
     """The template this one was derived from by `named`, at the root of the chain."""
 

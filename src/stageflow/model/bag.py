@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 from stageflow.model.errors import StageflowError
 from stageflow.model.marks import reached
-from stageflow.model.sparse import Sparse
+from stageflow.model.sparse import made
 
 
 class _Missing:
@@ -45,7 +45,7 @@ _new = tuple.__new__
 """Makes an Entry without the argument parsing of its constructor: this runs once per stage."""
 
 
-class OutputBag(Sparse):
+class OutputBag:
     """One accepted entry per (node, revision). Entries are only ever added; the value of one that
     a guard blocked is blanked.
 
@@ -55,20 +55,18 @@ class OutputBag(Sparse):
     """
 
     __slots__ = (
+        "_held",
         "_indexed",
         "_position",
         "accepted",
         "epoch",
-        "held",
         "names",
         "values",
         "withdrawn",
     )
 
-    held: list[Entry]
+    held: list[Entry] = made(list)
     """Entries that had to pass guards, as they were before; blanked when blocked."""
-    _position: dict[int, int]
-    sparse: ClassVar = {"held": list, "_position": dict}
 
     def __init__(
         self, nodes: int, *, epoch: int = 1, names: Mapping[str, int] | None = None
@@ -81,6 +79,7 @@ class OutputBag(Sparse):
         self.accepted: list[Entry] = []
         self.withdrawn = bytearray(nodes)
         """1 for a node whose value was blocked: it has none, and can't be given another."""
+        self._position: dict[int, int] = {}
         self._indexed = 0
 
     @property
@@ -142,7 +141,7 @@ class OutputBag(Sparse):
         reached("guard_blocked")
         self.values[node] = MISSING
         self.withdrawn[node] = 1
-        self.held = [e._replace(value=MISSING) if e.node == node else e for e in self.held]
+        self.held[:] = [e._replace(value=MISSING) if e.node == node else e for e in self.held]
 
     def _is_next_candidate(self, node: int, revision: int) -> bool:
         """True for a later revision of a value that guards have neither let pass nor blocked."""

@@ -19,6 +19,10 @@ class Kind(enum.Enum):
     """A node of the engine's own that waits for several branches; it runs no user code."""
     WAIT = "wait"
     """A node of the engine's own that waits for a person; it runs no user code."""
+    CHILD = "child"
+    """A node that runs another pipeline; what has effects there is that pipeline's own stages."""
+    EXPORT = "export"
+    """A node of the engine's own: an output of a child, under the name that its parent gave it."""
 
     @property
     def timeout_s(self) -> float:
@@ -40,4 +44,6 @@ _TIMEOUT_S = {
     Kind.AGENT: 300.0,
     Kind.JOIN: 10.0,
     Kind.WAIT: math.inf,
+    Kind.CHILD: 300.0,
+    Kind.EXPORT: 10.0,
 }

@@ -2,28 +2,38 @@
 
 A waiting run is held in memory by the thousand, and a nested one two hundred times over; an empty
 dict is 64 bytes, and a run would have two dozen of them (benchmarks/parked_runs.py).
+
+Not by `__getattr__`: a class that has one loses CPython's fast reads of all its other slots, which
+cost a stage two fifths of its time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 
-class Sparse:
-    """A class with slots of which those named in `sparse` are filled on first use."""
+class Made:
+    """A field of a class with slots, whose value lies in the slot `_NAME` once there is one."""
 
-    __slots__ = ()
+    __slots__ = ("_get", "_make", "_put")
 
-    sparse: ClassVar[dict[str, Callable[[], Any]]]
-    """Field to what makes its first value."""
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
 
-    if not TYPE_CHECKING:  # else every misspelt attribute would pass for a field
+    def __set_name__(self, owner: type, name: str) -> None:
+        slot = vars(owner)[f"_{name}"]
+        self._get, self._put = slot.__get__, slot.__set__
 
-        def __getattr__(self, name: str) -> Any:
-            make = self.sparse.get(name)
-            if make is None:
-                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            value = make()
-            setattr(self, name, value)
+    def __get__(self, holder: Any, owner: type | None = None) -> Any:
+        try:
+            return self._get(holder)
+        except AttributeError:
+            value = self._make()
+            self._put(holder, value)
             return value
+
+
+def made(make: Callable[[], Any]) -> Any:
+    """The field's declaration: `held: list[int] = made(list)`, with `"_held"` among the slots."""
+    return Made(make)

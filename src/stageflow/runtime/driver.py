@@ -19,7 +19,7 @@ import contextvars
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from time import monotonic
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from stageflow.graph import Node, Source
 from stageflow.model.bag import MISSING, OutputBag
@@ -30,7 +30,7 @@ from stageflow.model.outputs import Allow, Feedback, OutcomeKind, Revise, StageO
 from stageflow.model.record import RecordType
 from stageflow.model.session import Seen
 from stageflow.model.snapshot import ContextSnapshot
-from stageflow.model.sparse import Sparse
+from stageflow.model.sparse import made
 from stageflow.model.values import Frozen, content_hash, thaw
 from stageflow.runtime.attempt import Attempt, Killed
 from stageflow.runtime.body import begin
@@ -66,10 +66,24 @@ def going_on(actions: list[Action], follows: list[Action]) -> list[Action]:
     return [action for action in actions if type(action) is not End] + follows
 
 
-class Driver(Sparse):
+class Driver:
     """One run in this process. Made by `Runtime`, used once."""
 
     __slots__ = (
+        "_due_wall_s",
+        "_failures",
+        "_held_items",
+        "_keys",
+        "_late_attempts",
+        "_originals",
+        "_quarantined",
+        "_questions",
+        "_reasons",
+        "_redactions",
+        "_retries",
+        "_steps_done",
+        "_watchers",
+        "_wishes",
         "asked",
         "attempts",
         "bag",
@@ -81,22 +95,17 @@ class Driver(Sparse):
         "deps",
         "depth",
         "disturbed",
-        "due_wall_s",
         "durations",
         "end",
         "events",
-        "failures",
         "fakes",
         "first",
         "held",
-        "held_items",
         "history",
         "identity",
         "inputs",
         "is_open",
         "is_over",
-        "keys",
-        "late_attempts",
         "left",
         "limits",
         "loop",
@@ -104,19 +113,13 @@ class Driver(Sparse):
         "neutral",
         "nodes",
         "opened",
-        "originals",
         "over_by_s",
         "parent",
         "plan",
         "program",
         "push",
-        "quarantined",
-        "questions",
         "ready",
-        "reasons",
         "recovered",
-        "redactions",
-        "retries",
         "runtime",
         "scheduler",
         "seed",
@@ -125,60 +128,38 @@ class Driver(Sparse):
         "started_s",
         "starting",
         "steps",
-        "steps_done",
         "stream",
         "tenant",
         "time",
         "timer",
         "turn",
         "waiter",
-        "watchers",
-        "wishes",
         "workers",
     )
 
-    held_items: dict[int, list[Any]]
-    redactions: dict[int, Any]
+    held_items: dict[int, list[Any]] = made(dict)
+    redactions: dict[int, Any] = made(dict)
     """Gated node to the value a guard put in its place, until release."""
-    candidates: dict[int, list[Candidate]]
-    """Revisions of nodes that some guard sent back, oldest first."""
-    wishes: dict[int, list[Revise]]
+    wishes: dict[int, list[Revise]] = made(dict)
     """What guards said about a node's latest revision."""
-    steps_done: dict[tuple[int, int], dict[str, StepResult]]
+    steps_done: dict[tuple[int, int], dict[str, StepResult]] = made(dict)
     """Durable steps by (node, revision) and key; the same for every attempt."""
-    questions: dict[int, asyncio.TimerHandle]
+    questions: dict[int, asyncio.TimerHandle] = made(dict)
     """Expiry of PARKED nodes."""
-    reasons: dict[int, str]
+    reasons: dict[int, str] = made(dict)
     """What a node said about its skip, block or cancellation."""
-    failures: dict[int, Failure]
-    originals: dict[int, BaseException]
+    failures: dict[int, Failure] = made(dict)
+    originals: dict[int, BaseException] = made(dict)
     """Exceptions of nodes that failed for good here, without their frames."""
-    late_attempts: dict[int, int]
+    late_attempts: dict[int, int] = made(dict)
     """Token to attempt of what is being refused now."""
-    retries: dict[int, asyncio.TimerHandle]
-    quarantined: list[str]
-    keys: dict[tuple[int, str], bool]
+    retries: dict[int, asyncio.TimerHandle] = made(dict)
+    quarantined: list[str] = made(list)
+    keys: dict[tuple[int, str], bool] = made(dict)
     """(node, key) of every child started here: whether it is under way."""
-    watchers: list[asyncio.Future[Run[Any]]]
-    due_wall_s: dict[int, float]
+    watchers: list[asyncio.Future[Run[Any]]] = made(list)
+    due_wall_s: dict[int, float] = made(dict)
     """Recovered questions: when they expire, unix time."""
-    sparse: ClassVar = {
-        "held_items": dict,
-        "redactions": dict,
-        "candidates": dict,
-        "wishes": dict,
-        "steps_done": dict,
-        "questions": dict,
-        "reasons": dict,
-        "failures": dict,
-        "originals": dict,
-        "late_attempts": dict,
-        "retries": dict,
-        "quarantined": list,
-        "keys": dict,
-        "watchers": list,
-        "due_wall_s": dict,
-    }
 
     def __init__(
         self,
@@ -237,6 +218,8 @@ class Driver(Sparse):
         """The engine's own tasks; with the run that it drives, for a child's."""
         self.starting = 0
         """Workers that were made and have not run yet; they will look at `ready`."""
+        self.candidates: dict[int, list[Candidate]] = {}
+        """Revisions of nodes that some guard sent back, oldest first."""
         self.held: set[int] = set()
         """Nodes whose value waits for guards."""
         self.durations: dict[int, float] = {}
@@ -308,6 +291,8 @@ class Driver(Sparse):
         cancelled = False
         if self.history is not None:
             self.runtime.active[self.identity.run] = self
+            if self.recovered and (heir := self.runtime.heirs.get(self.identity.run)) is not None:
+                heir.begins(self)
         try:
             if self.turn is not None:
                 cancelled = await self.turn.come(self)
@@ -941,15 +926,19 @@ class Driver(Sparse):
     ) -> None:
         """What a thread returned or raised after its attempt was over: told and journalled.
 
-        Runs on the loop, whenever the thread is back: perhaps when the run is over as well.
+        Runs on the loop, whenever the thread is back: perhaps when the run is over as well, or was
+        taken up anew.
         """
+        heir = self.runtime.heirs.get(self.identity.run)
+        if heir is not None and heir.takes(self, (number, token, attempt, raw, error)):
+            return
         step, now = self.steps[number], self.time()
         self.late_attempts[token] = attempt
         if error is None:
             actions = self._returned(step, token, raw, now, now)
         else:
             actions = self._raised(step.node, token, error, 0.0)
-        if self.end is None and self.bug is None:
+        if self.end is None and self.bug is None and not self.is_over:
             self._step_aside(() if actions is None else actions)
         elif self.history is not None and (self.bug is None or _is_lost(self.bug)):
             # Of a run that is another's by now, too: the journal refuses and keeps it.
@@ -1306,7 +1295,7 @@ class Driver(Sparse):
         revision = self.scheduler.revision[number]
         name = self.nodes[number].name
         try:
-            child, first = await self.runtime.child(
+            making = self.runtime.child(
                 self,
                 pipeline,
                 node=name if revision == 1 else f"{name}#{revision}",
@@ -1315,8 +1304,14 @@ class Driver(Sparse):
                 deadline_s=deadline_s,
                 again=again,
             )
+            if again and self.history is not None:
+                child, first, is_cancelled = await self._taken_up(making)
+            else:
+                (child, first), is_cancelled = await making, False
             task = self._start_child(child, first)
             assert child.left is not None, "it was started just now"
+            if is_cancelled:
+                child.left.cancel()
             try:
                 await child.left
             except asyncio.CancelledError:
@@ -1325,6 +1320,26 @@ class Driver(Sparse):
             return task.result()
         finally:
             self.keys[number, key] = False
+
+    async def _taken_up(
+        self, making: Coroutine[Any, Any, tuple[Driver, list[Action] | None]]
+    ) -> tuple[Driver, list[Action] | None, bool]:
+        """What `making` gives, and whether the stage was cancelled meanwhile: a run that was
+        claimed must be driven to an end, or it would stand as running for ever."""
+        task = self.loop.create_task(making, context=self.neutral.copy())
+        self.workers[task] = None
+        task.add_done_callback(self.workers.pop, context=self.neutral)
+        try:
+            child, first = await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await self._settled([task])
+            if task.cancelled() or task.exception() is not None:
+                raise
+            child, first = task.result()
+            if first is None:
+                raise  # a new run, of which nothing is on record yet
+            return child, first, True
+        return child, first, False
 
     def _start_child(self, child: Driver, first: list[Action] | None) -> asyncio.Task[Run[Any]]:
         context = contextvars.copy_context()

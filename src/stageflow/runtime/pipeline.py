@@ -9,10 +9,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, NotRequired, TypeVar, overload
 
 from stageflow.graph import Plan, Stage, compile_plan, refused, stand_in
+from stageflow.graph.child import without_exports
 from stageflow.graph.draw import mermaid, text_diagram
 from stageflow.model.errors import BuildError, InputError, StageflowError, nearest
 from stageflow.model.session import Window
 from stageflow.model.values import Freezer
+from stageflow.runtime.childstage import child_stage
 from stageflow.runtime.context import Context
 from stageflow.runtime.deps import DepScopes, lacking
 from stageflow.runtime.driver import Driver
@@ -253,9 +255,11 @@ class Pipeline(Generic[O]):
         self._compile(
             plan.name,
             [
-                stand_in(node, fakes[node.name], pipeline=plan.name, local_names=local_names)
-                if node.name in fakes
-                else node.stage
+                without_exports(
+                    stand_in(node, fakes[node.name], pipeline=plan.name, local_names=local_names)
+                    if node.name in fakes
+                    else node.stage
+                )
                 for node in plan.nodes
                 if node.stage is not None
             ],
@@ -350,6 +354,25 @@ class Pipeline(Generic[O]):
                 handle.cancel()
             for handle in running:
                 await handle
+
+    def as_stage(
+        self,
+        name: str | None = None,
+        /,
+        *,
+        exports: Mapping[str, Stage[..., Any] | str] | Iterable[Stage[..., Any] | str] = (),
+    ) -> Stage[..., O]:
+        """A stage that runs this pipeline as a child; its parameters are this pipeline's inputs.
+
+        Its value is the child's `output`. Nothing else of the child is seen by its parent but the
+        `exports`: outputs of this pipeline that are nodes of the parent, under their own names or
+        those that a dict gives them ({name in the parent: stage}). Policies and bindings come from
+        `.named(...)`. A child that does not end ok fails the stage. As with `ctx.run`, a stage that
+        is executed again under a journal takes its child up where it stands.
+
+        BuildError `graph.unknown_export` for what is no output of this pipeline.
+        """
+        return child_stage(self, self.name if name is None else name, exports)
 
     def draw(self, form: str = "text") -> str:
         """The graph as "text" or "mermaid"."""

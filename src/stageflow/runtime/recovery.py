@@ -57,8 +57,16 @@ async def recovered(
     for name in rerun or ():
         plan.find(name)
     loaded = known
-    if claimed is None and known.status != "ok":
-        loaded = await journal.claim(run, rerun=None if rerun is None else sorted(rerun))
+    if claimed is not None:
+        runtime.expect_heir(run)
+    elif known.status != "ok":
+        heir = runtime.expect_heir(run)
+        try:
+            loaded = await journal.claim(run, rerun=None if rerun is None else sorted(rerun))
+        except BaseException:
+            if heir is not None:
+                heir.declines()
+            raise
     driver = _restored(runtime, pipeline, loaded, events)
     scheduler = driver.scheduler
     if loaded.header.session is not None:

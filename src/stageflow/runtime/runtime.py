@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import weakref
 from collections.abc import AsyncIterator, Collection, Coroutine, Iterable, Mapping, Sequence
+from contextvars import copy_context
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ from stageflow.runtime.deps import DepScopes
 from stageflow.runtime.driver import Driver, going_on
 from stageflow.runtime.events import Subscription
 from stageflow.runtime.handle import Handle
+from stageflow.runtime.heir import Heir
 from stageflow.runtime.history import History
 from stageflow.runtime.limits import Limits
 from stageflow.runtime.lingering import RUN
@@ -81,6 +83,8 @@ class Runtime:
         self.processes = ProcessPool(self.limits.processes)
         self.quarantined: list[tuple[str, str]] = []
         """(run, stage) of every stage that ignored its cancellation."""
+        self.heirs: dict[str, Heir] = {}
+        """Runs that were taken up anew while threads were at work for a driver before."""
         self.active: dict[str, Driver] = {}
         """Journalled runs that this runtime drives; a store can't tell two drivers of one process
         apart."""
@@ -294,9 +298,20 @@ class Runtime:
             self.active[run] = driver
         return driver, actions
 
+    def expect_heir(self, run: str) -> Heir | None:
+        """Who will answer for late values of `run`, which is about to be taken up; None when no
+        thread is left that could bring one."""
+        if not self.threads.stuck:
+            self.heirs.clear()
+            return None
+        heir = self.heirs[run] = Heir()
+        return heir
+
     def owe(self, work: Coroutine[Any, Any, None]) -> None:
         """Has `work` done, for a run that is over; `aclose` waits for it."""
-        task = asyncio.get_running_loop().create_task(work)
+        context = copy_context()
+        context.run(RUN.set, None)  # nothing that a stage left behind, to be ended with its run
+        task = asyncio.get_running_loop().create_task(work, context=context)
         self._owed.add(task)
         task.add_done_callback(self._owed.discard)
 

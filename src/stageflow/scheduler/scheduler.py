@@ -15,11 +15,11 @@ Who starves: nobody here; the driver may delay a Launch action as long as it lik
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, ClassVar
+from typing import Any
 
 from stageflow.graph import Role
 from stageflow.model.record import Record, RecordType
-from stageflow.model.sparse import Sparse
+from stageflow.model.sparse import made
 from stageflow.scheduler.actions import Action, Ask, End, Stop, Wait
 from stageflow.scheduler.program import Program
 from stageflow.scheduler.state import Cause, NodeState
@@ -35,23 +35,26 @@ ABANDONED_MAX = 5
 its process must not do so for ever."""
 
 
-class Scheduler(Sparse):
+class Scheduler:
     """State of one run. Fields are read by the driver and by `check`; only methods change them."""
 
     __slots__ = (
-        "abandoned_count",
-        "arrived",
+        "_abandoned_count",
+        "_arrived",
+        "_branch",
+        "_cause",
+        "_decisions",
+        "_failures",
+        "_fallen",
+        "_gates_left",
+        "_redactor",
+        "_standing",
+        "_wishes",
         "attempt",
-        "branch",
-        "cause",
         "children",
-        "decisions",
         "ended",
         "ending",
-        "failures",
-        "fallen",
         "flawed",
-        "gates_left",
         "nodes",
         "parked",
         "parks",
@@ -59,7 +62,6 @@ class Scheduler(Sparse):
         "plan",
         "produced",
         "records",
-        "redactor",
         "repeats",
         "revision",
         "run_actions",
@@ -67,7 +69,6 @@ class Scheduler(Sparse):
         "seed",
         "seq",
         "shown",
-        "standing",
         "started",
         "status",
         "token",
@@ -75,47 +76,30 @@ class Scheduler(Sparse):
         "unfinished",
         "unknown",
         "waiting",
-        "wishes",
         "writes",
     )
 
-    gates_left: dict[int, set[int]]
+    gates_left: dict[int, set[int]] = made(dict)
     """For a HELD node: guards that have yet to decide about this revision."""
-    wishes: dict[int, list[int]]
+    wishes: dict[int, list[int]] = made(dict)
     """HELD nodes of which guards want another revision, and which guards."""
-    redactor: dict[int, int]
+    redactor: dict[int, int] = made(dict)
     """Node to the one guard that replaced its value."""
-    decisions: dict[int, tuple[str, Any]]
+    decisions: dict[int, tuple[str, Any]] = made(dict)
     """Guards that are JUDGED or OK: what each decided last; a reopened run heeds it."""
-    arrived: dict[int, list[int]]
+    arrived: dict[int, list[int]] = made(dict)
     """Joins: branches whose value arrived, in order of arrival."""
-    branch: dict[int, str]
+    branch: dict[int, str] = made(dict)
     """Routes that ended: the branch taken."""
-    cause: dict[int, tuple[Cause, int]]
+    cause: dict[int, tuple[Cause, int]] = made(dict)
     """Why a node has no value, and the node that is to blame (itself for OWN)."""
-    failures: dict[int, str]
+    failures: dict[int, str] = made(dict)
     """Nodes that failed for good, in order: reason code. Fallbacks may have saved them since."""
-    fallen: set[int]
+    fallen: set[int] = made(set)
     """Nodes that have called their fallback; each does so once."""
-    standing: set[int]
+    standing: set[int] = made(set)
     """Fallen nodes whose latest attempt takes its fallback's value."""
-    abandoned_count: dict[int, int]
-    records: list[Record]
-    """Since the driver last took them; in order."""
-    sparse: ClassVar = {
-        "gates_left": dict,
-        "wishes": dict,
-        "redactor": dict,
-        "decisions": dict,
-        "arrived": dict,
-        "branch": dict,
-        "cause": dict,
-        "failures": dict,
-        "fallen": set,
-        "standing": set,
-        "abandoned_count": dict,
-        "records": list,
-    }
+    abandoned_count: dict[int, int] = made(dict)
 
     def __init__(
         self, program: Program, *, seed: int = 0, writes: bool = True, parks: bool = True
@@ -132,6 +116,8 @@ class Scheduler(Sparse):
         self.seed = seed
         self.writes = writes
         self.parks = parks
+        self.records: list[Record] = []
+        """Since the driver last took them; in order."""
         self.seq = 0
         """Sequence number of the last record."""
         self.status: list[NodeState] = [WAITING] * count
@@ -381,7 +367,8 @@ class Scheduler(Sparse):
             if kept[node] and self.status[node] is SKIPPED:
                 kept[node] = all(kept[other] for other in self._skipped_by(node))
         self._fall_again(kept, held)
-        self.failures = {n: why for n, why in self.failures.items() if kept[n] or held[n]}
+        for node in [node for node in self.failures if not (kept[node] or held[node])]:
+            del self.failures[node]
         for node, keep in enumerate(kept):
             if held[node]:
                 # Its own value is done; only the guard that failed is asked again.

@@ -19,7 +19,8 @@ SCHEMA_VERSION: Final = 1
 class Result:
     """What one run of a row gave. Durations in seconds, memory in bytes, `started` in UTC.
 
-    `reason` says why the verdict is not pass; `evidence` are paths relative to the results folder;
+    `reason` says why the verdict is not pass, or what a pass leaves open; `evidence` are paths
+    relative to the results folder;
     `audit` is the row's audit at that time, of the same scenario text; None when there was none.
     `params` are the size parameters as used, after scaling; `scale` is 1.0 outside audits. `marks`
     and `fired` say how often each mark was reached and each fault told.

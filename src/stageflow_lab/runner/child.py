@@ -161,6 +161,7 @@ def _judge(scenario: Scenario, world: World, request: Request, blank: Result) ->
             size=request.size,
             coverage=coverage,
             scaled=request.scale != 1.0,
+            lacking=absent(each.component for each in scenario.metrics if each.component),
         )
     if caught or judgement is None:
         reason = f"the check raised {caught[0] if caught else 'nothing and returned None'}"

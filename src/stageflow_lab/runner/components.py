@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import socket
 import sys
 from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
@@ -15,6 +18,8 @@ from ..errors import LabError
 SERVICE_PORTS: Final[Mapping[str, int]] = MappingProxyType(
     {"postgresql": 5432, "redis": 6379, "nats": 4222, "qdrant": 6333, "kubernetes": 6443}
 )
+PEERS_FOLDER: Final = "STAGEFLOW_LAB_PEERS"
+"""Environment variable: the folder below which other frameworks are installed, one folder each."""
 _CONNECT_TIMEOUT_S: Final = 1.0
 
 
@@ -23,7 +28,8 @@ def absent(components: Iterable[str]) -> tuple[str, ...]:
 
     "python:NAME" is an importable module, "command:NAME" a program on the path, "platform:linux" a
     `sys.platform`, "service:NAME" or "service:NAME:PORT" something that listens on loopback,
-    "gpu:cuda" a driver. Raises LabError `lab.component` for any other form.
+    "gpu:cuda" a driver, "peer:NAME==VERSION" what `peer_folder` finds. Raises LabError
+    `lab.component` for any other form.
     """
     return tuple(each for each in components if not _is_here(each))
 
@@ -36,6 +42,8 @@ def _is_here(component: str) -> bool:
         return shutil.which(name) is not None
     if kind == "platform" and name:
         return sys.platform == name
+    if kind == "peer" and name:
+        return peer_folder(component) is not None
     if component == "gpu:cuda":
         return shutil.which("nvidia-smi") is not None
     if kind == "service":
@@ -45,11 +53,32 @@ def _is_here(component: str) -> bool:
     raise LabError(
         "lab.component",
         f"a scenario needs a component of an unknown form: {component!r}.",
-        expected="python:NAME, command:NAME, platform:NAME, service:NAME[:PORT] or gpu:cuda; "
+        expected="python:NAME, command:NAME, platform:NAME, service:NAME[:PORT], "
+        "peer:NAME[==VERSION] or gpu:cuda; "
         f"services known by name: {', '.join(SERVICE_PORTS)}",
         got=component,
         fix="write the component in one of those forms",
     )
+
+
+def peer_folder(component: str) -> Path | None:
+    """The folder to put on the path of a process that uses the peer "peer:NAME==VERSION".
+
+    Peers are installed apart from the lab, since one may be imported under the same name:
+    `pip install --target $STAGEFLOW_LAB_PEERS/NAME NAME==VERSION`. None when there is none, or
+    another version of it.
+    """
+    root = os.environ.get(PEERS_FOLDER)
+    name, _, version = component.removeprefix("peer:").partition("==")
+    if not root:
+        return None
+    folder = Path(root).absolute() / name
+    found = {each.metadata["Name"]: each.version for each in _installed(folder)}
+    return folder if name in found and version in ("", found[name]) else None
+
+
+def _installed(folder: Path) -> Iterable[metadata.Distribution]:
+    return metadata.distributions(path=[str(folder)])
 
 
 def _importable(name: str) -> bool:

@@ -126,6 +126,9 @@ async def run_types() -> None:
     assert_type(run[retrieved], list[str])
     assert_type(run[joined], int | Answer)
     assert_type(run[renamed], int)
+    inner = pipeline.as_stage("inner", exports={"given": awaited})
+    outer = Pipeline("outer", [inner], inputs={"text": str}, outputs=inner)
+    assert_type((await outer.run(text="some")).output, list[str])
 
 
 async def session_types(ctx: Context, runtime: Runtime) -> None:

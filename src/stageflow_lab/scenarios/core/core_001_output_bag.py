@@ -12,11 +12,9 @@ check judges every distinct line as the history of a write-once register.
 
 from __future__ import annotations
 
-import multiprocessing
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from typing import Final, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 from ...history import History, HistoryEvent
 from ...metric import Metric, counted, share
@@ -32,6 +30,7 @@ from .fan_out import (
     JOURNAL_WRITTEN_TWICE,
     OWNED_TWICE,
 )
+from .fresh_processes import each
 from .key_history import KeyFacts, judged
 
 BATCH: Final = 50
@@ -46,9 +45,6 @@ FAULTS_REAL: Final = (
     OWNED_TWICE,
 )
 """What must happen among threads and processes as well; the simulation has all of FAULTS."""
-
-_Order = TypeVar("_Order")
-_Result = TypeVar("_Result")
 
 
 def load(world: World) -> History:
@@ -70,7 +66,7 @@ def _simulate(world: World, history: History) -> None:
     facts: Counter[str] = Counter()
     orders = list(_batches(world))
     done = 0
-    for order, found, error in _each(
+    for order, found, error in each(
         simulated_fan_outs.carried_out, orders, at_once=world.size["workers"]
     ):
         done += order.count
@@ -124,7 +120,7 @@ def _share_a_journal(world: World, history: History) -> None:
     ]
     lines: Counter[str] = Counter()
     facts: Counter[str] = Counter()
-    for order, told, error in _each(
+    for order, told, error in each(
         journalled_fan_outs.carried_out,
         [order for order in orders if order.runs],
         at_once=processes,
@@ -144,21 +140,6 @@ def _share_a_journal(world: World, history: History) -> None:
 def _pass_on(marks: Mapping[str, int], world: World) -> None:
     for name, times in marks.items():
         world.marks.add(name, times)
-
-
-def _each(
-    work: Callable[[_Order], _Result], orders: Sequence[_Order], *, at_once: int
-) -> Iterator[tuple[_Order, _Result | None, str]]:
-    """Each order with its result, or None and what it raised, in order of completion."""
-    fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(at_once, mp_context=fresh) as pool:
-        asked = {pool.submit(work, order): order for order in orders}
-        for future in as_completed(asked):
-            error = future.exception()
-            if error is None:
-                yield asked[future], future.result(), ""
-            else:
-                yield asked[future], None, f"{type(error).__name__}: {error}"[:300]
 
 
 def check(history: History) -> Judgement:
