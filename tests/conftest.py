@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Iterator
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -41,3 +44,39 @@ async def watched_tasks(request: pytest.FixtureRequest) -> AsyncIterator[None]:
     known = {*before, asyncio.current_task()}
     left = [task for task in asyncio.all_tasks() - known if not task.done()]
     assert not left, f"{request.node.name} left tasks behind: {left}"
+
+
+POSTGRES = os.environ.get("STAGEFLOW_TEST_POSTGRES", "postgresql://root@127.0.0.1:5432/test")
+"""A database in which a test may make schemas and roles."""
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Any]:
+    """A connection to the test database; skips the test, and says why, when there is none."""
+    psycopg = pytest.importorskip("psycopg", reason="needs the extra stageflow[postgres]")
+    try:
+        server = psycopg.connect(POSTGRES, autocommit=True, connect_timeout=5)
+    except psycopg.Error as error:
+        pytest.skip(f"no PostgreSQL at STAGEFLOW_TEST_POSTGRES: {str(error).splitlines()[0]}")
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def postgres_urls(postgres_server: Any) -> Iterator[Callable[[], str]]:
+    """Makes addresses of journals in schemas of their own, which are gone after the module."""
+    schemas: list[str] = []
+
+    def make() -> str:
+        schemas.append(f"test_{secrets.token_hex(8)}")
+        return f"{POSTGRES}?schema={schemas[-1]}"
+
+    yield make
+    for schema in schemas:
+        postgres_server.execute(f'DROP SCHEMA IF EXISTS "{schema}" CASCADE')
+
+
+@pytest.fixture
+def postgres_url(postgres_urls: Callable[[], str]) -> str:
+    """The address of a journal in a schema of its own."""
+    return postgres_urls()

@@ -55,6 +55,7 @@ from stageflow.runtime.pipeline import Pipeline, RunStream
 from stageflow.runtime.runtime import Runtime
 from stageflow.runtime.stream import Emitted
 from stageflow.runtime.waiting import Waiting
+from stageflow.runtime.worker import Worker
 
 __all__ = [
     "Adapter",
@@ -102,6 +103,7 @@ __all__ = [
     "ValueRefused",
     "Waiting",
     "Window",
+    "Worker",
     "agent",
     "any_of",
     "approval",

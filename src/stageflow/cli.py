@@ -1,4 +1,4 @@
-"""The `stageflow` command: run, runs, resume, waiting, signal, show, draw.
+"""The `stageflow` command: runs, what they ask, their queue and its workers, drawings.
 
 The lab joins by entry point.
 """
@@ -10,10 +10,12 @@ import asyncio
 import contextlib
 import importlib.metadata
 import json
+import re
 import shlex
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,10 @@ from stageflow.runtime.pipeline import Pipeline
 from stageflow.runtime.recovery import load_target, locate
 from stageflow.runtime.runtime import LOCAL_ROOT, Runtime
 from stageflow.runtime.waiting import Waiting
+from stageflow.runtime.worker import AT_ONCE, DRAIN_S, Worker
 
+_PASSWORD = re.compile(r"(?<=[^/:]):[^:@/]*@")
+"""In an address; never shown again."""
 USAGE = 64
 """Exit status of a wrong command line (sysexits.h EX_USAGE)."""
 
@@ -70,6 +75,22 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--quiet", action="store_true", help="no progress, only the output")
     run.set_defaults(handler=_run)
 
+    submit = commands.add_parser("submit", help="queue a run for workers; prints its id")
+    submit.add_argument("target", metavar="MODULE:ATTR")
+    submit.add_argument("--input", action="append", default=[], metavar="NAME=VALUE")
+    submit.add_argument("--tenant", default="default")
+    submit.add_argument("--priority", type=int, default=0, help="higher goes first")
+    submit.set_defaults(handler=_submit)
+
+    worker = commands.add_parser("worker", help="run what is queued, until it is told to stop")
+    worker.add_argument("targets", metavar="MODULE:ATTR", nargs="+")
+    worker.add_argument("--at-once", type=int, default=AT_ONCE, help="runs side by side")
+    worker.add_argument(
+        "--drain-s", type=float, default=DRAIN_S, help="how long SIGTERM lets runs go on"
+    )
+    worker.add_argument("--quiet", action="store_true", help="no progress")
+    worker.set_defaults(handler=_worker)
+
     runs = commands.add_parser("runs", help="list the journalled runs, newest first")
     runs.add_argument("--limit", type=int, default=20)
     runs.set_defaults(handler=_runs)
@@ -91,16 +112,16 @@ def _parser() -> argparse.ArgumentParser:
     waiting.add_argument("--limit", type=int, default=1000, help="how many runs to look at")
     waiting.set_defaults(handler=_waiting)
 
-    signal = commands.add_parser("signal", help="answer a run's question, and let it go on")
-    signal.add_argument("run", metavar="RUN")
-    signal.add_argument("node", metavar="NODE", help="the approval, as `waiting` names it")
-    signal.add_argument("--value", required=True, help="the answer: JSON, or text for a str")
-    signal.add_argument("--by", required=True, metavar="NAME", help="who answers; is kept")
-    signal.add_argument(
+    signal_ = commands.add_parser("signal", help="answer a run's question, and let it go on")
+    signal_.add_argument("run", metavar="RUN")
+    signal_.add_argument("node", metavar="NODE", help="the approval, as `waiting` names it")
+    signal_.add_argument("--value", required=True, help="the answer: JSON, or text for a str")
+    signal_.add_argument("--by", required=True, metavar="NAME", help="who answers; is kept")
+    signal_.add_argument(
         "--shown", metavar="HASH", help="what NAME has seen; refused when it is not what waits"
     )
-    signal.add_argument("--quiet", action="store_true", help="no progress, only the output")
-    signal.set_defaults(handler=_signal)
+    signal_.add_argument("--quiet", action="store_true", help="no progress, only the output")
+    signal_.set_defaults(handler=_signal)
 
     show = commands.add_parser("show", help="what each node of a run got, gave, and how long")
     show.add_argument("run", metavar="RUN")
@@ -111,11 +132,14 @@ def _parser() -> argparse.ArgumentParser:
     draw.add_argument("--form", choices=("text", "mermaid"), default="text")
     draw.set_defaults(handler=_draw)
 
-    for command in (resume, waiting, signal, show):
+    for command in (resume, waiting, signal_, show):
         command.add_argument("--pipeline", metavar="MODULE:ATTR", help="where the pipeline is now")
-    for command in (run, runs, resume, waiting, signal, show):
+    for command in (run, submit, worker, runs, resume, waiting, signal_, show):
         command.add_argument(
             "--root", default=LOCAL_ROOT, metavar="DIR", help="where the journal lies"
+        )
+        command.add_argument(
+            "--journal", metavar="URL", help="another journal, such as postgresql://host/database"
         )
     for entry in importlib.metadata.entry_points(group="stageflow.commands"):
         entry.load()(commands)
@@ -127,7 +151,7 @@ def _run(options: argparse.Namespace) -> int:
     inputs = _inputs(pipeline, options.input)
 
     async def go() -> int:
-        async with Runtime.local(options.root) as runtime, _progress(options.quiet) as events:
+        async with _runtime(options) as runtime, _progress(options.quiet) as events:
             bound = pipeline.using(runtime=runtime, events=events, target=options.target)
             handle = bound.start(**inputs)
             if not options.quiet:
@@ -139,11 +163,57 @@ def _run(options: argparse.Namespace) -> int:
     return asyncio.run(go())
 
 
+def _submit(options: argparse.Namespace) -> int:
+    pipeline = load_target(options.target)
+    inputs = _inputs(pipeline, options.input)
+
+    async def go() -> str:
+        async with _runtime(options) as runtime:
+            bound = pipeline.using(
+                runtime=runtime,
+                tenant=options.tenant,
+                priority=options.priority,
+                target=options.target,
+            )
+            return await bound.submit(**inputs)
+
+    sys.stdout.write(f"{asyncio.run(go())}\n")
+    return 0
+
+
+def _worker(options: argparse.Namespace) -> int:
+    pipelines = {target: load_target(target) for target in options.targets}
+
+    async def go() -> None:
+        async with (
+            _runtime(options) as runtime,
+            _progress(options.quiet, line=_worker_line) as events,
+        ):
+            worker = Worker(
+                runtime,
+                pipelines,
+                at_once=options.at_once,
+                drain_s=options.drain_s,
+                events=(events,),
+            )
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, worker.stop)
+            if not options.quiet:
+                sys.stderr.write(f"worker: {len(pipelines)} pipelines, {options.at_once} at once\n")
+            await worker.run()
+            if not options.quiet:
+                sys.stderr.write(f"worker: stopped after {worker.done} runs\n")
+
+    asyncio.run(go())
+    return 0
+
+
 def _resume(options: argparse.Namespace) -> int:
     pipeline = _given_pipeline(options)
 
     async def go() -> int:
-        async with _existing(options.root) as runtime, _progress(options.quiet) as events:
+        async with _existing(options) as runtime, _progress(options.quiet) as events:
             run = await runtime.resume(
                 options.run, pipeline=pipeline, rerun=options.rerun, events=(events,)
             )
@@ -157,7 +227,7 @@ def _waiting(options: argparse.Namespace) -> int:
     pipeline = _given_pipeline(options)
 
     async def go() -> int:
-        async with _existing(options.root) as runtime:
+        async with _existing(options) as runtime:
             if options.run:
                 asked = await runtime.waiting(options.run, pipeline=pipeline)
             else:
@@ -175,7 +245,7 @@ def _signal(options: argparse.Namespace) -> int:
     pipeline = _given_pipeline(options)
 
     async def go() -> int:
-        async with _existing(options.root) as runtime, _progress(options.quiet) as events:
+        async with _existing(options) as runtime, _progress(options.quiet) as events:
             value, shown = options.value, options.shown
             for question in await runtime.waiting(options.run, pipeline=pipeline):
                 if question.node == options.node:
@@ -201,7 +271,7 @@ def _signal(options: argparse.Namespace) -> int:
 
 def _runs(options: argparse.Namespace) -> int:
     async def go() -> int:
-        async with _existing(options.root) as runtime:
+        async with _existing(options) as runtime:
             summaries = await runtime.runs(limit=options.limit)
         if not summaries:
             sys.stdout.write("no runs yet\n")
@@ -225,8 +295,9 @@ def _runs(options: argparse.Namespace) -> int:
 
 def _show(options: argparse.Namespace) -> int:
     async def go() -> int:
-        async with _existing(options.root) as runtime:
+        async with _existing(options) as runtime:
             loaded = await runtime.load(options.run)
+            refused = await runtime.refused(options.run)
         pipeline: Pipeline[Any] | None = None
         try:
             pipeline = load_target(options.pipeline) if options.pipeline else locate(loaded.header)
@@ -241,6 +312,13 @@ def _show(options: argparse.Namespace) -> int:
         )
         for attempt in attempts_of(loaded, pipeline.plan if pipeline else None):
             sys.stdout.write(_shown(attempt))
+        for late in refused:
+            record = late.record
+            sys.stdout.write(
+                f"  refused: {record.type.value} of {record.node or 'the run'}, from epoch"
+                f" {late.epoch} at {when(late.refused_wall_s)}, when epoch {late.held_epoch}"
+                " had the run\n"
+            )
         return 0
 
     return asyncio.run(go())
@@ -289,17 +367,23 @@ def _given_pipeline(options: argparse.Namespace) -> Pipeline[Any] | None:
     return load_target(options.pipeline) if options.pipeline else None
 
 
-def _existing(root: str) -> Runtime:
-    if not (Path(root) / "journal.db").exists():
+def _runtime(options: argparse.Namespace) -> Runtime:
+    if options.journal is not None:
+        return Runtime(journal=options.journal)
+    return Runtime.local(options.root)
+
+
+def _existing(options: argparse.Namespace) -> Runtime:
+    if options.journal is None and not (Path(options.root) / "journal.db").exists():
         raise InputError(
             "run.no_journal_here",
             "there are no runs here",
             field="--root",
             expected=f"a folder with journal.db, as `stageflow run` makes it in {LOCAL_ROOT}",
-            got=root,
-            fix="run from the folder where the run was started, or give --root",
+            got=options.root,
+            fix="run from the folder where the run was started, or give --root or --journal",
         )
-    return Runtime.local(root)
+    return _runtime(options)
 
 
 def _inputs(pipeline: Pipeline[Any], given: Sequence[str]) -> dict[str, Any]:
@@ -326,15 +410,16 @@ def _inputs(pipeline: Pipeline[Any], given: Sequence[str]) -> dict[str, Any]:
 
 
 @contextlib.asynccontextmanager
-async def _progress(quiet: bool) -> Any:
+async def _progress(quiet: bool, *, line: Callable[[Event], str] | None = None) -> Any:
     """Tells on standard error what ends, as it ends."""
+    told = _progress_line if line is None else line
     events = Subscription()
 
     async def tell() -> None:
         async for event in events:
-            line = _progress_line(event)
-            if line and not quiet:
-                sys.stderr.write(line)
+            text = told(event)
+            if text and not quiet:
+                sys.stderr.write(text)
 
     telling = asyncio.create_task(tell())
     try:
@@ -351,6 +436,13 @@ def _progress_line(event: Event) -> str:
     if event.type is EventType.QUARANTINED:
         return f"  quarantined {event.reason}: it ignored its cancellation\n"
     return ""
+
+
+def _worker_line(event: Event) -> str:
+    if event.type is not EventType.RUN_ENDED:
+        return ""
+    reason = f"  {event.reason}" if event.reason else ""
+    return f"  {event.status:<9} {event.run}  {event.tenant}  {event.duration_s:.2f} s{reason}\n"
 
 
 def _report(run: Run[Any], asked: Sequence[Waiting], options: argparse.Namespace) -> int:
@@ -405,6 +497,8 @@ def _command(name: str, run: str, options: argparse.Namespace) -> str:
 def _where(options: argparse.Namespace) -> list[str]:
     """The arguments by which another command finds the run that this one found."""
     where = [] if options.root == LOCAL_ROOT else ["--root", options.root]
+    if options.journal is not None:
+        where = ["--journal", _PASSWORD.sub("@", options.journal)]
     pipeline = getattr(options, "pipeline", None)
     return where if pipeline is None else [*where, "--pipeline", pipeline]
 

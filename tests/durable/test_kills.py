@@ -15,11 +15,17 @@ from stageflow import JournalError, Pipeline, Runtime, transform
 PROGRAM = Path(__file__).parent / "killed_desk.py"
 
 
-@pytest.fixture(scope="module")
-def kills(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def kills(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, Any]]:
     """What the next process made of the run, for a kill after each record; the last was none."""
+    folder = tmp_path_factory.mktemp("kills")
+    journal = str(folder / "runs.db")
+    if request.param == "postgres":
+        journal = request.getfixturevalue("postgres_urls")() + "&lease_s=0.3"
     told = subprocess.run(
-        [sys.executable, str(PROGRAM), str(tmp_path_factory.mktemp("kills"))],
+        [sys.executable, str(PROGRAM), str(folder), journal],
         capture_output=True,
         text=True,
         timeout=120,
@@ -72,7 +78,9 @@ async def test_a_live_run_is_not_taken_over_and_a_dead_one_is(tmp_path: Path) ->
 
     desk = Pipeline("held", [waits], inputs={"text": str}, outputs=waits)
     child = subprocess.Popen(  # noqa: ASYNC220  (starts a program, and does not wait for it)
-        [sys.executable, str(PROGRAM), str(tmp_path), "hold"], stdout=subprocess.PIPE, text=True
+        [sys.executable, str(PROGRAM), str(tmp_path), str(tmp_path / "held.db"), "hold"],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert child.stdout is not None and child.stdout.readline() == "ready\n"

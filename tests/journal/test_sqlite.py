@@ -233,7 +233,8 @@ def test_a_file_of_version_1_is_brought_up_to_date(tmp_path: Path) -> None:
     path = tmp_path / "runs.db"
     small_file(path)
     with closing(sqlite3.connect(path)) as file:
-        file.executescript("DROP TABLE turns; DROP TABLE sessions; PRAGMA user_version = 1;")
+        tables = "DROP TABLE turns; DROP TABLE sessions; DROP TABLE queue; DROP TABLE served;"
+        file.executescript(f"{tables} DROP INDEX heads_running; PRAGMA user_version = 1;")
     with closing(SQLiteStore(path)) as store, closing(SQLiteStore(path)) as again:
         assert len(store.load("run").records) == 4
         store.create(replace(header("new"), parent=None), Owner.this_process(), records(1))

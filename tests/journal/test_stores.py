@@ -1,4 +1,4 @@
-"""Both stores keep every promise of Store, and the kit notices a store that breaks one."""
+"""All stores keep every promise of Store, and the kit notices a store that breaks one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from typing import Any
 
 import pytest
 
-from stageflow.journal.conformance import CHECKS, SHARED_CHECKS, check_store
+from stageflow.journal.conformance import (
+    CHECKS,
+    OWNER_CHECKS,
+    SHARED_CHECKS,
+    OtherOwner,
+    another_process,
+    check_store,
+)
 from stageflow.journal.memory import MemoryStore
 from stageflow.journal.sqlite import SQLiteStore
 from stageflow.journal.store import Append, EndedTurn, LoadedRun, Owner, RunHeader, Store
@@ -29,6 +36,26 @@ def test_sqlite_store_keeps_its_promises(check: Callable[[Store], None], tmp_pat
     store = SQLiteStore(tmp_path / "runs.db")
     check(store)
     store.close()
+
+
+@pytest.mark.parametrize("check", OWNER_CHECKS, ids=lambda check: check.__name__)
+def test_memory_and_sqlite_know_which_processes_live(
+    check: Callable[[Store, OtherOwner], None], tmp_path: Path
+) -> None:
+    for store in (MemoryStore(), SQLiteStore(tmp_path / "runs.db")):
+        check(store, another_process)
+        store.close()
+
+
+def test_an_owner_elsewhere_is_neither_alive_nor_dead(tmp_path: Path) -> None:
+    header = RunHeader("r", "default", "desk", None, None, None, None, 0.0, {}, 0)
+    for store in (MemoryStore(), SQLiteStore(tmp_path / "runs.db")):
+        store.create(header, Owner("another-host", "boot", 1, 1), ())
+        assert [line.live for line in store.runs()] == [None]
+        with pytest.raises(JournalError) as caught:
+            store.claim("r", Owner.this_process())
+        assert caught.value.code == "journal.owner_unknown"
+        store.close()
 
 
 @pytest.mark.parametrize("check", SHARED_CHECKS, ids=lambda check: check.__name__)

@@ -871,7 +871,8 @@ async def test_a_file_of_before_sessions_is_opened(tmp_path: Path) -> None:
     with closing(SQLiteStore(path)):
         pass
     with closing(sqlite3.connect(path)) as file:
-        file.executescript("DROP TABLE turns; DROP TABLE sessions; PRAGMA user_version = 1;")
+        tables = "DROP TABLE turns; DROP TABLE sessions; DROP TABLE queue; DROP TABLE served;"
+        file.executescript(f"{tables} DROP INDEX heads_running; PRAGMA user_version = 1;")
     async with Runtime(journal=path) as runtime:
         bound = chat.using(runtime=runtime, session="s")
         await bound.run(text="a")

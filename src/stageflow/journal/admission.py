@@ -6,13 +6,24 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from stageflow.journal.store import OK, RUNNING, SUSPENDED, Append, Owner, RunHeader, RunSummary
+from stageflow.journal.store import (
+    OK,
+    QUEUED,
+    RUNNING,
+    SUSPENDED,
+    Append,
+    Owner,
+    RunHeader,
+    RunSummary,
+)
 from stageflow.model.errors import JournalError
 from stageflow.model.marks import reached
 from stageflow.model.record import Record, RecordType
 
 Accepted = Callable[[str, int], tuple[int, int] | None]
 """Attempt and token of the accepted outcome that (node, revision) has in the store, or None."""
+IsAlive = Callable[[Owner], bool | None]
+"""Whether an owner still works on its runs; None when that can't be told."""
 
 
 class Head(NamedTuple):
@@ -34,7 +45,14 @@ class Head(NamedTuple):
 
     @property
     def is_finished(self) -> bool:
-        return self.status not in (RUNNING, SUSPENDED)
+        return self.status not in (RUNNING, SUSPENDED, QUEUED)
+
+    @property
+    def is_nobodys(self) -> bool:
+        """Whether it waits for an owner: queued, or released before it had ended. A run without any
+        record is still being made."""
+        waits = self.owner_text is None and self.status in (RUNNING, QUEUED)
+        return waits and self.records > 0
 
     def may_go_on(self, rerun: Sequence[str] | None) -> bool:
         """Whether a claim takes the run over; else it only reads it."""
@@ -52,13 +70,18 @@ class Head(NamedTuple):
     def claimed(self, owner: Owner) -> Head:
         """The head under its next owner, before the CLAIMED record is counted."""
         return self._replace(
-            epoch=self.epoch + 1, owner_text=_owner_text(owner), status=RUNNING, reason=""
+            epoch=self.epoch + 1, owner_text=owner_text(owner), status=RUNNING, reason=""
         )
 
 
 def first_head(owner: Owner, *, now_wall_s: float) -> Head:
     """A run that has an owner and no record yet."""
-    return Head(1, _owner_text(owner), RUNNING, "", records=0, updated_wall_s=now_wall_s)
+    return Head(1, owner_text(owner), RUNNING, "", records=0, updated_wall_s=now_wall_s)
+
+
+def queued_head(*, now_wall_s: float) -> Head:
+    """A run that waits for its first owner, and has no record yet."""
+    return Head(1, None, QUEUED, "", records=0, updated_wall_s=now_wall_s)
 
 
 def refusal(append: Append, head: Head, accepted: Accepted) -> JournalError | None:
@@ -71,6 +94,14 @@ def refusal(append: Append, head: Head, accepted: Accepted) -> JournalError | No
             expected=f"epoch {head.epoch}",
             got=f"epoch {append.epoch}",
             fix="stop this run here: another process claimed it and goes on with it",
+        )
+    if head.is_nobodys:
+        return JournalError(
+            "journal.stale_owner",
+            f"run {append.run!r} is owned by nobody",
+            expected="an owner that claimed it",
+            got="one that has released it, or none",
+            fix="claim the run first: runtime.resume(run), or a worker",
         )
     ours: dict[tuple[str, int], tuple[int, int]] = {}
     has_ended = head.is_finished
@@ -113,19 +144,24 @@ def refusal(append: Append, head: Head, accepted: Accepted) -> JournalError | No
 
 
 def claim_refusal(
-    run: str, head: Head, owner: Owner, *, unknown_is_dead: bool
+    run: str,
+    head: Head,
+    owner: Owner,
+    *,
+    unknown_is_dead: bool = False,
+    is_alive: IsAlive = Owner.is_alive,
 ) -> JournalError | None:
     """Why `owner` can't take `run` over; None when it can."""
     holder = head.owner
     if holder is None or holder == owner:
         return None
-    live = holder.is_alive()
+    live = is_alive(holder)
     if live:
         return JournalError(
             "journal.run_is_live",
             f"run {run!r} is being worked on by a process that is alive",
             expected="a run whose owner has ended",
-            got=f"process {holder.pid} of this host",
+            got=f"process {holder.pid} of host {holder.host!r}",
             fix="wait for it, or end that process first",
         )
     if live is None and not unknown_is_dead:
@@ -149,10 +185,10 @@ def claim_record(head: Head, *, wall_s: float, rerun: Sequence[str] | None) -> R
     return Record(RecordType.CLAIMED, head.records + 1, wall_s=wall_s, data=data)
 
 
-def summary(header: RunHeader, head: Head) -> RunSummary:
+def summary(header: RunHeader, head: Head, *, is_alive: IsAlive = Owner.is_alive) -> RunSummary:
     """One line of a listing."""
     owner = head.owner
-    live = False if owner is None else owner.is_alive()
+    live = False if owner is None else is_alive(owner)
     return RunSummary(
         header,
         head.status,
@@ -200,7 +236,8 @@ def damaged(run: str | None, seq: int | None, what: str) -> JournalError:
     )
 
 
-def _owner_text(owner: Owner) -> str:
+def owner_text(owner: Owner) -> str:
+    """The owner as a head holds it: equal for equal owners."""
     return json.dumps([owner.host, owner.boot, owner.pid, owner.started])
 
 

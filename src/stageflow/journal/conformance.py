@@ -11,31 +11,52 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from stageflow.journal.queue import QueueBounds, QueueStore, Wanted
 from stageflow.journal.store import Append, Owner, RunHeader, RunSummary, Store
 from stageflow.model.errors import JournalError
 from stageflow.model.ids import run_id
 from stageflow.model.record import Record, RecordType
 
 MakeStore = Callable[[], Store]
+OtherOwner = Callable[[Store], AbstractContextManager[Owner]]
+"""An owner that is alive, as the store sees it, until the block ends, and dead from then on."""
 RACERS = 4
+_TARGET = "shop:desk"
 RACE_RECORDS = 50
 RACE_TURNS = 10
 
 
-def check_store(make_store: MakeStore, *, is_shared: bool = False) -> None:
+@contextmanager
+def another_process(store: Store) -> Iterator[Owner]:
+    """A process of this host; for stores that look at processes."""
+    waits = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+    with subprocess.Popen(waits, stdin=subprocess.PIPE) as process:
+        try:
+            yield Owner.of_process(process.pid)
+        finally:
+            process.kill()
+
+
+def check_store(
+    make_store: MakeStore, *, is_shared: bool = False, other_owner: OtherOwner = another_process
+) -> None:
     """Run every check, each on a store of its own from `make_store`.
 
     `is_shared`: what one store wrote, the next one from `make_store` sees; then that is checked
-    too. Runs get fresh ids, so the stores may hold other runs.
+    too. `other_owner`: how an owner lives and dies for this store. Runs get fresh ids, so the
+    stores may hold other runs.
     """
     for check in CHECKS:
         with _opened(make_store) as store:
             check(store)
+    for owner_check in OWNER_CHECKS:
+        with _opened(make_store) as store:
+            owner_check(store, other_owner)
     if is_shared:
         for shared_check in SHARED_CHECKS:
             shared_check(make_store)
@@ -180,9 +201,10 @@ def refuses_what_it_could_not_give_back(store: Store) -> None:
     _same(store.load(run).records, (_started(),))
 
 
-def hands_runs_of_dead_owners_over(store: Store) -> None:
+def hands_runs_of_dead_owners_over(store: Store, other_owner: OtherOwner) -> None:
     """A claim starts the next epoch and says so in the history; the old owner is refused."""
-    run = _created(store, _dead()).run
+    with other_owner(store) as other:
+        run = _created(store, other).run
     loaded = store.claim(run, _me())
     claimed = loaded.records[-1]
     _expect(loaded.epoch == 2, "a claim starts the next epoch")
@@ -200,9 +222,9 @@ def hands_runs_of_dead_owners_over(store: Store) -> None:
     _expect(store.claim(run, _me()).epoch == 3, "an owner may claim its own run again")
 
 
-def refuses_runs_of_live_owners(store: Store) -> None:
-    """A run whose owner lives, or may live, stays with it."""
-    with _other_process() as other:
+def refuses_runs_of_live_owners(store: Store, other_owner: OtherOwner) -> None:
+    """A run whose owner lives stays with it."""
+    with other_owner(store) as other:
         run = _created(store, other).run
         before = store.load(run)
         _refuses("journal.run_is_live", lambda: store.claim(run, _me()))
@@ -210,14 +232,31 @@ def refuses_runs_of_live_owners(store: Store) -> None:
         _expect(_listed(store, run).live is True, "a live owner is listed as live")
     _expect(_listed(store, run).live is False, "an ended owner is listed as not live")
     _expect(store.claim(run, _me()).epoch == 2, "a run can be claimed once its owner has ended")
-    foreign = _created(store, Owner("another-host", "boot", 1, 1)).run
-    _refuses("journal.owner_unknown", lambda: store.claim(foreign, _me()))
-    _expect(_listed(store, foreign).live is None, "an owner elsewhere is listed as unknown")
+
+
+def frees_released_runs(store: Store, other_owner: OtherOwner) -> None:
+    """Who lets go of a run leaves it to anybody, at once; only its owner can."""
+    with other_owner(store) as other:
+        run = _created(store, other).run
+        store.release(run, 2)
+        store.release("nobody", 1)
+        _refuses("journal.run_is_live", lambda: store.claim(run, _me()))
+        store.release(run, 1)
+        store.release(run, 1)
+        line = _listed(store, run)
+        _expect((line.status, line.owner, line.live) == ("running", None, False), "it is nobody's")
+        _answers(store, [(Append(run, 1, (_step(2),)), "journal.stale_owner")])
+        _expect(store.claim(run, _me()).epoch == 2, "a released run can be claimed at once")
+        store.release(run, 1)
+        _expect(_listed(store, run).owner == _me(), "a former owner can't release a run")
+    _accepts(store, Append(run, 2, (_ended(3, "ok", ""),)))
+    store.release(run, 2)
+    _expect(store.load(run).status == "ok", "what ended stays ended")
 
 
 def leaves_finished_runs_alone(store: Store) -> None:
     """What ended keeps its status, its outcomes and its epoch."""
-    run = _created(store, _dead()).run
+    run = _created(store).run
     _accepts(store, Append(run, 1, (_outcome(2, "a"), _ended(3, "failed", "timeout"))))
     loaded = store.claim(run, _me())
     _expect((loaded.status, loaded.reason) == ("failed", "timeout"), "the ending is kept")
@@ -237,7 +276,7 @@ def leaves_finished_runs_alone(store: Store) -> None:
 
 def reopens_what_ended_badly_when_asked(store: Store) -> None:
     """A claim with `rerun` takes up a run that did not end ok, and keeps what it had accepted."""
-    run = _created(store, _dead()).run
+    run = _created(store).run
     _accepts(store, Append(run, 1, (_outcome(2, "a"), _ended(3, "failed", "timeout"))))
     loaded = store.claim(run, _me(), rerun=("b",))
     _expect((loaded.epoch, loaded.status) == (2, "running"), "a failed run may go on")
@@ -248,9 +287,9 @@ def reopens_what_ended_badly_when_asked(store: Store) -> None:
     _expect(store.claim(run, _me(), rerun=()).epoch == 2, "a run that ended ok stays ended")
 
 
-def wakes_suspended_runs(store: Store) -> None:
+def wakes_suspended_runs(store: Store, other_owner: OtherOwner) -> None:
     """A suspended run has no owner: anybody may claim it, and then it runs again."""
-    with _other_process() as other:
+    with other_owner(store) as other:
         run = _created(store, other).run
         _accepts(store, Append(run, 1, (_ended(2, "suspended", "approval"),)))
         line = _listed(store, run)
@@ -379,12 +418,16 @@ def lists_turns_that_ended_ok(store: Store) -> None:
     _expect([turn.run for turn in line] == waiting[:2], "the line keeps limit, too")
 
 
-def passes_turns_of_dead_owners(store: Store) -> None:
+def passes_turns_of_dead_owners(store: Store, other_owner: OtherOwner) -> None:
     """The next turn does not wait for the dead; a dead one that is claimed waits in its place."""
     tenant = run_id()
-    crashed = _arrived(store, tenant, _dead()).run
-    _accepts(store, Append(crashed, 1, (_turn(2, 1),)))
-    never_begun = _arrived(store, tenant, _dead()).run
+    with other_owner(store) as other:
+        crashed = _arrived(store, tenant, other).run
+        _accepts(store, Append(crashed, 1, (_turn(2, 1),)))
+        never_begun = _arrived(store, tenant, other).run
+        early = Append(_arrived(store, tenant).run, 1, (_turn(2, 2),))
+        _answers(store, [(early, "journal.not_its_turn")])
+        _accepts(store, Append(early.run, 1, (_ended(2, "cancelled", "by_user"),)))
     after = _arrived(store, tenant).run
     _accepts(store, Append(after, 1, (_turn(2, 2),)))
     last = _arrived(store, tenant).run
@@ -448,6 +491,110 @@ def lets_one_of_many_turns_begin(store: Store) -> None:
     _expect(done[0] == total == store.turns(tenant, "s").begun, "every turn had its number")
 
 
+def queues_runs_that_nobody_owns(store: Store) -> None:
+    """A queued run is in the journal, is taken once, and then is as one that was claimed."""
+    queue = _queue(store)
+    run = _enqueued(queue).run
+    line = _listed(store, run)
+    _expect((line.status, line.owner, line.live) == ("queued", None, False), "it waits, unowned")
+    _answers(store, [(Append(run, 1, (_step(2),)), "journal.stale_owner")])
+    _expect(store.load(run).records == (_started(),), "its inputs are on record")
+    taken = queue.take(_me(), _wanted())
+    _expect(taken is not None and taken == store.load(run), "the run that waits is taken")
+    assert taken is not None
+    _expect((taken.epoch, taken.status) == (2, "running"), "taking it is a claim")
+    _expect(taken.records[-1].type is RecordType.CLAIMED, "a claim writes CLAIMED")
+    _expect(queue.take(_me(), _wanted()) is None, "it is taken once")
+    other = _enqueued(queue).run
+    _expect(store.claim(other, _me()).epoch == 2, "a queued run can be claimed by its id")
+    _expect(queue.take(_me(), _wanted()) is None, "a claimed run waits no more")
+    _expect(not queue.waiting(), "nobody waits")
+
+
+def serves_priority_then_age(store: Store) -> None:
+    """Within a tenant: higher priority first, then who came first."""
+    queue = _queue(store)
+    runs = [_enqueued(queue, priority=priority).run for priority in (0, 5, 0, 5, -1)]
+    served = [_taken(queue) for _ in runs]
+    _expect(served == [runs[place] for place in (1, 3, 0, 2, 4)], "priority, then age")
+
+
+def serves_tenants_in_turn(store: Store) -> None:
+    """A tenant with a long line, whatever its priority, keeps no other waiting."""
+    queue = _queue(store)
+    tenants = ["a"] * 5 + ["b"] * 2 + ["c"]
+    names = {tenant: run_id() for tenant in "abc"}
+    whose = {_enqueued(queue, priority=9 * (t == "a"), tenant=names[t]).run: t for t in tenants}
+    _expect(dict(queue.waiting()) == {names["a"]: 5, names["b"]: 2, names["c"]: 1}, "who waits")
+    served = "".join(whose[_taken(queue)] for _ in tenants)
+    _expect(served == "abcabaaa", f"tenants take turns, not {served}")
+    late = _enqueued(queue, tenant=names["b"]).run
+    _enqueued(queue, tenant=names["a"])
+    _expect(_taken(queue) == late, "who was served longest ago is next")
+    _taken(queue)
+
+
+def bounds_its_queue(store: Store) -> None:
+    """Past a bound a run is refused whole."""
+    queue = _queue(store)
+    for tenant in ("a", "a", "b"):
+        _enqueued(queue, tenant=tenant)
+    for tenant, bounds in (("a", QueueBounds(9, 2)), ("c", QueueBounds(3, 9))):
+        header = _header(target=_TARGET, tenant=tenant)
+        _refuses("queue.full", partial(_enqueued, queue, header=header, bounds=bounds))
+        _refuses("journal.unknown_run", partial(store.load, header.run))
+    _enqueued(queue, tenant="b", bounds=QueueBounds(4, 2))
+    for _ in range(4):
+        _taken(queue)
+    header = _header(target=None)
+    _refuses("queue.no_target", partial(_enqueued, queue, header=header))
+    _refuses("journal.unknown_run", partial(store.load, header.run))
+
+
+def gives_a_worker_only_what_it_wants(store: Store) -> None:
+    """Other pipelines' runs, and those it passes over, stay where they are."""
+    queue = _queue(store)
+    first, second = _enqueued(queue).run, _enqueued(queue).run
+    other = _enqueued(queue, target="shop:other").run
+    _expect(_taken(queue, passed_over=(first,)) == second, "what is passed over stays")
+    _expect(_taken(queue, passed_over=(first,)) is None, "other pipelines' runs stay")
+    _expect(_taken(queue, targets=()) is None, "a worker without pipelines gets nothing")
+    _expect(_taken(queue) == first and _taken(queue, targets=("shop:other",)) == other, "till then")
+
+
+def gives_each_run_to_one_taker(store: Store) -> None:
+    """Threads that take at once: each run is taken once, and none is left."""
+    queue = _queue(store)
+    runs = {_enqueued(queue).run for _ in range(RACERS * 5)}
+    taken: list[str] = []
+
+    def race() -> None:
+        while (run := _taken(queue)) is not None:
+            taken.append(run)
+
+    threads = [threading.Thread(target=race) for _ in range(RACERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    _expect(sorted(taken) == sorted(runs), "each run was taken once")
+
+
+def takes_orphans_up(store: Store, other_owner: OtherOwner) -> None:
+    """A run whose owner has ended comes before those that wait; not a child, nor for ever."""
+    queue = _queue(store)
+    with other_owner(store) as other:
+        orphan = _created(store, other, target=_TARGET).run
+        child = _created(store, other, target=_TARGET, parent=orphan).run
+        _expect(_taken(queue) is None, "the run of a live owner is nobody's to take")
+        waits = _enqueued(queue).run
+    _expect(_taken(queue, epochs_max=0) == waits, "a run with too many owners is left alone")
+    _expect(_taken(queue) == orphan and store.load(orphan).epoch == 2, "an orphan is taken up")
+    _expect(_taken(queue) is None and store.load(child).epoch == 1, "a child is its parent's")
+    store.release(orphan, 2)
+    _expect(_taken(queue) == orphan, "a released run is taken up")
+
+
 def closes_twice(store: Store) -> None:
     """A second close does nothing."""
     store.close()
@@ -470,7 +617,9 @@ def shows_one_store_what_another_wrote(make_store: MakeStore) -> None:
         _expect(one.turns(tenant, "s") == two.turns(tenant, "s"), "both see the same session")
         before = one.load(run)
     with _opened(make_store) as again:
-        _expect(again.load(run) == before, "what was committed is there after a close")
+        # Its owner may be gone: a store may release what it had when it closes.
+        after = replace(again.load(run), owner=before.owner)
+        _expect(after == before, "what was committed is there after a close")
 
 
 CHECKS: tuple[Callable[[Store], None], ...] = (
@@ -481,21 +630,34 @@ CHECKS: tuple[Callable[[Store], None], ...] = (
     accepts_or_refuses_each_item_alone,
     accepts_one_outcome_per_revision,
     refuses_what_it_could_not_give_back,
-    hands_runs_of_dead_owners_over,
-    refuses_runs_of_live_owners,
     leaves_finished_runs_alone,
     reopens_what_ended_badly_when_asked,
-    wakes_suspended_runs,
     lists_newest_first_within_a_tenant,
     lets_one_of_many_racers_win,
     lets_turns_begin_one_after_another,
     keeps_sessions_apart,
     lists_turns_that_ended_ok,
-    passes_turns_of_dead_owners,
     holds_a_session_for_a_suspended_turn,
     lets_one_of_many_turns_begin,
     closes_twice,
 )
+OWNER_CHECKS: tuple[Callable[[Store, OtherOwner], None], ...] = (
+    hands_runs_of_dead_owners_over,
+    refuses_runs_of_live_owners,
+    frees_released_runs,
+    wakes_suspended_runs,
+    passes_turns_of_dead_owners,
+)
+QUEUE_CHECKS: tuple[Callable[[Store], None], ...] = (
+    queues_runs_that_nobody_owns,
+    serves_priority_then_age,
+    serves_tenants_in_turn,
+    bounds_its_queue,
+    gives_a_worker_only_what_it_wants,
+    gives_each_run_to_one_taker,
+)
+"""For stores that hold a queue; each wants an empty one."""
+QUEUE_OWNER_CHECKS: tuple[Callable[[Store, OtherOwner], None], ...] = (takes_orphans_up,)
 SHARED_CHECKS: tuple[Callable[[MakeStore], None], ...] = (shows_one_store_what_another_wrote,)
 
 
@@ -587,6 +749,35 @@ def _outcome(seq: int, node: str, *, revision: int = 0) -> Record:
     return Record(RecordType.OUTCOME, seq, node=node, revision=revision, data=data, payload=b"1")
 
 
+def _queue(store: Store) -> Any:
+    _expect(isinstance(store, QueueStore), "the store holds a queue")
+    return store
+
+
+def _wanted(**fields: Any) -> Wanted:
+    plain: dict[str, Any] = {"targets": (_TARGET,), "epochs_max": 10}
+    return Wanted(**{**plain, **fields})
+
+
+def _taken(queue: Any, **fields: Any) -> Any:
+    """The id of the run that is next."""
+    loaded = queue.take(_me(), _wanted(**fields))
+    return None if loaded is None else loaded.header.run
+
+
+def _enqueued(
+    queue: Any,
+    *,
+    header: RunHeader | None = None,
+    priority: int = 0,
+    bounds: QueueBounds = QueueBounds(1_000, 1_000),  # noqa: B008 - immutable
+    **fields: Any,
+) -> RunHeader:
+    header = header or _header(**{"target": _TARGET, **fields})
+    queue.enqueue(header, (_started(),), priority=priority, bounds=bounds)
+    return header
+
+
 def _ended(seq: int, status: str, reason: str) -> Record:
     return Record(RecordType.RUN_ENDED, seq, data={"status": status, "reason": reason})
 
@@ -599,10 +790,6 @@ def _me() -> Owner:
     return Owner.this_process()
 
 
-def _dead() -> Owner:
-    return replace(_me(), boot="an earlier boot")
-
-
 @contextmanager
 def _opened(make_store: MakeStore) -> Iterator[Store]:
     store = make_store()
@@ -612,15 +799,12 @@ def _opened(make_store: MakeStore) -> Iterator[Store]:
         store.close()
 
 
-@contextmanager
-def _other_process() -> Iterator[Owner]:
-    """A process that lives as long as the block."""
-    waits = [sys.executable, "-c", "import sys; sys.stdin.read()"]
-    with subprocess.Popen(waits, stdin=subprocess.PIPE) as process:
-        try:
-            yield Owner.of_process(process.pid)
-        finally:
-            process.kill()
-
-
-__all__ = ["CHECKS", "SHARED_CHECKS", "check_store"]
+__all__ = [
+    "CHECKS",
+    "OWNER_CHECKS",
+    "QUEUE_CHECKS",
+    "QUEUE_OWNER_CHECKS",
+    "SHARED_CHECKS",
+    "another_process",
+    "check_store",
+]

@@ -12,18 +12,22 @@ import asyncio
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from stageflow.journal.queue import QueueBounds, QueueStore, Wanted
 from stageflow.journal.store import (
     Append,
+    KeepsRefused,
     LoadedRun,
     Owner,
+    RefusedWrite,
     RunHeader,
     RunSummary,
     SessionTurns,
     Store,
+    TellsLosses,
 )
 from stageflow.model.errors import JournalError
 from stageflow.model.marks import carrying, reached
@@ -78,6 +82,34 @@ class Journal(Protocol):
         ...
 
 
+@runtime_checkable
+class QueueJournal(Protocol):
+    """A journal that runs can be queued in; see stageflow.journal.queue."""
+
+    async def enqueue(
+        self,
+        header: RunHeader,
+        records: tuple[Record, ...],
+        *,
+        priority: int,
+        bounds: QueueBounds,
+    ) -> None:
+        """As QueueStore.enqueue."""
+        ...
+
+    async def take(self, wanted: Wanted) -> LoadedRun | None:
+        """As QueueStore.take, for this process."""
+        ...
+
+    async def waiting(self) -> Mapping[str, int]:
+        """As QueueStore.waiting."""
+        ...
+
+    async def release(self, run: str, epoch: int) -> None:
+        """As Store.release."""
+        ...
+
+
 @dataclass(slots=True, eq=False)
 class _Request:
     """One thing asked of the writer, and where its answer goes."""
@@ -116,6 +148,7 @@ class GroupCommit:
         self._queue_max = queue_max
         self._batch_bytes_max = batch_bytes_max
         self._is_closed = False
+        self._tell_lost: list[Callable[[str], None]] = []
         self._start_anew()
 
     def _start_anew(self) -> None:
@@ -153,6 +186,58 @@ class GroupCommit:
 
     async def claim(self, run: str, *, rerun: Sequence[str] | None = None) -> LoadedRun:
         return await self._asked(lambda: self._store.claim(run, self._owner, rerun=rerun))
+
+    async def enqueue(
+        self,
+        header: RunHeader,
+        records: tuple[Record, ...],
+        *,
+        priority: int,
+        bounds: QueueBounds,
+    ) -> None:
+        queue = self._queue_store()
+        await self._asked(lambda: queue.enqueue(header, records, priority=priority, bounds=bounds))
+
+    async def take(self, wanted: Wanted) -> LoadedRun | None:
+        queue = self._queue_store()
+        return await self._asked(lambda: queue.take(self._owner, wanted))
+
+    async def waiting(self) -> Mapping[str, int]:
+        self._check_open()
+        return await asyncio.to_thread(self._queue_store().waiting)
+
+    def _queue_store(self) -> QueueStore:
+        if isinstance(self._store, QueueStore):
+            return self._store
+        raise JournalError(
+            "queue.no_store",
+            "the journal's store has no queue",
+            expected="a store that implements QueueStore",
+            got=type(self._store).__name__,
+            fix="keep the journal in PostgreSQL or SQLite",
+        )
+
+    async def release(self, run: str, epoch: int) -> None:
+        """As Store.release: lets go of an unfinished run."""
+        await self._asked(lambda: self._store.release(run, epoch))
+
+    def when_lost(self, tell: Callable[[str], None]) -> None:
+        """`tell` is called, on another thread, with each run that another owner has taken; never
+        for stores where that happens to dead processes only."""
+        self._tell_lost.append(tell)
+        if isinstance(self._store, TellsLosses):
+            self._store.when_lost(self._lost)
+
+    def _lost(self, run: str) -> None:
+        for tell in self._tell_lost:
+            tell(run)
+
+    async def refused(self, run: str) -> tuple[RefusedWrite, ...]:
+        """What former owners of `run` wrote too late; nothing where the store does not keep it."""
+        self._check_open()
+        if not isinstance(self._store, KeepsRefused):
+            return ()
+        return await asyncio.to_thread(self._store.refused, run)
 
     async def load(self, run: str) -> LoadedRun:
         self._check_open()

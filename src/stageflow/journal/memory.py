@@ -5,20 +5,33 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from stageflow.journal.admission import (
     Head,
+    IsAlive,
     claim_record,
     claim_refusal,
     first_head,
+    queued_head,
     refusal,
     run_exists,
     summary,
     unknown_run,
 )
 from stageflow.journal.line import Line, encoded, header_of, header_text, record_of
+from stageflow.journal.queue import (
+    QueueBounds,
+    Queued,
+    Wanted,
+    is_orphan,
+    may_take,
+    next_in_line,
+    queue_refusal,
+    target_of,
+)
 from stageflow.journal.store import (
     Append,
     EndedTurn,
@@ -30,7 +43,6 @@ from stageflow.journal.store import (
     SessionTurns,
 )
 from stageflow.journal.turns import (
-    IsAlive,
     Standing,
     TurnPlace,
     is_turn,
@@ -82,27 +94,33 @@ class MemoryStore:
         self._lock = threading.Lock()
         """Protects every field of every run, across each whole method."""
         self._runs: dict[str, _Run] = {}
+        self._queue: dict[str, Queued] = {}
+        self._served: dict[str, int] = {}
+        """By tenant: the number of the last run of it that was taken."""
+        self._queued = self._taken = 0
         self._sessions: dict[tuple[str, str], _Session] = {}
         self._arrived = 0
         """Turns that have arrived, in all sessions."""
 
     def create(self, header: RunHeader, owner: Owner, records: tuple[Record, ...]) -> int:
+        with self._lock:
+            self._create(header, first_head(owner, now_wall_s=self._wall_s()), records)
+        return 1
+
+    def _create(self, header: RunHeader, head: Head, records: tuple[Record, ...]) -> None:
         kept = header_of(header_text(header))
         first = Append(header.run, 1, records)
-        with self._lock:
-            if header.run in self._runs:
-                raise run_exists(header, self._runs[header.run].header)
-            head = first_head(owner, now_wall_s=self._wall_s())
-            run = _Run(kept, head)
-            if is_turn(kept):
-                run.turn = Standing(kept.run, self._arrived + 1, 0, TurnPlace.WAITS)
-            refused = self._added(run, first, encoded(first))
-            if refused is not None:
-                raise refused
-            if run.turn is not None:
-                self._arrived += 1
-                self._session(kept).line[kept.run] = run
-        return 1
+        if header.run in self._runs:
+            raise run_exists(header, self._runs[header.run].header)
+        run = _Run(kept, head)
+        if is_turn(kept):
+            run.turn = Standing(kept.run, self._arrived + 1, 0, TurnPlace.WAITS)
+        refused = self._added(run, first, encoded(first))
+        if refused is not None:
+            raise refused
+        if run.turn is not None:
+            self._arrived += 1
+            self._session(kept).line[kept.run] = run
 
     def commit(self, batch: Sequence[Append]) -> list[JournalError | None]:
         prepared = [encoded(append) for append in batch]
@@ -114,20 +132,30 @@ class MemoryStore:
 
     def claim(self, run: str, owner: Owner, *, rerun: Sequence[str] | None = None) -> LoadedRun:
         with self._lock:
-            kept = self._known(run)
-            if kept.head.may_go_on(rerun):
-                refused = claim_refusal(run, kept.head, owner, unknown_is_dead=False)
-                if refused is not None:
-                    raise refused
-                kept.head = kept.head.claimed(owner)
-                if kept.turn is not None:
-                    kept.turn = kept.turn._replace(number=0, place=TurnPlace.WAITS)
-                    self._session(kept.header).line[run] = kept
-                record = claim_record(kept.head, wall_s=self._wall_s(), rerun=rerun)
-                append = Append(run, kept.head.epoch, (record,))
-                refused = self._added(kept, append, encoded(append))
-                assert refused is None, refused
-            return _loaded(kept)
+            return self._claim(run, owner, rerun)
+
+    def _claim(self, run: str, owner: Owner, rerun: Sequence[str] | None) -> LoadedRun:
+        kept = self._known(run)
+        if kept.head.may_go_on(rerun):
+            refused = claim_refusal(run, kept.head, owner)
+            if refused is not None:
+                raise refused
+            kept.head = kept.head.claimed(owner)
+            if kept.turn is not None:
+                kept.turn = kept.turn._replace(number=0, place=TurnPlace.WAITS)
+                self._session(kept.header).line[run] = kept
+            record = claim_record(kept.head, wall_s=self._wall_s(), rerun=rerun)
+            append = Append(run, kept.head.epoch, (record,))
+            refused = self._added(kept, append, encoded(append))
+            assert refused is None, refused
+            self._queue.pop(run, None)
+        return _loaded(kept)
+
+    def release(self, run: str, epoch: int) -> None:
+        with self._lock:
+            kept = self._runs.get(run)
+            if kept is not None and kept.head.epoch == epoch:
+                kept.head = kept.head._replace(owner_text=None)
 
     def load(self, run: str) -> LoadedRun:
         with self._lock:
@@ -158,6 +186,42 @@ class MemoryStore:
                 stop = bisect_left(known.ended, before, key=lambda turn: turn.number)
             ended = known.ended[max(stop - bound, 0) : stop]
             return SessionTurns(known.begun, tuple(line[:bound]), tuple(reversed(ended)))
+
+    def enqueue(
+        self,
+        header: RunHeader,
+        records: tuple[Record, ...],
+        *,
+        priority: int,
+        bounds: QueueBounds,
+    ) -> None:
+        target = target_of(header)
+        with self._lock:
+            same = sum(one.tenant == header.tenant for one in self._queue.values())
+            refused = queue_refusal(header, bounds, runs=len(self._queue), tenant=same)
+            if refused is not None:
+                raise refused
+            self._create(header, queued_head(now_wall_s=self._wall_s()), records)
+            self._queued += 1
+            one = Queued(header.run, header.tenant, target, priority, self._queued)
+            self._queue[header.run] = one
+
+    def take(self, owner: Owner, wanted: Wanted) -> LoadedRun | None:
+        with self._lock:
+            for run, kept in self._runs.items():
+                if is_orphan(kept.header, kept.head, wanted):
+                    return self._claim(run, owner, None)
+            mine = [one for one in self._queue.values() if may_take(one, wanted)]
+            one = next_in_line(mine, self._served)
+            if one is None:
+                return None
+            self._taken += 1
+            self._served[one.tenant] = self._taken
+            return self._claim(one.run, owner, None)
+
+    def waiting(self) -> Mapping[str, int]:
+        with self._lock:
+            return Counter(one.tenant for one in self._queue.values())
 
     def close(self) -> None:
         """Nothing is held outside this object; what it holds stays readable."""

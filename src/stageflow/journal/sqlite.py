@@ -13,17 +13,18 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from stageflow.journal import sqlite_turns
+from stageflow.journal import sqlite_queue, sqlite_turns
 from stageflow.journal.admission import (
     Head,
     claim_record,
     claim_refusal,
     damaged,
     first_head,
+    queued_head,
     refusal,
     run_exists,
     unknown_run,
@@ -36,6 +37,7 @@ from stageflow.journal.line import (
     header_checksum,
     header_text,
 )
+from stageflow.journal.queue import QueueBounds, Wanted, is_orphan, passing_over
 from stageflow.journal.store import (
     Append,
     LoadedRun,
@@ -82,11 +84,14 @@ CREATE TABLE records (
 CREATE UNIQUE INDEX accepted_once ON records(run, node, revision) WHERE accepted = 1;
 CREATE TABLE contents (content BLOB PRIMARY KEY, payload BLOB NOT NULL);
 {sqlite_turns.SCHEMA}
+{sqlite_queue.SCHEMA}
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
-_FROM_1 = f"{sqlite_turns.SCHEMA}PRAGMA user_version = {SCHEMA_VERSION}"
-"""Version 1 knew no sessions; its runs are no turns."""
+_FROM_1 = f"""{sqlite_turns.SCHEMA}
+{sqlite_queue.SCHEMA}
+PRAGMA user_version = {SCHEMA_VERSION}"""
+"""Version 1 knew no sessions and no queue; its runs are no turns."""
 _SETTINGS = (
     "synchronous = FULL",
     "fullfsync = ON",  # on macOS a plain fsync leaves data in the drive's cache
@@ -158,24 +163,34 @@ class SQLiteStore:
         return self._path
 
     def create(self, header: RunHeader, owner: Owner, records: tuple[Record, ...]) -> int:
+        head = first_head(owner, now_wall_s=self._wall_s())
+        with self._transaction() as writer:
+            self._create(writer, header, head, records)
+        return 1
+
+    def _create(
+        self,
+        writer: sqlite3.Connection,
+        header: RunHeader,
+        head: Head,
+        records: tuple[Record, ...],
+    ) -> None:
         text = header_text(header)
         first = Append(header.run, 1, records)
         lines = encoded(first)
-        with self._transaction() as writer:
-            row = writer.execute(_HEADER, (header.run,)).fetchone()
-            if row is not None:
-                raise run_exists(header, verified_header(header.run, row)[0])
-            start = header_checksum(text)
-            columns = (header.run, header.tenant, header.created_wall_s, text, start)
-            writer.execute(_ADD_RUN, columns)
-            if is_turn(header):
-                sqlite_turns.arrive(writer, header)
-            heads = {header.run: (first_head(owner, now_wall_s=self._wall_s()), start)}
-            refused = self._added(writer, heads, first, lines)
-            if refused is not None:
-                raise refused
-            _write_heads(writer, heads)
-        return 1
+        row = writer.execute(_HEADER, (header.run,)).fetchone()
+        if row is not None:
+            raise run_exists(header, verified_header(header.run, row)[0])
+        start = header_checksum(text)
+        columns = (header.run, header.tenant, header.created_wall_s, text, start)
+        writer.execute(_ADD_RUN, columns)
+        if is_turn(header):
+            sqlite_turns.arrive(writer, header)
+        heads = {header.run: (head, start)}
+        refused = self._added(writer, heads, first, lines)
+        if refused is not None:
+            raise refused
+        _write_heads(writer, heads)
 
     def commit(self, batch: Sequence[Append]) -> list[JournalError | None]:
         prepared = [encoded(append) for append in batch]
@@ -190,23 +205,38 @@ class SQLiteStore:
 
     def claim(self, run: str, owner: Owner, *, rerun: Sequence[str] | None = None) -> LoadedRun:
         with self._transaction() as writer:
-            loaded, head, last = verified_run(run, _rows(writer, run))
-            if not head.may_go_on(rerun):
-                return loaded
-            refused = claim_refusal(run, head, owner, unknown_is_dead=self._unknown_is_dead)
-            if refused is not None:
-                raise refused
-            head = head.claimed(owner)
-            record = claim_record(head, wall_s=self._wall_s(), rerun=rerun)
-            heads = {run: (head, last)}
-            append = Append(run, head.epoch, (record,))
-            refused = self._added(writer, heads, append, encoded(append))
-            assert refused is None, f"the new owner's first record was refused: {refused}"
-            _write_heads(writer, heads)
-            if is_turn(loaded.header):
-                sqlite_turns.bring_back(writer, run)
+            return self._claim(writer, run, owner, rerun)
+
+    def _claim(
+        self, writer: sqlite3.Connection, run: str, owner: Owner, rerun: Sequence[str] | None
+    ) -> LoadedRun:
+        loaded, head, last = verified_run(run, _rows(writer, run))
+        if not head.may_go_on(rerun):
+            return loaded
+        refused = claim_refusal(run, head, owner, unknown_is_dead=self._unknown_is_dead)
+        if refused is not None:
+            raise refused
+        head = head.claimed(owner)
+        record = claim_record(head, wall_s=self._wall_s(), rerun=rerun)
+        heads = {run: (head, last)}
+        append = Append(run, head.epoch, (record,))
+        refused = self._added(writer, heads, append, encoded(append))
+        assert refused is None, f"the new owner's first record was refused: {refused}"
+        _write_heads(writer, heads)
+        sqlite_queue.remove(writer, run)
+        if is_turn(loaded.header):
+            sqlite_turns.bring_back(writer, run)
         records = (*loaded.records, record)
         return LoadedRun(loaded.header, head.epoch, head.status, head.reason, records, head.owner)
+
+    def release(self, run: str, epoch: int) -> None:
+        with self._transaction() as writer:
+            try:
+                head, last = _head(writer, run)
+            except JournalError:
+                return  # unknown or damaged: nobody's already
+            if head.epoch == epoch and head.owner_text is not None:
+                _write_heads(writer, {run: (head._replace(owner_text=None), last)})
 
     def load(self, run: str) -> LoadedRun:
         with self._snapshot() as reader:
@@ -245,10 +275,48 @@ class SQLiteStore:
                 is_alive=self._is_alive,
             )
 
+    def enqueue(
+        self,
+        header: RunHeader,
+        records: tuple[Record, ...],
+        *,
+        priority: int,
+        bounds: QueueBounds,
+    ) -> None:
+        with self._transaction() as writer:
+            self._create(writer, header, queued_head(now_wall_s=self._wall_s()), records)
+            sqlite_queue.put(writer, header, priority=priority, bounds=bounds)
+
+    def take(self, owner: Owner, wanted: Wanted) -> LoadedRun | None:
+        with self._transaction() as writer:
+            while True:
+                run = self._orphan(writer, wanted) or sqlite_queue.pick(writer, wanted)
+                if run is None:
+                    return None
+                try:
+                    return self._claim(writer, run, owner, None)
+                except JournalError as error:
+                    wanted = passing_over(run, wanted, error)
+                    sqlite_queue.remove(writer, run)
+
+    def _orphan(self, writer: sqlite3.Connection, wanted: Wanted) -> str | None:
+        for run in sqlite_queue.running(writer):
+            with suppress(JournalError):  # damaged: for the one who asks for it
+                head, _ = _head(writer, run)
+                row = writer.execute(_HEADER, (run,)).fetchone()
+                header, _ = verified_header(run, row)
+                if is_orphan(header, head, wanted, is_alive=self._is_alive):
+                    return run
+        return None
+
     def _is_alive(self, owner: Owner) -> bool | None:
         """As a claim would see it."""
         live = owner.is_alive()
         return False if live is None and self._unknown_is_dead else live
+
+    def waiting(self) -> Mapping[str, int]:
+        with self._snapshot() as reader:
+            return sqlite_queue.counts(reader)
 
     def close(self) -> None:
         """Write the log back into the file and let go of it; a second close does nothing."""

@@ -11,10 +11,9 @@ from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
 
-from stageflow.journal.admission import Head, damaged
+from stageflow.journal.admission import Head, IsAlive, damaged
 from stageflow.journal.store import Append, EndedTurn, LineTurn, RunHeader, SessionTurns
 from stageflow.journal.turns import (
-    IsAlive,
     Standing,
     TurnPlace,
     may_be_ahead,

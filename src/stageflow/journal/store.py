@@ -8,16 +8,18 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from stageflow.model.errors import JournalError
 from stageflow.model.record import Record
 
 RUNNING = "running"
 """Status of a run without a RUN_ENDED record, or claimed again after it was suspended."""
+QUEUED = "queued"
+"""Status of a run that waits for its first owner."""
 SUSPENDED = "suspended"
 """Status of a run that waits without an owner; the one ending that any claim undoes."""
 OK = "ok"
@@ -85,7 +87,8 @@ class RunSummary:
 
     header: RunHeader
     status: str
-    """"running", "suspended", a final status, or "damaged" when the run's state can't be read."""
+    """"queued", "running", "suspended", a final status, or "damaged" when the run's state can't be
+    read."""
     reason: str
     records: int
     epoch: int
@@ -137,6 +140,19 @@ class SessionTurns(NamedTuple):
     order of arrival."""
     ended: tuple[EndedTurn, ...]
     """Turns that ended ok, the latest first."""
+
+
+class RefusedWrite(NamedTuple):
+    """What an owner wrote after another had taken its run: kept beside the history."""
+
+    record: Record
+    """As it was refused; without its payload when that was above 64 KiB."""
+    epoch: int
+    """Under which it was written."""
+    held_epoch: int
+    """Which the run had by then."""
+    refused_wall_s: float
+    """By the store's clock."""
 
 
 class Append(NamedTuple):
@@ -191,6 +207,14 @@ class Store(Protocol):
         """
         ...
 
+    def release(self, run: str, epoch: int) -> None:
+        """Let go of an unfinished run, so that anybody may claim it at once.
+
+        Until somebody has, nothing more is taken: "journal.stale_owner". Does nothing when the run
+        has ended, is unknown, or is not owned in `epoch` any more.
+        """
+        ...
+
     def load(self, run: str) -> LoadedRun:
         """Read a run; never waits for a writer. Raises "journal.unknown_run"."""
         ...
@@ -210,6 +234,24 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Release everything; a second close does nothing."""
+        ...
+
+
+@runtime_checkable
+class TellsLosses(Protocol):
+    """A store that notices by itself that another owner has taken a run."""
+
+    def when_lost(self, tell: Callable[[str], None]) -> None:
+        """`tell` is called, on another thread, with each run of this process that was taken."""
+        ...
+
+
+@runtime_checkable
+class KeepsRefused(Protocol):
+    """A store that keeps what former owners of a run wrote too late."""
+
+    def refused(self, run: str) -> tuple[RefusedWrite, ...]:
+        """What was refused of `run`, oldest first; the number kept of one run is bounded."""
         ...
 
 

@@ -9,16 +9,14 @@ begun; that is what lets a resumed turn see again just what it saw at first.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from stageflow.journal.admission import Head
-from stageflow.journal.store import OK, SUSPENDED, Append, LineTurn, Owner, RunHeader
+from stageflow.journal.admission import Head, IsAlive
+from stageflow.journal.store import OK, QUEUED, RUNNING, SUSPENDED, Append, LineTurn, RunHeader
 from stageflow.model.errors import JournalError
 from stageflow.model.marks import reached
 from stageflow.model.record import Record, RecordType
-
-IsAlive = Callable[[Owner], bool | None]
 
 
 class TurnPlace(enum.IntEnum):
@@ -28,7 +26,7 @@ class TurnPlace(enum.IntEnum):
     """It ended, and not ok."""
     ENDED_OK = 1
     LEFT = 2
-    """Its owner died, and another turn has begun since; a claim brings it back."""
+    """It has no owner, or a dead one, and another turn has begun since; a claim brings it back."""
     WAITS = 3
     BEGUN = 4
 
@@ -68,7 +66,9 @@ def settled(turn: Standing, head: Head, is_alive: IsAlive) -> Standing:
         is_seen = head.status == OK and turn.number > 0
         return turn._replace(place=TurnPlace.ENDED_OK if is_seen else TurnPlace.OVER)
     owner = head.owner
-    if owner is not None and is_alive(owner) is False:
+    # One that is queued is in nobody's way: it may be taken after those that came later.
+    is_left = head.status in (RUNNING, QUEUED) if owner is None else is_alive(owner) is False
+    if is_left:
         return turn._replace(place=TurnPlace.LEFT)
     return turn
 

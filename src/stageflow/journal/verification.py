@@ -9,7 +9,7 @@ from __future__ import annotations
 from struct import error as StructError
 from typing import Any
 
-from stageflow.journal.admission import Head, damaged, summary
+from stageflow.journal.admission import Head, IsAlive, damaged, summary
 from stageflow.journal.line import (
     Line,
     body,
@@ -20,7 +20,7 @@ from stageflow.journal.line import (
     header_of,
     record_of,
 )
-from stageflow.journal.store import LoadedRun, RunHeader, RunSummary
+from stageflow.journal.store import LoadedRun, Owner, RunHeader, RunSummary
 from stageflow.model.errors import JournalError
 from stageflow.model.record import Record
 
@@ -65,13 +65,13 @@ def verified_header(run: str, columns: tuple[Any, ...]) -> tuple[RunHeader, byte
     return header, start
 
 
-def verified_summary(row: tuple[Any, ...]) -> RunSummary:
+def verified_summary(row: tuple[Any, ...], *, is_alive: IsAlive = Owner.is_alive) -> RunSummary:
     """One line of a listing from the columns of a header and a head; "damaged" if they are."""
     run = row[0].decode("utf-8", "backslashreplace") if type(row[0]) is bytes else repr(row[0])
     header = RunHeader(run, "", "", None, None, None, None, 0.0, {}, 0)
     try:
         header = verified_header(run, row[:5])[0]
-        return summary(header, verified_head(run, row[5:])[0])
+        return summary(header, verified_head(run, row[5:])[0], is_alive=is_alive)
     except JournalError as error:
         return RunSummary(header, "damaged", error.code, 0, 0, None, None, 0.0)
 

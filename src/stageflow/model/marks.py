@@ -21,6 +21,9 @@ MARKS: Final[Mapping[str, str]] = MappingProxyType(
         "attempt_killed": "a stage that ignored its stop was ended without its consent",
         "attempt_quarantined": "a stage or a task of it could not be ended, and was named",
         "batch_of_several": "one commit of the journal carried appends of several requests",
+        "commit_decided_again": "an append did not follow what its store believed, and was decided"
+        " under a lock",
+        "connection_lost": "the connection to the journal's database was lost during a write",
         "damage_found": "a stored record was not what was written, and was refused",
         "effect_unknown": "an effect was in flight when its owner died, and was not repeated",
         "guard_blocked": "a guard blocked a value",
@@ -30,6 +33,7 @@ MARKS: Final[Mapping[str, str]] = MappingProxyType(
         "request_repeated": "a request came again under its key, and was given its run",
         "retry_handed_out": "an attempt failed and another one was planned",
         "run_cancelled": "somebody asked a run to end before it was over",
+        "run_lost": "a process learned from its lease that a run of it is another's",
         "run_reopened": "a run that had ended without success was taken up again",
         "run_taken_over": "a run was recovered from the journal by a new owner",
         "second_value_refused": "a second value for one node and revision was refused",
@@ -38,6 +42,7 @@ MARKS: Final[Mapping[str, str]] = MappingProxyType(
         "stream_waited": "a producer waited for room in its reader's stream",
         "turn_made_to_wait": "a turn of a session was not let begin before its time",
         "thread_stuck": "a thread outlived the attempt it was working for",
+        "unknown_append_found": "an append whose connection was lost turned out to be written",
     }
 )
 """Every mark, and what having reached it means."""

@@ -327,6 +327,13 @@ class Driver:
         if self.bug is not None:
             for watcher in self.watchers:
                 watcher.cancel()
+            if _is_lost(self.bug):
+                self.publish(
+                    EventType.RUN_ENDED,
+                    duration_s=self.time() - self.started_s,
+                    status="lost",
+                    reason="stale_owner",
+                )
             raise self.bug
         assert self.end is not None
         self.publish(
@@ -501,6 +508,35 @@ class Driver:
         elif self.end is None:
             reached("run_cancelled")
             self._step_aside(self.scheduler.cancel(reason, status=status))
+
+    def let_go(self) -> None:
+        """Stops everything here and writes nothing more: somebody else is to go on with the run."""
+        if self.end is None and self.bug is None and self.history is not None:
+            self.history.is_closed = True
+            self._crash(
+                JournalError(
+                    "journal.let_go",
+                    f"run {self.identity.run!r} was let go before it had ended",
+                    pipeline=self.plan.name,
+                    expected="a worker that goes on until its runs have ended",
+                    got="a worker that was stopped",
+                    fix="nothing is lost: another worker goes on with it, or runtime.resume(run)",
+                )
+            )
+
+    def lose(self) -> None:
+        """Another process has taken the run over: everything here stops, and nothing counts."""
+        if self.end is None and self.bug is None:
+            self._crash(
+                JournalError(
+                    "journal.stale_owner",
+                    f"run {self.identity.run!r} was taken over by another process",
+                    pipeline=self.plan.name,
+                    expected=f"to own the run in epoch {self.bag.epoch}",
+                    got="a later epoch: this process was stopped or cut off past its lease",
+                    fix="nothing is lost: the new owner goes on with the run",
+                )
+            )
 
     def kill(self) -> None:
         """The time to end is over: stages that are still there are closed by force."""
@@ -950,7 +986,8 @@ class Driver:
             actions = self._raised(step.node, token, error, 0.0)
         if self.end is None and self.bug is None and not self.is_over:
             self._step_aside(() if actions is None else actions)
-        elif self.history is not None and self.bug is None:
+        elif self.history is not None and (self.bug is None or _is_lost(self.bug)):
+            # Of a run that is another's by now, too: the journal refuses and keeps it.
             self.runtime.owe(self._journal_late())
 
     async def _journal_late(self) -> None:
@@ -1436,6 +1473,11 @@ class Stopped(BaseException):
         self.value = value
         """What the stage returned in spite of it."""
         super().__init__(why)
+
+
+def _is_lost(bug: BaseException) -> bool:
+    """Whether the run ended here because it is another owner's."""
+    return isinstance(bug, JournalError) and bug.code == "journal.stale_owner"
 
 
 def _is_retryable(node: Node, error: BaseException) -> bool:

@@ -32,7 +32,8 @@ class Event(NamedTuple):
     duration_s: float = 0.0
     """Of the attempt or the run that ended; never negative."""
     status: str = ""
-    """STAGE_ENDED: ok, skip, failed, cancelled or abandoned. RUN_ENDED: the run's status."""
+    """STAGE_ENDED: ok, skip, failed, cancelled or abandoned. RUN_ENDED: the run's status,
+    or lost when another process has taken it over."""
     reason: str = ""
     tenant: str = "default"
 

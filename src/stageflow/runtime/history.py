@@ -41,6 +41,8 @@ class History:
         """Of a turn: bytes of each payload by its attempt's token, of the inputs by 0."""
         self._plain = contract_of(PLAIN)
         self._freezer = Freezer()
+        self.is_closed = False
+        """True for a run that was let go: what it still does is not written."""
         self._flushing = False
         self._waiters: deque[asyncio.Future[None]] = deque()
 
@@ -49,15 +51,7 @@ class History:
         `records`, which were taken before."""
         if records is None:
             records = self.taken(driver)
-        inputs = {
-            name: driver.plan.inputs[name].contract.encode(value)
-            for name, value in driver.inputs.items()
-        }
-        first = records[0]._replace(payload=self.plain(inputs))
-        if self.sizes is not None:
-            self.sizes[0] = len(first.payload or b"")
-        if driver.deadline_in_s is not None:
-            first = first._replace(data={**first.data, "deadline_in_s": driver.deadline_in_s})
+        first = self._with_inputs(driver, records[0])
         self._flushing = True
         try:
             self.epoch = await self.journal.create(self.header, (first, *records[1:]))
@@ -66,10 +60,29 @@ class History:
         driver.bag.epoch = self.epoch
         self.durable_seq = records[-1].seq
 
+    def first_record(self, driver: Driver) -> Record:
+        """What a queued run has on record: that it started, with its inputs. Nothing was begun."""
+        driver.start_scheduler()
+        return self._with_inputs(driver, self.taken(driver)[0])
+
+    def _with_inputs(self, driver: Driver, first: Record) -> Record:
+        inputs = {
+            name: driver.plan.inputs[name].contract.encode(value)
+            for name, value in driver.inputs.items()
+        }
+        first = first._replace(payload=self.plain(inputs))
+        if self.sizes is not None:
+            self.sizes[0] = len(first.payload or b"")
+        if driver.deadline_in_s is not None:
+            first = first._replace(data={**first.data, "deadline_in_s": driver.deadline_in_s})
+        return first
+
     async def commit(self, driver: Driver) -> None:
         """Returns when everything written so far is durable; JournalError when it can't be."""
         target = driver.scheduler.seq
         while self.durable_seq < target:
+            if self.is_closed:
+                raise driver.bug or AssertionError("only a run that was let go is closed")
             if self._flushing:
                 waiter: asyncio.Future[None] = driver.loop.create_future()
                 self._waiters.append(waiter)

@@ -28,6 +28,11 @@ class Limits:
     """Items of a guarded node that wait for its guards; past it the stage fails."""
     slice_s: float = 0.005
     """Longest a run keeps the event loop when its stages never wait."""
+    queued: int = 10_000
+    """Runs that may wait in the journal's queue; a further one is refused."""
+    queued_per_tenant: int = 1_000
+    owners: int = 10
+    """Owners a run may have had and still be taken by a worker: it may be what ends them."""
     close_s: float = 10.0
     """How long closing one dep may take."""
     sessions: int = 1_000

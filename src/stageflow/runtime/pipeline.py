@@ -26,6 +26,7 @@ from stageflow.runtime.request import Request
 from stageflow.runtime.runtime import Runtime
 from stageflow.runtime.step import Compiled
 from stageflow.runtime.stream import Emitted, StreamQueue
+from stageflow.runtime.submission import submit
 
 O = TypeVar("O")  # noqa: E741
 
@@ -44,6 +45,8 @@ class RunOptions:
     seed: int = 0
     """Of jitter and of simulation; the same seed gives the same waits."""
     run_id: str | None = None
+    priority: int = 0
+    """Of submitted runs, among those of one tenant: higher goes first."""
     request_key: str | None = None
     events: tuple[Subscription, ...] = ()
     target: str | None = None
@@ -149,6 +152,7 @@ class Pipeline(Generic[O]):
         deadline: float | None = None,
         seed: int | None = None,
         run_id: str | None = None,
+        priority: int | None = None,
         request_key: str | None = None,
         events: Subscription | Iterable[Subscription] | None = None,
         target: str | None = None,
@@ -163,9 +167,9 @@ class Pipeline(Generic[O]):
         the first, waits for it, or resumes it when its process died. RunError
         `run.request_changed` when the inputs are others.
 
-        `deadline` is
-        in seconds from the start of each run, waiting included. `events` are told what happens.
-        `target` is the `module:attr` under which a later process finds this pipeline.
+        `deadline` is in seconds from the start of each run, waiting included. `events` are told
+        what happens. `target` is the `module:attr` under which a later process finds this pipeline.
+        `priority` counts for submitted runs: higher goes first among those of one tenant.
         """
         if deadline is not None and not deadline > 0:
             raise BuildError(
@@ -185,6 +189,7 @@ class Pipeline(Generic[O]):
             "deadline": deadline,
             "seed": seed,
             "run_id": run_id,
+            "priority": priority,
             "request_key": request_key,
             "events": (events,)
             if isinstance(events, Subscription)
@@ -309,6 +314,15 @@ class Pipeline(Generic[O]):
     def start(self, **inputs: Any) -> Handle[O]:
         """Starts a run in the background; the handle waits for it or cancels it."""
         return Handle.start(self._begin(inputs))
+
+    async def submit(self, **inputs: Any) -> str:
+        """Puts a run into the queue of the runtime's journal, and returns its id once it is there.
+
+        A worker runs it (`Worker`, `stageflow worker`); `runtime.result(id, wait_s=...)` gives its
+        account. JournalError `queue.full` when too many wait, `queue.no_target` when workers could
+        not find the pipeline.
+        """
+        return await submit(self._runtime, self, inputs)
 
     def stream(self, **inputs: Any) -> RunStream[O]:
         """Starts a run and iterates over what its stages emit, as it comes.

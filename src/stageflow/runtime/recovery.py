@@ -41,26 +41,25 @@ async def recovered(
     rerun: Collection[str] | None,
     events: Sequence[Subscription],
     seen: LoadedRun | None = None,
+    claimed: LoadedRun | None = None,
 ) -> tuple[Driver, list[Action]]:
     """A driver that stands where the run stood, and the actions with which it goes on.
 
     With `rerun` None a run that has ended is left as it is. `seen` is what the journal holds of
-    the run, when the caller has looked already.
+    the run, when the caller has looked already; `claimed`, when the caller has claimed it.
     """
-    journal = runtime.journal
-    if journal is None:
-        runtime._needs_journal()
-        raise AssertionError
-    if seen is None:
-        seen = await journal.load(run)
+    journal = runtime.needs_journal()
+    known = claimed or seen or await journal.load(run)
     if pipeline is None:
-        pipeline = locate(seen.header)
+        pipeline = locate(known.header)
     plan = pipeline.plan
-    check_unchanged(plan, seen)
+    check_unchanged(plan, known)
     for name in rerun or ():
         plan.find(name)
-    loaded = seen
-    if seen.status != "ok":
+    loaded = known
+    if claimed is not None:
+        runtime.expect_heir(run)
+    elif known.status != "ok":
         heir = runtime.expect_heir(run)
         try:
             loaded = await journal.claim(run, rerun=None if rerun is None else sorted(rerun))
@@ -68,10 +67,8 @@ async def recovered(
             if heir is not None:
                 heir.declines()
             raise
-    scheduler = Scheduler(pipeline.program, seed=loaded.header.seed)
-    replay(scheduler, loaded.records)
-    driver = _driver(runtime, pipeline, loaded, scheduler, events)
-    _restore(driver, loaded)
+    driver = _restored(runtime, pipeline, loaded, events)
+    scheduler = driver.scheduler
     if loaded.header.session is not None:
         await runtime.sessions.take_up(driver, loaded, pipeline.options.window)
     if scheduler.ending is not None and scheduler.running == 0:
@@ -108,14 +105,25 @@ def _drop_old_times(driver: Driver) -> None:
 async def account_of(runtime: Runtime, seen: LoadedRun, pipeline: Pipeline[Any]) -> Run[Any]:
     """The account of a run that is over, from its records alone: it is left as it is."""
     check_unchanged(pipeline.plan, seen)
-    scheduler = Scheduler(pipeline.program, seed=seen.header.seed)
-    replay(scheduler, seen.records)
-    driver = _driver(runtime, pipeline, seen, scheduler, ())
-    _restore(driver, seen)
+    driver = _restored(runtime, pipeline, seen, ())
     if seen.header.session is not None:
         await runtime.sessions.take_up(driver, seen, pipeline.options.window)
     driver.end = End(seen.status, seen.reason)
     return make_run(driver)
+
+
+def _restored(
+    runtime: Runtime,
+    pipeline: Pipeline[Any],
+    loaded: LoadedRun,
+    events: Sequence[Subscription],
+) -> Driver:
+    """A driver that knows what the run's records tell, and has not taken anything up."""
+    scheduler = Scheduler(pipeline.program, seed=loaded.header.seed)
+    replay(scheduler, loaded.records)
+    driver = _driver(runtime, pipeline, loaded, scheduler, events)
+    _restore(driver, loaded)
+    return driver
 
 
 def _on_time(actions: list[Action], loaded: LoadedRun, driver: Driver) -> list[Action]:

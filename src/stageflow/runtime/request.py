@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from stageflow.journal.store import RUNNING, LoadedRun, Owner
+from stageflow.journal.store import QUEUED, RUNNING, LoadedRun, Owner
 from stageflow.model.errors import JournalError, RunError
 from stageflow.model.identity import Identity
 from stageflow.model.marks import reached
@@ -173,12 +173,12 @@ class Request:
             until_s = loop.time() + self._deadline_in_s
         while True:
             seen = await runtime.load(run_id)
-            self._check_recorded(seen)
+            self.check_recorded(seen)
             active = runtime.active.get(run_id)
             if active is not None:
                 self._driver = active
                 return await active.watch()
-            if seen.status != RUNNING:
+            if seen.status not in (RUNNING, QUEUED):
                 return await account_of(runtime, seen, self._pipeline)
             if seen.owner == Owner.this_process():
                 raise self._still_live("another runtime of this process, unless it was cut off")
@@ -228,7 +228,8 @@ class Request:
 
     # -- checks ------------------------------------------------------------------------------
 
-    def _check_recorded(self, seen: LoadedRun) -> None:
+    def check_recorded(self, seen: LoadedRun) -> None:
+        """Raises when the run that the journal has answers another request."""
         header = seen.header
         if header.tenant != self.identity.tenant or header.parent is not None:
             raise JournalError(

@@ -11,8 +11,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from stageflow.journal.journal import Journal
-from stageflow.journal.store import LoadedRun, RunHeader, RunSummary
+from stageflow.journal.journal import GroupCommit, Journal
+from stageflow.journal.opening import opened
+from stageflow.journal.store import (
+    QUEUED,
+    SUSPENDED,
+    LoadedRun,
+    RefusedWrite,
+    RunHeader,
+    RunSummary,
+    TellsLosses,
+)
 from stageflow.model.errors import BuildError, JournalError, RunError, StageflowError
 from stageflow.model.identity import Identity
 from stageflow.model.ids import run_id
@@ -34,6 +43,7 @@ from stageflow.runtime.recovery import recovered
 from stageflow.runtime.request import Requests, request_run_id
 from stageflow.runtime.sessions import Sessions
 from stageflow.runtime.stream import StreamQueue
+from stageflow.runtime.submission import result
 from stageflow.runtime.threads import ThreadPool
 from stageflow.runtime.turn import past_turns
 from stageflow.runtime.waiting import Waiting, questions, reopened_for
@@ -48,7 +58,8 @@ LOCAL_ROOT = ".stageflow"
 class Runtime:
     """Shared by any number of runs and pipelines, and by event loops one after another.
 
-    `journal` is a Journal, or the path of a SQLite file; None keeps runs in memory only. `deps`
+    `journal` is a Journal, the path of a SQLite file, or an address: "sqlite:///runs.db",
+    "postgresql://host/database" (docs/postgres.md); None keeps runs in memory only. `deps`
     maps names to factories, `Dep`s, or values. Close it (`async with`, or `aclose`) when it holds
     a journal or deps.
     """
@@ -67,7 +78,7 @@ class Runtime:
         self.events = tuple(events)
         self.freezer = Freezer(adapters)
         self.clock: Clock = SystemClock() if clock is None else clock
-        self.journal = _journal(journal) if isinstance(journal, (str, Path)) else journal
+        self.journal = opened(journal) if isinstance(journal, (str, Path)) else journal
         self.threads = ThreadPool(self.limits.threads)
         self.processes = ProcessPool(self.limits.processes)
         self.quarantined: list[tuple[str, str]] = []
@@ -89,6 +100,8 @@ class Runtime:
         self._owed: set[asyncio.Task[None]] = set()
         """What runs that are over still owe the journal: values that came too late."""
         self._deps = DepScopes({} if deps is None else deps)
+        if isinstance(self.journal, TellsLosses):
+            self.journal.when_lost(self._lost)
 
     @classmethod
     def local(cls, root: str | Path = LOCAL_ROOT, **options: Any) -> Runtime:
@@ -121,11 +134,19 @@ class Runtime:
 
     async def runs(self, *, tenant: str | None = None, limit: int = 50) -> list[RunSummary]:
         """The latest runs in the journal, newest first."""
-        return await self._needs_journal().runs(tenant=tenant, limit=limit)
+        return await self.needs_journal().runs(tenant=tenant, limit=limit)
 
     async def load(self, run: str) -> LoadedRun:
         """A run's whole history. JournalError `journal.unknown_run`."""
-        return await self._needs_journal().load(run)
+        return await self.needs_journal().load(run)
+
+    async def refused(self, run: str) -> tuple[RefusedWrite, ...]:
+        """What processes that had lost the run wrote too late, oldest first.
+
+        Kept by a journal in PostgreSQL; elsewhere only a dead process loses its runs.
+        """
+        journal = self.needs_journal()
+        return await journal.refused(run) if isinstance(journal, GroupCommit) else ()
 
     async def session(
         self,
@@ -185,6 +206,16 @@ class Runtime:
             self.active[run] = driver
         return await driver.execute(actions)
 
+    async def result(
+        self, run: str, *, wait_s: float = 0.0, pipeline: Pipeline[Any] | None = None
+    ) -> Run[Any]:
+        """The account of a run that has ended or is suspended, whoever ran it; changes nothing.
+
+        Waits for it at most `wait_s`, then raises RunError `run.not_over`. `pipeline` is needed
+        when the run does not know where its pipeline is defined.
+        """
+        return await result(self, run, pipeline=pipeline, wait_s=wait_s)
+
     async def waiting(self, run: str, *, pipeline: Pipeline[Any] | None = None) -> list[Waiting]:
         """The questions of a run that wait for people, with what is shown. Changes nothing."""
         return await questions(self, run, pipeline=pipeline)
@@ -225,11 +256,13 @@ class Runtime:
     async def cancel(
         self, run: str, *, reason: str = "by_user", pipeline: Pipeline[Any] | None = None
     ) -> Run[Any]:
-        """Ends a run of this runtime, or a suspended one, as cancelled."""
+        """Ends a run of this runtime, or a suspended or queued one, as cancelled."""
         async with self.taking_up(run):
             driver = self.active.get(run)
             if driver is None:
-                driver, actions = await reopened_for(self, run, pipeline=pipeline, events=())
+                driver, actions = await reopened_for(
+                    self, run, pipeline=pipeline, events=(), statuses=(SUSPENDED, QUEUED)
+                )
                 cancelled = driver.scheduler.cancel(reason)
                 # Nothing is cancelled where the time of a question is over: the run ends for that.
                 return await driver.execute(going_on(actions, cancelled) if cancelled else actions)
@@ -244,6 +277,26 @@ class Runtime:
             lock = self._taken_up[run] = asyncio.Lock()
         async with lock:
             yield
+
+    def _lost(self, run: str) -> None:
+        """Another owner has the run; told on a thread of the journal's."""
+        driver = self.active.get(run)
+        loop = getattr(driver, "loop", None)  # None before the run is opened: it holds no lease yet
+        if driver is not None and loop is not None:
+            with contextlib.suppress(RuntimeError):  # its loop was closed meanwhile
+                loop.call_soon_threadsafe(driver.lose)
+
+    async def taken_up(
+        self, claimed: LoadedRun, pipeline: Pipeline[Any], *, events: Sequence[Subscription]
+    ) -> tuple[Driver, list[Action]]:
+        """A driver for a run that was claimed for this process, and the actions to go on with."""
+        run = claimed.header.run
+        async with self.taking_up(run):
+            driver, actions = await recovered(
+                self, run, pipeline=pipeline, rerun=(), events=events, claimed=claimed
+            )
+            self.active[run] = driver
+        return driver, actions
 
     def expect_heir(self, run: str) -> Heir | None:
         """Who will answer for late values of `run`, which is about to be taken up; None when no
@@ -262,7 +315,8 @@ class Runtime:
         self._owed.add(task)
         task.add_done_callback(self._owed.discard)
 
-    def _needs_journal(self) -> Journal:
+    def needs_journal(self) -> Journal:
+        """The journal; BuildError "runtime.no_journal" when runs are kept in memory only."""
         if self.journal is None:
             raise BuildError(
                 "runtime.no_journal",
@@ -450,19 +504,3 @@ class Runtime:
         if driver.fakes is not None and driver.fakes.run == run:
             await driver.fakes.own.close_run(run, self.limits.close_s)
         await self._deps.close_run(run, self.limits.close_s)
-
-
-def _journal(path: str | Path) -> Journal:
-    # SQLite is loaded when a journal is asked for, not at `import stageflow`.
-    from stageflow.journal.journal import GroupCommit
-    from stageflow.journal.sqlite import SQLiteStore
-
-    if isinstance(path, str) and "://" in path:
-        raise BuildError(
-            "runtime.journal",
-            "this journal address is not known",
-            field="journal",
-            expected="the path of a SQLite file, or a Journal",
-            fix="Runtime(journal='runs.db')",
-        )
-    return GroupCommit(SQLiteStore(Path(path)))

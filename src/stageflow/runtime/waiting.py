@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from stageflow.journal.store import SUSPENDED
 from stageflow.model.errors import RunError
 from stageflow.model.record import Record, RecordType
 from stageflow.model.values import content_hash, thaw
@@ -77,15 +78,16 @@ async def reopened_for(
     *,
     pipeline: Pipeline[Any] | None,
     events: Sequence[Subscription],
+    statuses: Sequence[str] = (SUSPENDED,),
 ) -> tuple[Driver, list[Action]]:
-    """A driver for a suspended run that somebody wants to answer or cancel."""
+    """A driver for a run that waits, which somebody wants to answer or cancel."""
     loaded = await runtime.load(run)
-    if loaded.status != "suspended":
+    if loaded.status not in statuses:
         raise RunError(
             "run.not_waiting",
             f"run {run} is not suspended",
             pipeline=loaded.header.pipeline,
-            expected="a suspended run",
+            expected=f"a run that is {' or '.join(statuses)}",
             got=loaded.status,
             fix="look at runtime.runs(); an interrupted run is taken up by resume",
         )

@@ -1,0 +1,59 @@
+"""A journal from what a user writes: a path, or an address that names the kind of store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stageflow.journal.journal import GroupCommit, Journal
+from stageflow.journal.store import Store
+from stageflow.model.errors import BuildError, JournalError
+
+_SQLITE = "sqlite:///"
+
+
+def opened(address: str | Path) -> Journal:
+    """The journal at `address`: a path, "sqlite:///path", or "postgresql://...".
+
+    Raises BuildError "runtime.journal", JournalError "journal.no_driver" and what the store raises
+    when it opens.
+    """
+    return GroupCommit(_store(address))
+
+
+def _store(address: str | Path) -> Store:
+    if isinstance(address, Path) or "://" not in address:
+        return _sqlite(Path(address))
+    if address.startswith(_SQLITE) and len(address) > len(_SQLITE):
+        return _sqlite(Path(address.removeprefix(_SQLITE)))
+    if address.startswith(("postgresql://", "postgres://")):
+        return _postgres(address)
+    raise BuildError(
+        "runtime.journal",
+        "this journal address is not known",
+        field="journal",
+        expected="a path, sqlite:///path, postgresql://host/database, or a Journal",
+        got=address.partition("://")[0][:40] + "://...",
+        fix="Runtime(journal='runs.db')",
+    )
+
+
+def _sqlite(path: Path) -> Store:
+    from stageflow.journal.sqlite import SQLiteStore  # not at `import stageflow`
+
+    return SQLiteStore(path)
+
+
+def _postgres(url: str) -> Store:
+    try:
+        import psycopg  # noqa: F401  (an extra; and not at `import stageflow`)
+    except ImportError as error:
+        raise JournalError(
+            "journal.no_driver",
+            "a journal in PostgreSQL needs a driver that is not installed",
+            expected="psycopg 3 with libpq",
+            got=str(error)[:200],
+            fix="pip install 'stageflow[postgres]'",
+        ) from error
+    from stageflow.journal.postgres.store import PostgresStore
+
+    return PostgresStore(url)
