@@ -24,7 +24,7 @@ from pathlib import Path
 from stageflow.journal.journal import GroupCommit
 from stageflow.journal.sqlite import SQLiteStore
 from stageflow.journal.store import Append, Owner, RunHeader
-from stageflow.model.ids import run_id
+from stageflow.model.ids import RunIds
 from stageflow.model.record import Record, RecordType
 
 PAYLOAD = b"x" * 100
@@ -44,7 +44,7 @@ def records(step: int) -> tuple[Record, Record]:
 
 def header() -> RunHeader:
     """A new run."""
-    return RunHeader(run_id(), "default", "bench", None, None, None, None, time.time(), {}, 0)
+    return RunHeader(RunIds()(), "default", "bench", None, None, None, None, time.time(), {}, 0)
 
 
 STARTED = (Record(RecordType.RUN_STARTED, 1, payload=PAYLOAD),)
@@ -64,7 +64,7 @@ class Floor:
 
     def __call__(self) -> float:
         """Seconds a commit."""
-        run, data = run_id(), '{"accepted":true,"status":"ok"}'
+        run, data = RunIds()(), '{"accepted":true,"status":"ok"}'
         begun = time.perf_counter()
         for seq in range(0, 2 * APPENDS, 2):
             self._file.execute("BEGIN IMMEDIATE")

@@ -32,6 +32,7 @@ MARKS: Final[Mapping[str, str]] = MappingProxyType(
         "run_cancelled": "somebody asked a run to end before it was over",
         "run_reopened": "a run that had ended without success was taken up again",
         "run_taken_over": "a run was recovered from the journal by a new owner",
+        "second_run_refused": "a run was refused because its id was taken",
         "second_value_refused": "a second value for one node and revision was refused",
         "session_forgotten": "a session that had no turn was forgotten for one that has",
         "stale_owner_refused": "an append of an owner that has been replaced was refused",
