@@ -309,8 +309,9 @@ class Driver(Sparse):
         cancelled = False
         if self.history is not None or self.plan.deps:
             self._take_id()
-        if self.history is not None:
-            if self.recovered and (heir := self.runtime.heirs.get(self.identity.run)) is not None:
+        if self.history is not None and self.recovered:
+            heir = self.runtime.heirs.get(self.identity.run)
+            if heir is not None:
                 heir.begins(self)
         try:
             if self.turn is not None:
