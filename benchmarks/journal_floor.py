@@ -27,7 +27,7 @@ from pathlib import Path
 from stageflow.journal.journal import GroupCommit
 from stageflow.journal.sqlite import SQLiteStore
 from stageflow.journal.store import Append, Owner, RunHeader, Store
-from stageflow.model.ids import run_id
+from stageflow.model.ids import RunIds
 from stageflow.model.record import Record, RecordType
 
 PAYLOAD = b"x" * 100
@@ -49,7 +49,7 @@ def records(step: int) -> tuple[Record, Record]:
 
 def header() -> RunHeader:
     """A new run."""
-    return RunHeader(run_id(), "default", "bench", None, None, None, None, time.time(), {}, 0)
+    return RunHeader(RunIds()(), "default", "bench", None, None, None, None, time.time(), {}, 0)
 
 
 STARTED = (Record(RecordType.RUN_STARTED, 1, payload=PAYLOAD),)
@@ -61,7 +61,7 @@ class PostgresFloor:
     def __init__(self, url: str) -> None:
         import psycopg  # an extra: without it only SQLite is measured
 
-        self._schema = f"bench_{run_id()}"
+        self._schema = f"bench_{RunIds()()}"
         self.url = f"{url}{'&' if '?' in url else '?'}schema={self._schema}_runs"
         self._connection = psycopg.connect(url, autocommit=True, connect_timeout=5)
         self._connection.execute(f"CREATE SCHEMA {self._schema}")
@@ -77,7 +77,7 @@ class PostgresFloor:
 
     def __call__(self) -> float:
         """Seconds a commit, of one statement."""
-        run, execute = run_id(), self._connection.execute
+        run, execute = RunIds()(), self._connection.execute
         begun = time.perf_counter()
         for seq in range(0, 2 * APPENDS, 2):
             one, other = self._rows(run, seq)
@@ -87,7 +87,7 @@ class PostgresFloor:
 
     def in_four(self) -> float:
         """Seconds a commit, of four statements."""
-        run, execute = run_id(), self._connection.execute
+        run, execute = RunIds()(), self._connection.execute
         begun = time.perf_counter()
         for seq in range(0, 2 * APPENDS, 2):
             execute("BEGIN")
@@ -117,7 +117,7 @@ class Floor:
 
     def __call__(self) -> float:
         """Seconds a commit."""
-        run, data = run_id(), '{"accepted":true,"status":"ok"}'
+        run, data = RunIds()(), '{"accepted":true,"status":"ok"}'
         begun = time.perf_counter()
         for seq in range(0, 2 * APPENDS, 2):
             self._file.execute("BEGIN IMMEDIATE")

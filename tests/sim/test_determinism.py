@@ -12,7 +12,7 @@ import uuid
 import weakref
 from functools import partial
 
-from stageflow.model.ids import run_id
+from stageflow.model.ids import RunIds
 from stageflow.sim import Sim, simulate
 
 PROGRAM = """
@@ -146,7 +146,14 @@ def test_clocks_and_entropy_come_from_the_seed() -> None:
         assert time.time() - started[0] == 90 == time.monotonic() - started[1]
         assert time.time() == sim.wall() == sim.clock.wall_s() == time.time_ns() / 1e9
         assert sim.clock.monotonic_s() == sim.now() == 90
-        return started, run_id(), uuid.uuid4(), os.urandom(8), random.random(), sim.rng.random()
+        return (
+            started,
+            RunIds(place=b"")(),
+            uuid.uuid4(),
+            os.urandom(8),
+            random.random(),
+            sim.rng.random(),
+        )
 
     first = simulate(main, seed=1).value
     assert simulate(main, seed=1).value == first

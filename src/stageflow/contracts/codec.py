@@ -56,13 +56,13 @@ class Codec:
 
         try:
             try:
-                body = msgspec.msgpack.encode(_Writer(frozen, is_careful=False).root(self._place))
+                body = msgspec.msgpack.encode(Writer(frozen, is_careful=False).root(self._place))
             except (OverflowError, UnicodeEncodeError):
-                body = msgspec.msgpack.encode(_Writer(frozen, is_careful=True).root(self._place))
+                body = msgspec.msgpack.encode(Writer(frozen, is_careful=True).root(self._place))
         except Refusal as refusal:
             raise refusal.error() from None
         except RecursionError:
-            raise _undecodable("a value nested this deep", "deep nesting").error() from None
+            raise undecodable_here("a value nested this deep", "deep nesting").error() from None
         return _VERSION + self._mark + _checksum(self._mark, body) + body
 
     def decode(self, data: bytes, freezer: Freezer | None) -> Any:
@@ -104,7 +104,8 @@ def _checksum(mark: bytes, body: bytes) -> bytes:
     return digest.digest()
 
 
-def _undecodable(what: str, got: str, fix: str = "") -> Refusal:
+def undecodable_here(what: str, got: str, fix: str = "") -> Refusal:
+    """The refusal of `what`, which has the type `got`; its path is added on the way out."""
     return Refusal(
         "codec.undecodable",
         f"{what} could not be read back by another process",
@@ -133,7 +134,7 @@ def _shared(root: Any) -> set[int]:
     return {mark for mark, count in counts.items() if count > 1}
 
 
-class _Writer:
+class Writer:
     """Turns one canonical form into what MessagePack can write."""
 
     def __init__(self, frozen: Any, *, is_careful: bool) -> None:
@@ -147,10 +148,21 @@ class _Writer:
             self._frozen = frozen[1]
             self._shared = _shared(frozen[1])
 
+    @property
+    def is_careful(self) -> bool:
+        """Whether leaves that MessagePack may refuse are looked for."""
+        return self._is_careful
+
+    def whole(self, frozen: Any, place: Place) -> Any:
+        """Another value, written as by a writer of its own."""
+        return Writer(frozen, is_careful=self._is_careful).root(place)
+
     def root(self, place: Place) -> Any:
+        """The value that the writer was made for."""
         return self.item(self._frozen, place)
 
     def item(self, value: Any, place: Place) -> Any:
+        """One value at its place. Refusal of what could not be read back."""
         cls = type(value)
         if cls in PLAIN:
             return write_careful(value) if self._is_careful else value
@@ -166,7 +178,7 @@ class _Writer:
             return self.named_tuple((cls, value, None), place)
         written = write_leaf(value)
         if written is None:
-            raise _undecodable(f"a {type_label(cls)}", type_label(cls))
+            raise undecodable_here(f"a {type_label(cls)}", type_label(cls))
         return written
 
     def _twice(self, box: Frozen, place: Place) -> Any:
@@ -213,10 +225,10 @@ class _Writer:
         if number is None:
             name = type_label(cls)
             what = f"a {name} in a place of type Any" if place is ANYWHERE else f"a {name}"
-            raise _undecodable(what, name)
+            raise undecodable_here(what, name)
         if "<locals>" in cls.__qualname__:
             name = type_label(cls)
-            raise _undecodable(
+            raise undecodable_here(
                 f"the local class {name}", name, f"define {cls.__name__} at module level"
             )
         return number, place.classes[number]
@@ -277,7 +289,9 @@ class _Writer:
     def uuid(self, slots: Any) -> Any:
         held = {member.__name__: value for member, value in slots}
         if held.get("is_safe", (None, (None, "unknown")))[1][1] != "unknown":
-            raise _undecodable("a UUID with safety information", "uuid.UUID", "UUID(int=value.int)")
+            raise undecodable_here(
+                "a UUID with safety information", "uuid.UUID", "UUID(int=value.int)"
+            )
         return {int(Tag.UUID): held["int"].to_bytes(16, "big")}
 
     def struct(self, data: Any, place: Place) -> Any:
@@ -306,7 +320,7 @@ class _Writer:
 
             told = layouts.dtype_to_descr(dtype)
             if repr(layouts.descr_to_dtype(told).__reduce__()[2]) != repr(dtype.__reduce__()[2]):
-                raise _undecodable("an array with this record layout", "numpy.ndarray")
+                raise undecodable_here("an array with this record layout", "numpy.ndarray")
             told = self.item(Freezer().freeze(told), ANYWHERE)
         return {int(Tag.NDARRAY): [told, list(shape), order, raw]}
 
@@ -318,13 +332,13 @@ class _Writer:
 
 _TEXT = frozenset({str})
 
-Write = Callable[[_Writer, Any, Place], Any]
+Write = Callable[[Writer, Any, Place], Any]
 
 _WRITERS: dict[Any, Write] = {
-    dict.copy: _Writer.flat_dict,
+    dict.copy: Writer.flat_dict,
     boxes.nested_dict: lambda writer, data, place: writer.pairs(list(data[0].items()), place),
     boxes.keyed_dict: lambda writer, data, place: writer.pairs(data, place),
-    list.copy: _Writer.flat_list,
+    list.copy: Writer.flat_list,
     boxes.nested_list: lambda writer, data, place: writer.items(data[0], place.items),
     set.copy: lambda writer, data, place: {
         # Texts in order, so that equal sets of names are equal bytes in every process.
@@ -339,7 +353,7 @@ _WRITERS: dict[Any, Write] = {
     boxes.nested_tuple: lambda writer, data, place: {
         int(Tag.TUPLE): writer.items(data, place.items)
     },
-    boxes.named_tuple: _Writer.named_tuple,
+    boxes.named_tuple: Writer.named_tuple,
     bytearray: lambda writer, data, place: {int(Tag.BYTEARRAY): data},
     boxes.ordered: lambda writer, data, place: {int(Tag.ORDERED): writer.item(data, place)},
     boxes.counter: lambda writer, data, place: {int(Tag.COUNTER): writer.item(data, place)},
@@ -350,12 +364,13 @@ _WRITERS: dict[Any, Write] = {
         int(Tag.DEQUE): [data[0], writer.item(data[1], place)]
     },
     boxes.machine_array: lambda writer, data, place: {int(Tag.ARRAY): [data[0], data[1]]},
-    boxes.from_text: _Writer.from_text,
-    boxes.enum_member: _Writer.enum_member,
-    boxes.record: _Writer.record,
-    boxes.struct: _Writer.struct,
-    boxes.ndarray: _Writer.ndarray,
-    boxes.adapted: _Writer.adapted,
+    boxes.from_text: Writer.from_text,
+    boxes.enum_member: Writer.enum_member,
+    boxes.record: Writer.record,
+    boxes.struct: Writer.struct,
+    boxes.ndarray: Writer.ndarray,
+    boxes.adapted: Writer.adapted,
     boxes.owned: lambda writer, data, place: writer.item(boxes.opened(data), place),
     boxes.aliased: lambda writer, data, place: writer.item(data, place),
+    boxes.hole: lambda writer, data, place: {int(Tag.HOLE): data},
 }

@@ -10,7 +10,7 @@ from typing import Any
 
 from stageflow.contracts.annotations import ANYTHING, describe, structure
 from stageflow.contracts.codec import Codec
-from stageflow.contracts.places import undecodable
+from stageflow.contracts.places import Place, undecodable
 from stageflow.contracts.validation import Validator
 from stageflow.contracts.violation import ContractViolated, problems_of, redacted
 from stageflow.model.errors import ContractError, ValueRefused
@@ -137,6 +137,11 @@ class Contract:
     def undecodable(self) -> str | None:
         """Path and reason why values could not be read by a new process; None when they could."""
         return undecodable(self._codec.place)
+
+    @property
+    def place(self) -> Place:
+        """What the type allows inside its values."""
+        return self._codec.place
 
     def encode(self, frozen: Any) -> bytes:
         """The canonical form as bytes for the journal.

@@ -19,6 +19,8 @@ class Reader:
     def __init__(self, freezer: Freezer) -> None:
         self._freezer = freezer
         self._shared: dict[int, Any] = {}
+        self.held: dict[int, Any] = {}
+        """Parts that came before the value they belong to, by number; each is taken once."""
 
     def read(self, node: Any, place: Place) -> Any:
         """The value of one node, its containers new."""
@@ -147,6 +149,7 @@ _READERS: dict[int, Read] = {
     Tag.NAMED_TUPLE: Reader.named_tuple,
     Tag.ADAPTED: Reader.adapted,
     Tag.SHARED: Reader.shared,
+    Tag.HOLE: lambda reader, node, place: reader.held.pop(node),
     Tag.AGAIN: lambda reader, node, place: reader._shared[node],
 }
 

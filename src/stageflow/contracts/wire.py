@@ -55,6 +55,7 @@ class Tag(enum.IntEnum):
     ADAPTED = 32
     SHARED = 33
     AGAIN = 34
+    HOLE = 35
 
 
 PLAIN: frozenset[type] = frozenset({type(None), bool, int, float, str, bytes})

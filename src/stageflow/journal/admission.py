@@ -211,12 +211,27 @@ def unknown_run(run: object) -> JournalError:
     )
 
 
-def run_exists(new: RunHeader, old: RunHeader) -> JournalError:
+class Named(NamedTuple):
+    """What a refusal tells of a run that has no header here."""
+
+    run: str
+    tenant: str
+    pipeline: str
+    created_wall_s: float | None = None
+
+
+def run_exists(new: RunHeader | Named, old: RunHeader | Named) -> JournalError:
     """A second run under an id that is taken; another tenant's run is not described."""
-    known = f"a run of {old.pipeline!r}" if old.tenant == new.tenant else "a run"
+    reached("second_run_refused")
+    known = "a run"
+    if old.tenant == new.tenant:
+        known = f"a run of {old.pipeline!r}"
+        if old.created_wall_s is not None:
+            known += f" made at {old.created_wall_s:.3f}"
     return JournalError(
         "journal.run_exists",
-        f"{known} already has the id {new.run!r}; it was left as it is",
+        f"{known} already has the id {new.run!r} and was left as it is; the new run of"
+        f" {new.pipeline!r} was not begun",
         pipeline=new.pipeline,
         expected="an id that no run has",
         fix="let the runtime give the id, or resume the run that exists",

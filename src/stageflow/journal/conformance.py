@@ -19,7 +19,7 @@ from typing import Any
 from stageflow.journal.queue import QueueBounds, QueueStore, Wanted
 from stageflow.journal.store import Append, Owner, RunHeader, RunSummary, Store
 from stageflow.model.errors import JournalError
-from stageflow.model.ids import run_id
+from stageflow.model.ids import RunIds
 from stageflow.model.record import Record, RecordType
 
 MakeStore = Callable[[], Store]
@@ -118,6 +118,14 @@ def refuses_a_second_run_under_one_id(store: Store) -> None:
     before = store.load(header.run)
     intruder = replace(header, pipeline="intruder", tenant="other")
     _refuses("journal.run_exists", lambda: store.create(intruder, _me(), (_started(),)))
+    for tenant, told in (("default", True), ("other", False)):
+        second = replace(header, pipeline="second", tenant=tenant)
+        try:
+            store.create(second, _me(), (_started(),))
+        except JournalError as error:
+            text = str(error)
+            _expect(header.run in text and "'second'" in text, "a refusal names id and new run")
+            _expect(("'desk'" in text) is told, "it names the run that exists, to its tenant only")
     _expect(store.load(header.run) == before, "a refused create leaves the existing run alone")
     fresh = _header()
     _refuses("journal.out_of_order", lambda: store.create(fresh, _me(), (_step(2),)))
@@ -302,7 +310,7 @@ def wakes_suspended_runs(store: Store, other_owner: OtherOwner) -> None:
 
 def lists_newest_first_within_a_tenant(store: Store) -> None:
     """A listing is ordered, bounded, and shows no other tenant's run."""
-    mine, theirs = run_id(), run_id()
+    mine, theirs = RunIds()(), RunIds()()
     runs = [_created(store, tenant=mine, created_wall_s=float(at)).run for at in (2, 3, 1)]
     _created(store, tenant=theirs)
     listed = [line.header.run for line in store.runs(tenant=mine)]
@@ -344,7 +352,7 @@ def lets_one_of_many_racers_win(store: Store) -> None:
 
 def lets_turns_begin_one_after_another(store: Store) -> None:
     """A turn begins when those that arrived before it are over, under the next number."""
-    tenant = run_id()
+    tenant = RunIds()()
     one, two, three = (_arrived(store, tenant).run for _ in range(3))
     _expect(_line(store, tenant) == [(one, 0), (two, 0), (three, 0)], "turns wait as they arrived")
     _answers(
@@ -380,7 +388,7 @@ def lets_turns_begin_one_after_another(store: Store) -> None:
 
 def keeps_sessions_apart(store: Store) -> None:
     """Sessions of other tenants, other sessions and children are in nobody's way."""
-    tenant, other = run_id(), run_id()
+    tenant, other = RunIds()(), RunIds()()
     first = _arrived(store, tenant).run
     for whose, name in ((other, "s"), (tenant, "t"), (other, tenant + "s")):
         run = _created(store, tenant=whose, session=name).run
@@ -397,7 +405,7 @@ def keeps_sessions_apart(store: Store) -> None:
 
 def lists_turns_that_ended_ok(store: Store) -> None:
     """The latest first, below a number, and no more than asked for."""
-    tenant = run_id()
+    tenant = RunIds()()
     runs = []
     for number in range(1, 6):
         runs.append(_arrived(store, tenant).run)
@@ -420,7 +428,7 @@ def lists_turns_that_ended_ok(store: Store) -> None:
 
 def passes_turns_of_dead_owners(store: Store, other_owner: OtherOwner) -> None:
     """The next turn does not wait for the dead; a dead one that is claimed waits in its place."""
-    tenant = run_id()
+    tenant = RunIds()()
     with other_owner(store) as other:
         crashed = _arrived(store, tenant, other).run
         _accepts(store, Append(crashed, 1, (_turn(2, 1),)))
@@ -450,7 +458,7 @@ def passes_turns_of_dead_owners(store: Store, other_owner: OtherOwner) -> None:
 
 def holds_a_session_for_a_suspended_turn(store: Store) -> None:
     """A suspended turn has no owner, and nobody begins before it has ended."""
-    tenant = run_id()
+    tenant = RunIds()()
     first = _arrived(store, tenant).run
     _accepts(store, Append(first, 1, (_turn(2, 1), _ended(3, "suspended", "waiting"))))
     second = _arrived(store, tenant).run
@@ -464,7 +472,7 @@ def holds_a_session_for_a_suspended_turn(store: Store) -> None:
 
 def lets_one_of_many_turns_begin(store: Store) -> None:
     """Threads that begin turns of one session at once: never two, and each number once."""
-    tenant = run_id()
+    tenant = RunIds()()
     active, most, done = [0], [0], [0]
 
     def race() -> None:
@@ -523,7 +531,7 @@ def serves_tenants_in_turn(store: Store) -> None:
     """A tenant with a long line, whatever its priority, keeps no other waiting."""
     queue = _queue(store)
     tenants = ["a"] * 5 + ["b"] * 2 + ["c"]
-    names = {tenant: run_id() for tenant in "abc"}
+    names = {tenant: RunIds()() for tenant in "abc"}
     whose = {_enqueued(queue, priority=9 * (t == "a"), tenant=names[t]).run: t for t in tenants}
     _expect(dict(queue.waiting()) == {names["a"]: 5, names["b"]: 2, names["c"]: 1}, "who waits")
     served = "".join(whose[_taken(queue)] for _ in tenants)
@@ -609,7 +617,7 @@ def shows_one_store_what_another_wrote(make_store: MakeStore) -> None:
         _answers(one, [(Append(run, 1, (_outcome(3, "a"),)), "journal.already_accepted")])
         _expect(two.claim(run, _me()).epoch == 2, "both see the same owner")
         _answers(one, [(Append(run, 1, (_step(4),)), "journal.stale_owner")])
-        tenant = run_id()
+        tenant = RunIds()()
         first, second = _arrived(one, tenant).run, _arrived(two, tenant).run
         _answers(two, [(Append(second, 1, (_turn(2, 1),)), "journal.not_its_turn")])
         _accepts(one, Append(first, 1, (_turn(2, 1), _ended(3, "ok", ""))))
@@ -704,7 +712,7 @@ def _listed(store: Store, run: str) -> RunSummary:
 
 def _header(**fields: Any) -> RunHeader:
     plain: dict[str, Any] = {
-        "run": run_id(),
+        "run": RunIds()(),
         "tenant": "default",
         "pipeline": "desk",
         "target": None,

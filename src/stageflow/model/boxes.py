@@ -191,6 +191,11 @@ def adapted(data: Any, item: Item | None = None) -> Any:
     return adapter.thaw((item or thaw)(inner))
 
 
+def hole(data: Any, item: Item | None = None) -> NoReturn:
+    """Stands for a part that is written apart, by its number. Never thawed or hashed."""
+    raise TypeError("a hole has no view: what belongs there was written apart")
+
+
 def owned(data: Any, item: Item | None = None) -> Any:
     """A value whose every part is its own already: what keeps it also knows how to copy it."""
     keeper, value = data

@@ -36,6 +36,7 @@ MARKS: Final[Mapping[str, str]] = MappingProxyType(
         "run_lost": "a process learned from its lease that a run of it is another's",
         "run_reopened": "a run that had ended without success was taken up again",
         "run_taken_over": "a run was recovered from the journal by a new owner",
+        "second_run_refused": "a run was refused because its id was taken",
         "second_value_refused": "a second value for one node and revision was refused",
         "session_forgotten": "a session that had no turn was forgotten for one that has",
         "stale_owner_refused": "an append of an owner that has been replaced was refused",

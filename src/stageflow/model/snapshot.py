@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from stageflow.model.bag import OutputBag
+from stageflow.model.bag import Entry, OutputBag
 from stageflow.model.identity import Identity
 from stageflow.model.session import Seen, Session
 from stageflow.model.values import content_hash, thaw
@@ -68,6 +68,13 @@ class ContextSnapshot:
     def inputs(self) -> dict[str, Any]:
         """Private views of the run's inputs."""
         return {name: thaw(value) for name, value in self._inputs.items()}
+
+    def canonical(self) -> tuple[Mapping[str, Any], list[tuple[str, Entry]], Seen | None]:
+        """Inputs, released entries by node name, and what is seen of the session, as they are
+        kept: for codecs, not for users."""
+        by_number = {number: name for name, number in self._names.items()}
+        accepted = self._bag.accepted[: self.version]
+        return self._inputs, [(by_number[entry.node], entry) for entry in accepted], self._session
 
     @property
     def session(self) -> Session | None:

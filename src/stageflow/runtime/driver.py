@@ -23,6 +23,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from stageflow.graph import Node, Source
+from stageflow.journal.admission import Named, run_exists
 from stageflow.model.bag import MISSING, OutputBag
 from stageflow.model.errors import JournalError, RunError, StageflowError
 from stageflow.model.identity import Identity
@@ -295,9 +296,11 @@ class Driver:
             self.neutral.run(RUN.set, None)
         self.context.run(RUN.set, self)
         cancelled = False
-        if self.history is not None:
-            self.runtime.active[self.identity.run] = self
-            if self.recovered and (heir := self.runtime.heirs.get(self.identity.run)) is not None:
+        if self.history is not None or self.plan.deps:
+            self._take_id()
+        if self.history is not None and self.recovered:
+            heir = self.runtime.heirs.get(self.identity.run)
+            if heir is not None:
                 heir.begins(self)
         try:
             if self.turn is not None:
@@ -351,6 +354,17 @@ class Driver:
         if self.turn is not None and self.turn.refusal is not None:
             raise self.turn.refusal
         return run
+
+    def _take_id(self) -> None:
+        """Registers the run; a new one whose id is in use here is refused before it touches what
+        belongs to the other: its place in the runtime, its deps, its records."""
+        run = self.identity.run
+        other = self.runtime.active.get(run)
+        if other is not None and not self.recovered and self.parent is None:
+            self._let_go()
+            mine, theirs = (Named(run, each.tenant, each.plan.name) for each in (self, other))
+            raise run_exists(mine, theirs)
+        self.runtime.active[run] = self
 
     async def whole(self, work: Coroutine[Any, Any, None]) -> bool:
         """Awaits `work` to its end, however often the caller is cancelled; True when it was."""

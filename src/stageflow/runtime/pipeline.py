@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, NotRequired, TypeVar, overload
 
@@ -13,6 +13,7 @@ from stageflow.graph.child import without_exports
 from stageflow.graph.draw import mermaid, text_diagram
 from stageflow.model.errors import BuildError, InputError, StageflowError, nearest
 from stageflow.model.session import Window
+from stageflow.model.snapshot import ContextSnapshot
 from stageflow.model.values import Freezer
 from stageflow.runtime.childstage import child_stage
 from stageflow.runtime.context import Context
@@ -24,6 +25,7 @@ from stageflow.runtime.outcome import Run
 from stageflow.runtime.processes import check_portable
 from stageflow.runtime.request import Request
 from stageflow.runtime.runtime import Runtime
+from stageflow.runtime.snapshots import SNAPSHOT_BYTES_MAX, dumped, loaded
 from stageflow.runtime.step import Compiled
 from stageflow.runtime.stream import Emitted, StreamQueue
 from stageflow.runtime.submission import submit
@@ -395,6 +397,28 @@ class Pipeline(Generic[O]):
         if self.options.request_key is None:
             return driver
         return Request(self._runtime, self, driver)
+
+    # -- snapshots ---------------------------------------------------------------------------
+
+    def dump(
+        self, snapshot: ContextSnapshot, *, bytes_max: int = SNAPSHOT_BYTES_MAX
+    ) -> AsyncIterator[bytes]:
+        """A snapshot of a run of this pipeline as bytes, chunk by chunk: compressed, and with
+        checksums of all before. The loop runs on between the chunks.
+
+        What was yielded before an error is no whole stream and is refused by `load`. Raises
+        ValueRefused: `codec.undecodable` for what could not come back, `codec.too_large` past
+        `bytes_max` bytes before compression.
+        """
+        return dumped(self.plan, snapshot, bytes_max=bytes_max)
+
+    async def load(self, chunks: AsyncIterable[bytes] | Iterable[bytes]) -> ContextSnapshot:
+        """The snapshot again, its content hash equal, from bytes cut at any places.
+
+        Raises ContractError: `codec.damaged` for any byte lost or changed, `codec.mismatch` when
+        this pipeline has other nodes or types.
+        """
+        return await loaded(self.plan, chunks, self.runtime.freezer)
 
     # -- checks ------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from stageflow.journal.store import (
 )
 from stageflow.model.errors import BuildError, JournalError, RunError, StageflowError
 from stageflow.model.identity import Identity
-from stageflow.model.ids import run_id
+from stageflow.model.ids import RunIds
 from stageflow.model.session import Turn
 from stageflow.model.values import Adapter, Freezer
 from stageflow.runtime.clock import Clock, SystemClock
@@ -42,6 +42,7 @@ from stageflow.runtime.processes import ProcessPool
 from stageflow.runtime.recovery import recovered
 from stageflow.runtime.request import Requests, request_run_id
 from stageflow.runtime.sessions import Sessions
+from stageflow.runtime.simulated import is_simulated
 from stageflow.runtime.stream import StreamQueue
 from stageflow.runtime.submission import result
 from stageflow.runtime.threads import ThreadPool
@@ -86,8 +87,8 @@ class Runtime:
         self.heirs: dict[str, Heir] = {}
         """Runs that were taken up anew while threads were at work for a driver before."""
         self.active: dict[str, Driver] = {}
-        """Journalled runs that this runtime drives; a store can't tell two drivers of one process
-        apart."""
+        """Runs under way that have a journal or deps, by id: a store can't tell two drivers of one
+        process apart, and a run's deps are found by its id."""
         self._taken_up: weakref.WeakValueDictionary[str, asyncio.Lock] = (
             weakref.WeakValueDictionary()
         )
@@ -97,6 +98,9 @@ class Runtime:
         """Whose turn it is in each session."""
         self.requests = Requests(self.limits.requests)
         """Keyed runs that are live here."""
+        self._ids = RunIds()
+        self._simulated_ids: tuple[weakref.ref[asyncio.AbstractEventLoop], RunIds] | None = None
+        """Of the last simulated loop: its ids come from its seed alone, not from earlier runs."""
         self._owed: set[asyncio.Task[None]] = set()
         """What runs that are over still owe the journal: values that came too late."""
         self._deps = DepScopes({} if deps is None else deps)
@@ -328,6 +332,14 @@ class Runtime:
 
     # -- making drivers ----------------------------------------------------------------------
 
+    def _new_id(self) -> str:
+        loop = asyncio._get_running_loop()
+        if loop is None or not is_simulated(loop):
+            return self._ids()
+        if self._simulated_ids is None or self._simulated_ids[0]() is not loop:
+            self._simulated_ids = weakref.ref(loop), RunIds(place=b"")
+        return self._simulated_ids[1]()
+
     def begin(
         self,
         pipeline: Pipeline[Any],
@@ -340,7 +352,7 @@ class Runtime:
         if options.request_key is not None:
             run = request_run_id(options.tenant, options.request_key)
         else:
-            run = options.run_id if options.run_id is not None else run_id()
+            run = options.run_id if options.run_id is not None else self._new_id()
         if options.session is not None or options.request_key is not None:
             self._check_not_within(pipeline, run)
         identity = Identity(
@@ -402,7 +414,7 @@ class Runtime:
         where it stands. JournalError `resume.diverged` when that one had other inputs.
         """
         if self.journal is None:
-            run = run_id()
+            run = self._new_id()
         else:
             run = child_run_id(parent.identity.run, node, key)
             found = again and await taken_up(

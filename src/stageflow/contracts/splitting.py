@@ -1,0 +1,371 @@
+"""A large value as small messages, each a bounded amount of work to write and to read.
+
+What is small goes whole. A large list, dict, text or bytes is a *part*: opened, filled message by
+message, closed, and numbered; where it stood is a hole with its number. Parts come before what has
+the hole. A large record keeps its place and has holes in its large fields.
+
+    [OPEN, kind, path]   a part begins; the path leads from the value's root to its place
+    [FILL, items]        items of a list, a piece of a text; [FILL, values, keys] of a dict
+    [CLOSE]              the part is whole; parts are numbered in this order, from 0
+    [ROOT, told]         the value itself, last
+    [WHOLE, told]        instead of all these: a value in which one object occurs twice
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from itertools import chain, islice
+from typing import Any, Final, NamedTuple
+
+from stageflow.contracts.codec import Writer, undecodable_here
+from stageflow.contracts.places import ANYWHERE, Place
+from stageflow.contracts.wire import PLAIN
+from stageflow.model import boxes, objects
+from stageflow.model.boxes import Frozen, parts
+from stageflow.model.refusal import Refusal, attribute_step, key_step
+from stageflow.model.values import Freezer
+
+ROOT, OPEN, FILL, CLOSE, WHOLE = range(5)
+LIST, DICT, TEXT, BYTES = range(4)
+ITEM: Final = 0
+"""Step of a path into a list; a dict's value is its key, a record's field [class number, name]."""
+VALUE: Final = 1
+"""Step of a path to a dict's value under a key that is no text."""
+
+TARGET_MIN: Final = 8 * 1024
+TARGET_MAX: Final = 512 * 1024
+GROWTH: Final = 100
+"""A message may be this part of all that was written before it: so it takes a small part of the
+time that the whole takes, whatever the size."""
+_BATCH_MAX: Final = 65_536
+_SIZED: Final = frozenset({str, bytes})
+_SMALL_BYTES: Final = 9
+"""What a number is taken to weigh, and what anything weighs beside its text."""
+
+Messages = Generator[bytes, None, Any]
+
+
+class Splitter:
+    """Writes values as messages. Each step of `messages` is one bounded piece of work."""
+
+    def __init__(self) -> None:
+        import msgspec  # when first needed: importing the framework stays light
+
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._quick = Writer(None, is_careful=False)
+        self._careful = Writer(None, is_careful=True)
+        self._written = 0
+        self._closed = 0
+        self.where: list[Any] = []
+        """The path of the part opened last."""
+        self._freeze = Freezer().freeze
+
+    @property
+    def target(self) -> int:
+        """How many bytes a message should have now."""
+        return min(max(self._written // GROWTH, TARGET_MIN), TARGET_MAX)
+
+    def messages(self, frozen: Any, place: Place) -> Iterator[bytes]:
+        """The messages of one value. ValueRefused `codec.undecodable` as Codec.encode says it."""
+        self._closed = 0
+        try:
+            if type(frozen) is Frozen and frozen[0] is boxes.aliased:
+                # What occurs twice is known by walking it all: it is written in one piece.
+                yield self._sent(WHOLE, Writer.whole, frozen, place)
+                return
+            if type(frozen) is Frozen and frozen[0] is boxes.owned:
+                frozen = frozen[1][1]
+            small = yield from self._shrunk(frozen, place, [])
+            small = self._freeze(small)
+            yield self._sent(ROOT, Writer.item, small, place)
+        except Refusal as refusal:
+            raise refusal.error() from None
+        except RecursionError:
+            raise undecodable_here("a value nested this deep", "deep nesting").error() from None
+
+    def _sent(self, kind: int, tell: Callable[..., Any], *given: Any) -> bytes:
+        """A message of what `tell` makes of a writer and what is `given`."""
+        for writer in (self._quick, self._careful):
+            told = tell(writer, *given)
+            message = [kind, *told] if type(told) is _Both else [kind, told]
+            try:
+                data: bytes = self._encode(message)
+            except (OverflowError, UnicodeEncodeError):
+                if writer is self._careful:
+                    raise
+            else:
+                self._written += len(data)
+                return data
+        raise AssertionError("the careful writer raises or returns")
+
+    def _shrunk(self, node: Any, place: Place, path: list[Any]) -> Messages:
+        """Messages of the large things in `node`; returns it with holes in their places."""
+        target = self.target
+        if weight(node, target) <= target:
+            return node
+        cls, data = type(node), node
+        if cls is Frozen:
+            rebuild, data = node
+            if rebuild in (boxes.nested_list, boxes.nested_dict):
+                data = data[0]
+            elif rebuild is boxes.record:
+                return (yield from self._record(data, place, path))
+            elif rebuild not in (list.copy, dict.copy):
+                return node
+            cls = type(data)
+        if cls is list:
+            return (yield from self._list(data, place, path))
+        if cls is dict:
+            return (yield from self._dict(data, place, path))
+        if cls is str or cls is bytes:
+            return (yield from self._text(data, path))
+        layout = objects.layout_of(cls) if place.number(cls) is not None else None
+        if layout is None:
+            return node
+        return (yield from self._object(node, layout, place, path))
+
+    @property
+    def written(self) -> int:
+        """Bytes of all messages so far, before they are packed."""
+        return self._written
+
+    def _opened(self, kind: int, path: list[Any]) -> bytes:
+        self.where = path
+        data: bytes = self._encode([OPEN, kind, path])
+        return data
+
+    def _hole(self) -> Frozen:
+        self._closed += 1
+        return Frozen((boxes.hole, self._closed - 1))
+
+    def _list(self, items: list[Any], place: Place, path: list[Any]) -> Messages:
+        yield self._opened(LIST, path)
+        inner, at, count = place.items, 0, 64
+        while at < len(items):
+            batch = items[at : at + count]
+            target = self.target
+            data = self._fill(_items, batch, None, inner, at)
+            if data is None and count > 1:
+                count = max(1, min(len(batch), count) // 8)
+                continue
+            if data is None:
+                held = yield from self._shrunk(batch[0], inner, [*path, ITEM])
+                data = self._sent(FILL, _items, [self._frozen(held)], None, inner, at)
+            yield data
+            at += len(batch)
+            count = _next_count(count, len(data), target)
+        yield self._encode([CLOSE])
+        return self._hole()
+
+    def _dict(self, items: dict[Any, Any], place: Place, path: list[Any]) -> Messages:
+        yield self._opened(DICT, path)
+        keys_left, values_left = iter(items), iter(items.values())
+        keys: list[Any] = []
+        values: list[Any] = []
+        """Taken from the dict; more than one message's worth when they turned out heavy."""
+        count = 64
+        while True:
+            if not keys:
+                keys, values = list(islice(keys_left, count)), list(islice(values_left, count))
+            if not keys:
+                break
+            some, held = keys[:count], values[:count]
+            target = self.target
+            data = self._fill(_pairs, held, some, place, 0)
+            if data is None and len(some) > 1:
+                count = max(1, len(some) // 8)
+                continue
+            if data is None:
+                key = some[0]
+                step = key if type(key) is str else VALUE
+                small = yield from self._shrunk(held[0], place.value_of(key), [*path, step])
+                data = self._sent(FILL, _pairs, [self._frozen(small)], some, place, 0)
+            yield data
+            keys, values = keys[len(some) :], values[len(some) :]
+            count = _next_count(len(some), len(data), target)
+        yield self._encode([CLOSE])
+        return self._hole()
+
+    def _fill(
+        self, tell: Callable[..., Any], items: list[Any], keys: list[Any] | None, *given: Any
+    ) -> bytes | None:
+        """A message of items; None when they are too much for one. Plain ones go as they are."""
+        limit = 2 * self.target
+        kinds = set(map(type, items))
+        if keys is not None:
+            kinds |= set(map(type, keys))
+        if kinds <= PLAIN:
+            if _texts_weight(items, keys, kinds) > limit:
+                return None
+            try:
+                data: bytes = self._encode([FILL, items] if keys is None else [FILL, items, keys])
+            except (OverflowError, UnicodeEncodeError):
+                if _batch_weight(items, limit) > limit:
+                    return None  # huge integers, which are not looked for at first
+            else:
+                self._written += len(data)
+                return data
+        elif _batch_weight(items, limit) + (0 if keys is None else len(keys)) > limit:
+            return None
+        return self._sent(FILL, tell, [self._frozen(item) for item in items], keys, *given)
+
+    def _frozen(self, item: Any) -> Any:
+        return item if type(item) in PLAIN else self._freeze(item)
+
+    def _text(self, text: str | bytes, path: list[Any]) -> Messages:
+        yield self._opened(TEXT if type(text) is str else BYTES, path)
+        at = 0
+        while at < len(text):
+            piece = text[at : at + self.target]
+            at += len(piece)
+            yield self._sent(FILL, Writer.item, piece, ANYWHERE)
+        yield self._encode([CLOSE])
+        return self._hole()
+
+    def _record(self, data: Any, place: Place, path: list[Any]) -> Messages:
+        cls, state, boxed, slots = data
+        number = place.number(cls)
+        if number is None:
+            return Frozen((boxes.record, data))  # it will be refused, with its path
+        fields = place.classes[number].fields
+        held = dict(state or {})
+        for name, value in held.items():
+            held[name] = yield from self._field(name, value, number, fields, path)
+        members = []
+        for member, value in slots:
+            name = member.__name__
+            members.append((member, (yield from self._field(name, value, number, fields, path))))
+        return Frozen((boxes.record, (cls, None if state is None else held, boxed, members)))
+
+    def _object(self, node: Any, layout: objects.Layout, place: Place, path: list[Any]) -> Messages:
+        """As `_record`, for an object that validation has made and nobody else holds."""
+        cls = type(node)
+        number = place.number(cls)
+        assert number is not None, "asked before"
+        fields = place.classes[number].fields
+        out = object.__new__(cls)
+        if layout.has_dict:
+            held = dict(node.__dict__)
+            for name, value in held.items():
+                held[name] = yield from self._field(name, value, number, fields, path)
+            object.__setattr__(out, "__dict__", held)
+        for member in layout.members:
+            try:
+                value = member.__get__(node, cls)
+            except AttributeError:
+                continue
+            name = member.__name__
+            member.__set__(out, (yield from self._field(name, value, number, fields, path)))
+        return out
+
+    def _field(
+        self, name: str, value: Any, number: int, fields: dict[str, Place], path: list[Any]
+    ) -> Messages:
+        if name not in fields:
+            return value
+        try:
+            return (yield from self._shrunk(value, fields[name], [*path, [number, name]]))
+        except Refusal as refusal:
+            raise refusal.within(attribute_step(name)) from None
+
+
+def _items(writer: Writer, batch: list[Any], keys: None, inner: Place, at: int) -> Any:
+    out = []
+    for number, item in enumerate(batch, start=at):
+        try:
+            out.append(writer.item(item, inner))
+        except Refusal as refusal:
+            raise refusal.within(f"[{number}]") from None
+    return out
+
+
+def _pairs(writer: Writer, batch: list[Any], keys: list[Any], place: Place, at: int) -> Any:
+    told, out = [], []
+    for key, value in zip(keys, batch, strict=True):
+        try:
+            told.append(writer.item(key, place.keys))
+            out.append(writer.item(value, place.value_of(key)))
+        except Refusal as refusal:
+            raise refusal.within(key_step(key)) from None
+    return _Both(out, told)
+
+
+class _Both(NamedTuple):
+    """Values and keys: two items of a message."""
+
+    values: list[Any]
+    keys: list[Any]
+
+
+def weight(node: Any, limit: int) -> int:
+    """About how many bytes `node` takes; the counting stops once it is above `limit`."""
+    total = 0
+    stack = [[node]]
+    while stack and total <= limit:
+        held: Any = stack.pop()
+        total += _SMALL_BYTES * len(held)
+        if total > limit:
+            break
+        if isinstance(held, dict):
+            stack.append(list(held))
+            held = held.values()
+        for each in held:
+            cls = type(each)
+            if cls is str or cls is bytes:
+                total += len(each)
+            elif cls is int:
+                total += each.bit_length() >> 3
+            elif cls not in PLAIN:
+                stack.append(_held(each, cls))
+    return total
+
+
+def _held(node: Any, cls: type) -> Any:
+    """What weighs something in `node`: a list, dict or set that is there already, if possible."""
+    if cls is not Frozen:
+        if isinstance(node, (list, dict, tuple, set, frozenset)):
+            return node
+        return list(getattr(node, "__dict__", {}).values())
+    rebuild, data = node
+    if rebuild is dict.copy or rebuild is list.copy or rebuild is set.copy:
+        return data
+    if rebuild is boxes.nested_dict or rebuild is boxes.nested_list:
+        return data[0]
+    if rebuild is boxes.hole:
+        return ()
+    if rebuild is boxes.owned:
+        return [data[1]]
+    if rebuild is boxes.ndarray:
+        return [data[0]]
+    if rebuild is boxes.record:
+        return [*(data[1] or {}).values(), *(value for _, value in data[3])]
+    return list(chain.from_iterable(parts(node)[2]))
+
+
+def _texts_weight(items: list[Any], keys: list[Any] | None, kinds: set[type]) -> int:
+    """Bytes in the texts of plain items and keys."""
+    total = 0
+    for group in (items, keys or ()):
+        if kinds <= _SIZED or (group is keys and str in kinds and type(keys[0]) is str):
+            try:
+                total += sum(map(len, group))
+                continue
+            except TypeError:
+                pass  # keys of several types
+        if not kinds.isdisjoint(_SIZED):
+            total += sum(len(item) for item in group if type(item) in _SIZED)
+    return total
+
+
+def _batch_weight(batch: list[Any], limit: int) -> int:
+    total = 0
+    for item in batch:
+        total += weight(item, limit)
+        if total > limit:
+            break
+    return total
+
+
+def _next_count(count: int, size: int, target: int) -> int:
+    """How many items the next message takes, after `count` made `size` bytes."""
+    return max(1, min(count * target // max(size, 1), 4 * count, _BATCH_MAX))
