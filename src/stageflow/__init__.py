@@ -41,6 +41,7 @@ from stageflow.model.outputs import (
     Stream,
 )
 from stageflow.model.policy import Retry
+from stageflow.model.progress import Progress, Stall
 from stageflow.model.session import Session, Turn, Window
 from stageflow.model.snapshot import ContextSnapshot
 from stageflow.model.values import Adapter
@@ -84,6 +85,7 @@ __all__ = [
     "Limits",
     "NodeOutcome",
     "Pipeline",
+    "Progress",
     "Redact",
     "Retry",
     "Revise",
@@ -97,6 +99,7 @@ __all__ = [
     "StageFailed",
     "StageOutput",
     "StageflowError",
+    "Stall",
     "Stream",
     "Subscription",
     "Turn",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from stageflow import (
@@ -10,13 +12,16 @@ from stageflow import (
     Decision,
     Feedback,
     Pipeline,
+    Progress,
     Redact,
     Retry,
     Revise,
     Run,
     Runtime,
     StageFailed,
+    Stall,
     agent,
+    first_of,
     guard,
     transform,
 )
@@ -85,7 +90,112 @@ async def test_a_value_that_comes_back_unchanged_ends_the_loop() -> None:
         topic="hi"
     )
     assert run.reason == "exhausted"
-    assert made == 2
+    assert made == 3, "one that comes back once may be chance"
+    assert run.stall(stubborn) == Stall("repeat", 1, since=1, revision=3)
+    assert "the same value came again" in str(run.failure)
+    assert [one.guards for one in run.candidates(stubborn)] == [("never",)] * 3
+
+
+async def test_a_loop_that_may_repeat_itself_is_ended_by_its_bound() -> None:
+    @agent(revisions=6, progress=Progress(repeats=None))
+    async def stubborn(topic: str, feedback: Feedback | None) -> str:
+        return topic
+
+    @guard
+    async def never(stubborn: str) -> Decision:
+        return Revise("something else")
+
+    run = await Pipeline("loop", [stubborn, never], inputs={"topic": str}, outputs=stubborn).run(
+        topic="hi"
+    )
+    assert (run.reason, run.stall(stubborn), len(run.candidates(stubborn))) == (
+        "exhausted",
+        None,
+        6,
+    )
+
+
+async def test_a_guard_that_finds_something_new_keeps_the_loop_going() -> None:
+    """The verdict of the guard that speaks last counts: it has heard the others.
+
+    1. the text is only reworded, and `first` says for the third time what it said before
+    2. `second` then says something that nobody has said yet
+    3. another revision is made
+    """
+    texts = [
+        "the parcel left our warehouse on monday and arrives on friday",
+        "on monday the parcel left our warehouse and arrives on friday",
+        "on friday the parcel arrives and left our warehouse on monday",
+    ]
+
+    @agent(revisions=9)
+    async def text(feedback: Feedback | None) -> str:
+        turn = 1 if feedback is None else feedback.revision
+        return texts[turn - 1] if turn <= 3 else "sorry, and a voucher"
+
+    @guard
+    async def first(text: str) -> Decision:
+        return Allow() if "sorry" in text else Revise("say sorry")
+
+    @guard
+    async def second(text: str) -> Decision:
+        await asyncio.sleep(0)  # speaks after the first
+        return Revise("offer compensation") if text == texts[2] else Allow()
+
+    run = await Pipeline("loop", [text, first, second], inputs={}, outputs=text).run()
+    assert run.output == "sorry, and a voucher"
+    assert run.stall(text) is None
+
+
+async def test_a_join_that_is_sent_back_gives_the_same_and_is_given_up_at_once() -> None:
+    @transform
+    async def one(topic: str) -> str:
+        return topic
+
+    either = first_of(one, name="either")
+
+    @guard(of="either")
+    async def never(either: str) -> Decision:
+        return Revise("another")
+
+    run = await Pipeline("loop", [one, either, never], inputs={"topic": str}, outputs=either).run(
+        topic="hi"
+    )
+    assert (run.reason, run.nodes["either"].revision) == ("exhausted", 2)
+
+
+async def test_what_was_seen_is_on_record_and_the_same_after_a_restart() -> None:
+    @agent(revisions=9)
+    async def text(feedback: Feedback | None) -> str:
+        return "ab"[(1 if feedback is None else feedback.revision) % 2]
+
+    @guard
+    async def never(text: str) -> Decision:
+        return Revise("no")
+
+    pipeline = Pipeline("loop", [text, never], inputs={}, outputs=text)
+    async with Runtime(journal=memory_journal()) as runtime:
+        run = await pipeline.using(runtime=runtime).run()
+        assert run.stall(text) == Stall("cycle", 2, since=1, revision=4)
+        await assert_replays(runtime, run.id, pipeline=pipeline)
+
+
+def test_a_loop_that_gets_nowhere_ends_alike_wherever_it_was_cut_off() -> None:
+    @agent(revisions=9)
+    async def text(feedback: Feedback | None) -> str:
+        return "same"
+
+    @guard
+    async def never(text: str) -> Decision:
+        return Revise("no")
+
+    pipeline = Pipeline("loop", [text, never], inputs={}, outputs=text)
+    crashes = crash_at_every_record(pipeline, {})
+    # One that had ended and is taken up again makes one more.
+    assert {str(crash.run.stall(text)) for crash in crashes} == {
+        "the same value came again, from revision 1 to 3",
+        "the same value came again, from revision 2 to 4",
+    }
 
 
 async def test_a_block_beats_a_wish_for_revision() -> None:
@@ -204,3 +314,29 @@ def test_a_loop_survives_a_crash_at_every_record() -> None:
     for crash in crashes:
         accepted = [(r.node, r.revision) for r in crash.history.records if r.is_accepted]
         assert len(accepted) == len(set(accepted)) == 6
+
+
+@pytest.mark.parametrize("passes", [True, False])
+async def test_a_loop_that_gets_nowhere_falls_back_once(passes: bool) -> None:
+    made: list[str] = []
+
+    @transform
+    async def plain(topic: str) -> str:
+        made.append("plain")
+        return "plain"
+
+    @agent(revisions=9, fallback=plain)
+    async def text(topic: str, feedback: Feedback | None) -> str:
+        made.append("text")
+        return "same"
+
+    @guard(of="text")
+    async def judge(text: str) -> Decision:
+        return Allow() if passes and text == "plain" else Revise("no")
+
+    run = await Pipeline("loop", [text, plain, judge], inputs={"topic": str}, outputs=text).run(
+        topic="hi"
+    )
+    assert made == ["text", "text", "text", "plain"]
+    assert str(run.stall(text)) == "the same value came again, from revision 1 to 3"
+    assert run.reason == ("" if passes else "exhausted")

@@ -27,6 +27,7 @@ from stageflow.model.errors import BuildError, nearest
 from stageflow.model.kinds import Kind
 from stageflow.model.outputs import Branch, Decision, StageOutput, Stream
 from stageflow.model.policy import Retry
+from stageflow.model.progress import Progress
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -57,6 +58,8 @@ class StageOptions(TypedDict, total=False):
     """Change it when the body changes so that an unfinished run should notice."""
     revisions: int
     """How many revisions guards may ask for, the first one counted; default 5."""
+    progress: Progress
+    """When it is given up before that, since its revisions bring nothing new."""
     place: Place
     """Where a sync function runs: "thread" (default), "process", or "loop" for quick pure code."""
 
@@ -334,6 +337,7 @@ def joined(
         parameters=(),
         returns=types.GenericAlias(list, (element,)) if collects else element,
         timeout_s=Kind.JOIN.timeout_s,
+        progress=Progress(repeats=1),  # it has no body, and would give the same again
         join=Join(tuple(branches), need, waits_for_all, collects),
     )
 
@@ -392,6 +396,7 @@ def _stage(
         when=options.get("when"),
         on_failure=options.get("on_failure"),
         fallback=options.get("fallback"),
+        progress=options.get("progress"),
     )
     branches = options.get("branches")
     of = options.get("of")
@@ -412,6 +417,7 @@ def _stage(
         version=options.get("version", "1"),
         place=place,
         revisions=_revisions(options.get("revisions", 5), name),
+        progress=options.get("progress") or Progress(),
         branches=None
         if branches is None
         else (branches,)

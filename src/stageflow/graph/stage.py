@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal, ParamSpec, TypeAlias, TypeVar
 from stageflow.model.errors import BuildError, nearest
 from stageflow.model.kinds import Kind
 from stageflow.model.policy import Retry
+from stageflow.model.progress import Progress
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -127,6 +128,8 @@ class Stage(Generic[P, T]):
     """WORK: the sink honours `ctx.effect_key`, so an attempt cut off by a crash may run again."""
     revisions: int = 5
     """How many revisions guards may ask for, the first one counted, before it is exhausted."""
+    progress: Progress = field(default_factory=Progress)
+    """When it is exhausted before that, since its revisions bring nothing new."""
     join: Join | None = None
     wait: Question | None = None
     child: Child | None = None
@@ -238,11 +241,18 @@ def checked_timeout(timeout: float, name: str) -> float:
 
 
 def check_policies(
-    name: str, *, retry: object, when: object, on_failure: object, fallback: object
+    name: str,
+    *,
+    retry: object,
+    when: object,
+    on_failure: object,
+    fallback: object,
+    progress: object = None,
 ) -> None:
     """BuildError for an option of another type or value; None is an option not given."""
     for option, value, accepted, expected in (
         ("retry", retry, isinstance(retry, Retry), "a Retry"),
+        ("progress", progress, isinstance(progress, Progress), "a Progress"),
         ("when", when, isinstance(when, BranchRef), "a branch: when=route.branch(name)"),
         ("on_failure", on_failure, on_failure in ("stop", "isolate"), "'stop' or 'isolate'"),
         ("fallback", fallback, isinstance(fallback, (Stage, str)), "a stage, or a node's name"),
@@ -259,6 +269,7 @@ def check_policies(
                     "retry": "retry=Retry(attempts=3)",
                     "on_failure": "on_failure='isolate'",
                     "fallback": "fallback=other_stage",
+                    "progress": "progress=Progress(repeats=2)",
                 }.get(option, "when=route.branch('name')"),
             )
 

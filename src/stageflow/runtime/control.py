@@ -9,6 +9,8 @@ from stageflow.model.bag import MISSING
 from stageflow.model.errors import ContractError, nearest
 from stageflow.model.kinds import Kind
 from stageflow.model.outputs import Allow, Block, Branch, Redact, Revise
+from stageflow.model.progress import Stall
+from stageflow.runtime.loops import stall_after
 
 if TYPE_CHECKING:
     from stageflow.runtime.driver import Driver
@@ -24,6 +26,8 @@ class Control(NamedTuple):
     replaced: Any = MISSING
     """Canonical form of what stands in the redacted value's place."""
     wish: Revise | None = None
+    stall: Stall | None = None
+    """Why the loop should be given up, when this wish is one too many."""
 
     def heed(self, driver: Driver, node: Node) -> None:
         """Keeps the reason and the replacement; for a decision that was not refused as late."""
@@ -32,7 +36,8 @@ class Control(NamedTuple):
         if self.replaced is not MISSING:
             driver.redactions.setdefault(self.detail, self.replaced)
         if self.wish is not None:
-            driver.wishes.setdefault(self.detail, []).append(self.wish)
+            driver.wishes.setdefault(self.detail, []).append((node.name, self.wish))
+            driver.note_stall(self.detail, self.stall)
 
 
 def control_of(driver: Driver, node: Node, raw: Any) -> Control:
@@ -48,7 +53,10 @@ def control_of(driver: Driver, node: Node, raw: Any) -> Control:
         replaced = driver.nodes[target].contract.admit(raw.value, driver.runtime.freezer)
         return Control("redact", target, replaced=replaced)
     if isinstance(raw, Revise):
-        return Control("revise", _target(node, raw.of, "revises"), wish=raw)
+        target = _target(node, raw.of, "revises")
+        return Control(
+            "revise", target, wish=raw, stall=stall_after(driver, target, (node.name, raw))
+        )
     raise ContractError(
         "contract.no_decision",
         f"guard {node.name!r} returned no decision",

@@ -29,6 +29,7 @@ from stageflow.model.errors import JournalError, RunError, StageflowError
 from stageflow.model.identity import Identity
 from stageflow.model.marks import reached
 from stageflow.model.outputs import Allow, Feedback, OutcomeKind, Revise, StageOutput
+from stageflow.model.progress import Stall
 from stageflow.model.record import RecordType
 from stageflow.model.session import Seen
 from stageflow.model.snapshot import ContextSnapshot
@@ -49,7 +50,7 @@ from stageflow.runtime.retry_after import retry_after_s
 from stageflow.runtime.simulated import is_simulated
 from stageflow.runtime.step import Compiled, Step
 from stageflow.runtime.stream import Emitted, StreamQueue
-from stageflow.scheduler import Action, Ask, End, Launch, NodeState, Scheduler, Stop, Wait
+from stageflow.scheduler import Action, Ask, End, Launch, NodeState, Scheduler, SentBack, Stop, Wait
 
 if TYPE_CHECKING:
     from stageflow.runtime.pipeline import Pipeline
@@ -72,6 +73,7 @@ class Driver:
     """One run in this process. Made by `Runtime`, used once."""
 
     __slots__ = (
+        "_candidates",
         "_due_wall_s",
         "_failures",
         "_held_items",
@@ -83,6 +85,8 @@ class Driver:
         "_reasons",
         "_redactions",
         "_retries",
+        "_sent_back",
+        "_stalls",
         "_steps_done",
         "_watchers",
         "_wishes",
@@ -92,7 +96,6 @@ class Driver:
         "attempts",
         "bag",
         "bug",
-        "candidates",
         "context",
         "deadline_in_s",
         "deadline_s",
@@ -144,8 +147,14 @@ class Driver:
     held_items: dict[int, list[Any]] = made(dict)
     redactions: dict[int, Any] = made(dict)
     """Gated node to the value a guard put in its place, until release."""
-    wishes: dict[int, list[Revise]] = made(dict)
-    """What guards said about a node's latest revision."""
+    candidates: dict[int, list[Candidate]] = made(dict)
+    """Revisions of nodes that some guard sent back, oldest first."""
+    wishes: dict[int, list[tuple[str, Revise]]] = made(dict)
+    """What which guards said about a node's latest revision."""
+    stalls: dict[int, Stall] = made(dict)
+    """Nodes whose loop gets nowhere, as the guard that spoke last has it."""
+    sent_back: dict[int, list[SentBack]] = made(dict)
+    """As many of a node's candidates as its guards have compared so far."""
     steps_done: dict[tuple[int, int], dict[str, StepResult]] = made(dict)
     """Durable steps by (node, revision) and key; the same for every attempt."""
     questions: dict[int, asyncio.TimerHandle] = made(dict)
@@ -222,8 +231,6 @@ class Driver:
         """The engine's own tasks; with the run that it drives, for a child's."""
         self.starting = 0
         """Workers that were made and have not run yet; they will look at `ready`."""
-        self.candidates: dict[int, list[Candidate]] = {}
-        """Revisions of nodes that some guard sent back, oldest first."""
         self.held: set[int] = set()
         """Nodes whose value waits for guards."""
         self.durations: dict[int, float] = {}
@@ -813,13 +820,15 @@ class Driver:
                 control = control_of(self, step.node, raw)
             # Allow has no fields to change; it is its own canonical form.
             frozen = raw if type(raw) is Allow else step.admit(raw, self.runtime.freezer)
-            if number in self.candidates:
-                control = self._repeats(number, frozen)
             if history is not None:
                 payload = history.encode(self, step.node, frozen)
         except StageflowError as error:
             return self._raised(step.node, token, error, ended_s - started_s)
-        actions = scheduler.completed(number, token, None if control is None else control[:2])
+        if control is None:
+            actions = scheduler.completed(number, token)
+        else:
+            stall = None if control.stall is None else control.stall.data()
+            actions = scheduler.completed(number, token, control[:2], stall)
         if actions is None:
             return self._was_late(step.node, token, payload)
         if control is not None:
@@ -1158,12 +1167,12 @@ class Driver:
             return None
         return Feedback(candidates[-1].feedback, self.scheduler.revision[number])
 
-    def _repeats(self, number: int, frozen: Any) -> Control | None:
-        """Control that says so when the value equals an earlier candidate's."""
-        new = content_hash(frozen)
-        if any(content_hash(candidate.value) == new for candidate in self.candidates[number]):
-            return Control("repeat", None)
-        return None
+    def note_stall(self, number: int, stall: Stall | None) -> None:
+        """What the guard that spoke last says of the node's loop."""
+        if stall is not None:
+            self.stalls[number] = stall
+        elif number in self.stalls and number not in self.scheduler.fallen:
+            del self.stalls[number]
 
     def note_candidates(self) -> None:
         """After guards decided: what was sent back becomes a candidate, with what was said."""
@@ -1178,8 +1187,9 @@ class Driver:
             self.candidates.setdefault(number, []).append(
                 Candidate(
                     value=self.bag.values[number],
-                    feedback=tuple(wish.feedback for wish in wishes),
-                    score=min(wish.score for wish in wishes),
+                    feedback=tuple(wish.feedback for _, wish in wishes),
+                    score=min(wish.score for _, wish in wishes),
+                    guards=tuple(guard for guard, _ in wishes),
                 )
             )
 

@@ -11,6 +11,7 @@ from stageflow.graph import Stage
 from stageflow.model.bag import MISSING, OutputBag
 from stageflow.model.errors import RunError
 from stageflow.model.identity import Identity
+from stageflow.model.progress import Stall
 from stageflow.model.session import Seen
 from stageflow.model.snapshot import ContextSnapshot
 from stageflow.model.values import thaw
@@ -33,6 +34,8 @@ class Candidate:
     feedback: tuple[str, ...]
     score: float
     """The lowest that a guard gave it."""
+    guards: tuple[str, ...] = ()
+    """Who sent it back, in the order of `feedback`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ class Run(Generic[O]):
         "_reasons",
         "_revisions",
         "_session",
+        "_stalls",
         "_standing",
         "_states",
         "_tried",
@@ -113,6 +117,7 @@ class Run(Generic[O]):
         candidates: Mapping[int, list[Candidate]],
         originals: Mapping[int, BaseException],
         standing: AbstractSet[int],
+        stalls: Mapping[int, Stall],
         quarantined: tuple[str, ...],
         session: Seen | None = None,
     ) -> None:
@@ -133,6 +138,7 @@ class Run(Generic[O]):
         self._originals = originals
         self._session = session
         self._standing = standing
+        self._stalls = stalls
         self.quarantined = quarantined
 
     @property
@@ -214,6 +220,10 @@ class Run(Generic[O]):
         """The revisions of a node that guards sent back, oldest first; values are copies."""
         kept = self._candidates.get(self._program.plan.find(key), [])
         return [replace(one, value=thaw(one.value)) for one in kept]
+
+    def stall(self, key: Stage[..., Any] | str) -> Stall | None:
+        """Why the loop of a node was given up before `revisions=`; None when it was not."""
+        return self._stalls.get(self._program.plan.find(key))
 
     @overload
     def best(self, key: Stage[..., T]) -> T: ...
@@ -359,7 +369,10 @@ def make_run(driver: Driver) -> Run[Any]:
     for number, reason in scheduler.failures.items():
         if number not in driver.failures:  # the scheduler itself gave it up
             name = driver.nodes[number].name
-            driver.failures[number] = Failure((name,), reason, "", _GIVEN_UP.get(reason, reason))
+            text = _GIVEN_UP.get(reason, reason)
+            if reason == "exhausted" and number in driver.stalls:
+                text += f": {driver.stalls[number]}"
+            driver.failures[number] = Failure((name,), reason, "", text)
     return Run(
         program=driver.program,
         identity=driver.identity,
@@ -377,6 +390,11 @@ def make_run(driver: Driver) -> Run[Any]:
         candidates=driver.candidates,
         originals=driver.originals if scheduler.failures else {},
         standing=scheduler.standing if driver.program.falls_back else frozenset(),
+        stalls={
+            number: stall
+            for number, stall in driver.stalls.items()
+            if scheduler.failures.get(number) == "exhausted"
+        },
         quarantined=tuple(driver.quarantined),
         session=driver.session,
     )

@@ -12,6 +12,7 @@ from stageflow.model.bag import MISSING
 from stageflow.model.errors import JournalError
 from stageflow.model.identity import Identity
 from stageflow.model.marks import reached
+from stageflow.model.progress import Stall
 from stageflow.model.record import RecordType
 from stageflow.model.values import thaw
 from stageflow.runtime.deps import Fakes
@@ -296,7 +297,9 @@ def _restore(driver: Driver, loaded: LoadedRun) -> None:
                 driver.bag.put(number, value, record.attempt, record.token)
             if record.data.get("control") == "revise":
                 target = plan.index[record.data["of"]]
-                driver.wishes.setdefault(target, []).append(thaw(value))
+                driver.wishes.setdefault(target, []).append((node.name, thaw(value)))
+                stall = record.data.get("stalled")
+                driver.note_stall(target, None if stall is None else Stall(**stall))
             if replaced is not MISSING:
                 driver.redactions[plan.index[record.data["of"]]] = replaced
         elif record.data.get("status") == "failed":

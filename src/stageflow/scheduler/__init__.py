@@ -4,21 +4,28 @@ from stageflow.scheduler.actions import Action, Ask, End, Launch, Stop, Wait
 from stageflow.scheduler.program import Program
 from stageflow.scheduler.recovery import put_questions, replay, take_over
 from stageflow.scheduler.scheduler import ABANDONED_MAX, Scheduler
+from stageflow.scheduler.stagnation import Complaint, SentBack, stall_of
 from stageflow.scheduler.state import Cause, NodeState
+from stageflow.scheduler.wording import text_of, wording_of
 
 __all__ = [
     "ABANDONED_MAX",
     "Action",
     "Ask",
     "Cause",
+    "Complaint",
     "End",
     "Launch",
     "NodeState",
     "Program",
     "Scheduler",
+    "SentBack",
     "Stop",
     "Wait",
     "put_questions",
     "replay",
+    "stall_of",
     "take_over",
+    "text_of",
+    "wording_of",
 ]

@@ -127,7 +127,9 @@ def _outcome(scheduler: Scheduler, node: int, record: Record) -> None:
         case "ok" if scheduler.status[node] is NodeState.PARKED:
             done = scheduler.answered(node, record.token, {})
         case "ok":
-            done = scheduler.completed(node, record.token, _control(scheduler, data))
+            done = scheduler.completed(
+                node, record.token, _control(scheduler, data), data.get("stalled")
+            )
         case "skip":
             done = scheduler.skipped(node, record.token, data.get("reason", ""))
         case "failed" if data.get("reason") == "expired":

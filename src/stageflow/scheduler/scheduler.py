@@ -14,7 +14,7 @@ Who starves: nobody here; the driver may delay a Launch action as long as it lik
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from stageflow.graph import Role
@@ -48,6 +48,7 @@ class Scheduler:
         "_fallen",
         "_gates_left",
         "_redactor",
+        "_stalled",
         "_standing",
         "_wishes",
         "attempt",
@@ -62,7 +63,6 @@ class Scheduler:
         "plan",
         "produced",
         "records",
-        "repeats",
         "revision",
         "run_actions",
         "running",
@@ -99,6 +99,8 @@ class Scheduler:
     """Nodes that have called their fallback; each does so once."""
     standing: set[int] = made(set)
     """Fallen nodes whose latest attempt takes its fallback's value."""
+    stalled: set[int] = made(set)
+    """HELD nodes of which the last guard that wanted another revision says that none will help."""
     abandoned_count: dict[int, int] = made(dict)
 
     def __init__(
@@ -134,8 +136,6 @@ class Scheduler:
         """1 when guards were shown the node's raw value; they have counted it down then."""
         self.ended: list[int] = []
         """Terminal nodes whose children have not heard of it, in order; empty between events."""
-        self.repeats = bytearray(count)
-        """1 when the node's latest value is one that it had before: another revision is no use."""
         self.revision: list[int] = [1] * count
         self.produced = bytearray(count)
         """1 when the node's current revision has its value: the next attempt begins another."""
@@ -179,22 +179,29 @@ class Scheduler:
         self._record(RecordType.TURN)
 
     def completed(
-        self, node: int, token: int, control: tuple[str, Any] | None = None
+        self,
+        node: int,
+        token: int,
+        control: tuple[str, Any] | None = None,
+        stall: Mapping[str, Any] | None = None,
     ) -> list[Action] | None:
         """An attempt ended with a value. None when it is a late write, which changes nothing.
 
         `control` is what a ROUTE or GUARD decided: ("branch", name), ("allow", None),
-        ("block", None), ("redact", node), ("revise", node). ("repeat", None) says of any other
-        node that its value equals one of an earlier revision.
+        ("block", None), ("redact", node), ("revise", node). With a `stall`, which is kept on
+        record, the revision wished for is not made: the loop gets nowhere.
         """
         if self.token[node] != token or self.status[node] is not RUNNING:
             return self._late(node, token, "ok")
         if self.writes:
-            self._outcome(node, "ok", control=control, accepted=True)
+            extra = None if stall is None else {"stalled": stall}
+            self._outcome(node, "ok", control=control, accepted=True, extra=extra)
         self.running -= 1
         self.produced[node] = 1
         actions: list[Action] = []
         if control is not None:
+            if control[0] == "revise":
+                self._note_stall(control[1], stall is not None)
             self._controlled(node, control, actions)
         elif self.plain[node] and self.ending is None:
             # The common case of `_finish` and `_propagate`, without the work list.
@@ -777,14 +784,19 @@ class Scheduler:
 
     # -- routes and guards -------------------------------------------------------------------
 
+    def _note_stall(self, gated: int, is_stalled: bool) -> None:
+        """What the guard that spoke last says of the loop. A node that was given up and fell back
+        stays given up: its fallback has been asked, and there is no other."""
+        if is_stalled:
+            self.stalled.add(gated)
+        elif gated not in self.fallen:
+            self.stalled.discard(gated)
+
     def _controlled(self, node: int, control: tuple[str, Any], actions: list[Action]) -> None:
         """A route or a guard has decided."""
         kind, detail = control
-        if kind in ("branch", "repeat"):
-            if kind == "branch":
-                self.branch[node] = detail
-            else:
-                self.repeats[node] = 1
+        if kind == "branch":
+            self.branch[node] = detail
             self._raw_value(node, actions)
             return
         # Its decision reaches its own consumers once no value it gates can be revised any more.
@@ -836,7 +848,7 @@ class Scheduler:
 
     def _revise_if_wished(self, actions: list[Action]) -> None:
         """Begins another revision of each value about which all guards have decided and some
-        want one; or gives up: after `revisions`, or when a value came back unchanged."""
+        want one; or gives up: after `revisions`, or when the loop gets nowhere."""
         if not self.wishes or self.ending is not None:
             return
         for node in sorted(self.wishes):
@@ -848,7 +860,7 @@ class Scheduler:
             del self.wishes[node], self.gates_left[node]
             self.redactor.pop(node, None)
             stage = self.nodes[node].stage
-            if stage is None or self.revision[node] >= stage.revisions or self.repeats[node]:
+            if stage is None or self.revision[node] >= stage.revisions or node in self.stalled:
                 if self._can_fall_back(node):
                     self._await_another(node)
                 self._fail(node, "exhausted", actions)

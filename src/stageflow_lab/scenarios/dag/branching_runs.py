@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -24,6 +23,7 @@ from .branching_graphs import (
 )
 from .branching_interpreter import Graph
 from .branching_pipelines import Performance, Stages, facts_of, shared
+from .forked import spread
 
 Facts = dict[str, Any]
 
@@ -171,19 +171,8 @@ def _first_line(error: BaseException | None) -> str:
 def _spread(
     make: Callable[..., Any], asked: Sequence[Any], workers: int, chunk: int
 ) -> Iterator[Any]:
-    """`make(each, stages)` for each that is asked, in order, by so many processes.
-
-    They are forked, not started anew: a sabotage of this process is one of theirs.
-    """
-    chunks = [asked[first : first + chunk] for first in range(0, len(asked), chunk)]
-    work = partial(_make_all, make)
-    if workers == 1 or len(chunks) == 1:
-        for each in chunks:
-            yield from work(each)
-        return
-    with multiprocessing.get_context("fork").Pool(min(workers, len(chunks))) as pool:
-        for made in pool.imap(work, chunks):
-            yield from made
+    """`make(each, stages)` for each that is asked, in order, by so many processes."""
+    return spread(partial(_make_all, make), asked, workers=workers, chunk=chunk)
 
 
 def _make_all(make: Callable[..., Any], asked: Iterable[Any]) -> list[Any]:
