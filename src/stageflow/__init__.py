@@ -53,6 +53,7 @@ from stageflow.runtime.handle import Handle
 from stageflow.runtime.limits import Limits
 from stageflow.runtime.outcome import Candidate, NodeOutcome, Run
 from stageflow.runtime.pipeline import Pipeline, RunStream
+from stageflow.runtime.pools import Deadlock, Deadlocked, DeadlockMember
 from stageflow.runtime.runtime import Runtime
 from stageflow.runtime.stream import Emitted
 from stageflow.runtime.waiting import Waiting
@@ -70,6 +71,9 @@ __all__ = [
     "Context",
     "ContextSnapshot",
     "ContractError",
+    "Deadlock",
+    "DeadlockMember",
+    "Deadlocked",
     "Decision",
     "Dep",
     "Emitted",

@@ -46,6 +46,7 @@ from stageflow.runtime.failure import Failure, StageFailed, beside, failure_of
 from stageflow.runtime.history import History
 from stageflow.runtime.lingering import RUN, end_lingering
 from stageflow.runtime.outcome import Candidate, Run, make_run
+from stageflow.runtime.pools import Caller
 from stageflow.runtime.retry_after import retry_after_s
 from stageflow.runtime.simulated import is_simulated
 from stageflow.runtime.step import Compiled, Step
@@ -96,6 +97,7 @@ class Driver:
         "attempts",
         "bag",
         "bug",
+        "caller",
         "context",
         "deadline_in_s",
         "deadline_s",
@@ -237,6 +239,8 @@ class Driver:
         """Seconds of each node's last attempt in this process."""
         self.parent: Driver | None = None
         """The run whose stage started this one."""
+        self.caller: Caller | None = None
+        """Of a child: who awaits its end."""
         self.left: asyncio.Future[None] | None = None
         """Of a child: done when it is over; the stage that started it waits for this."""
         self.is_over = False
@@ -1333,8 +1337,11 @@ class Driver:
         key: str,
         inputs: Mapping[str, Any],
         deadline_s: float,
+        *,
+        caller: asyncio.Task[Any] | None = None,
     ) -> Run[Any]:
-        """Runs a child in tasks of its own, so that depth costs no stack.
+        """Runs a child in tasks of its own, so that depth costs no stack. `caller` is the stage's
+        task that waits for it, when that is not the current one.
 
         A child that this stage ran before under the same key is not run again when it ended ok;
         one that a crash cut off, or that failed, goes on.
@@ -1382,6 +1389,9 @@ class Driver:
             assert child.left is not None, "it was started just now"
             if is_cancelled:
                 child.left.cancel()
+            waits = asyncio.current_task() if caller is None else caller
+            assert waits is not None, "stages run in tasks"
+            child.caller = Caller(waits, name)
             try:
                 await child.left
             except asyncio.CancelledError:

@@ -85,7 +85,8 @@ def failure_of(error: BaseException, node: str) -> Failure:
         return replace(inner, path=(node, *inner.path))
     message = str(error)
     if isinstance(error, StageflowError):
-        return Failure((node,), error.code, type(error).__name__, message[:_MESSAGE_MAX])
+        reason = "deadlock" if error.code == "run.deadlock" else error.code
+        return Failure((node,), reason, type(error).__name__, message[:_MESSAGE_MAX])
     return Failure(
         (node,),
         f"error:{type(error).__name__}",

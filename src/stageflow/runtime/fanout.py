@@ -10,6 +10,7 @@ from stageflow.model.errors import BuildError
 
 if TYPE_CHECKING:
     from stageflow.runtime.context import Context
+    from stageflow.runtime.outcome import Run
     from stageflow.runtime.pipeline import Pipeline
 
 O = TypeVar("O")  # noqa: E741
@@ -30,12 +31,16 @@ async def mapped(
             "run.map", "map needs at least one run at a time", field="at_once", expected=">= 1"
         )
     outputs: dict[int, O] = {}
+    stage = asyncio.current_task()  # what it holds is held while its children work
     source: Iterator[tuple[int, Mapping[str, Any]]] = enumerate(items)
 
     async def serve() -> None:
         for place, item in source:
             name = str(place) if key is None else key(item)
-            outputs[place] = await ctx.run(pipeline, key=name, **item)
+            run: Run[O] = await ctx._driver.run_child(
+                ctx._node, pipeline, name, item, ctx.deadline_s, caller=stage
+            )
+            outputs[place] = run.value_or_raise()
 
     try:
         async with asyncio.TaskGroup() as group:

@@ -20,6 +20,8 @@ class Limits:
     """Sync stages that run at once."""
     processes: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Stages with place="process" that run at once."""
+    pool_waiters: int = 10_000
+    """Stages that may wait for one pool; past it a stage that asks fails."""
     depth: int = 256
     """How deep pipelines may be nested by ctx.run."""
     stream_items: int = 64

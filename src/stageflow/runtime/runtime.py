@@ -38,6 +38,7 @@ from stageflow.runtime.limits import Limits
 from stageflow.runtime.lingering import RUN
 from stageflow.runtime.nested import child_run_id, fakes_for, taken_up
 from stageflow.runtime.outcome import Run
+from stageflow.runtime.pools import Pools
 from stageflow.runtime.processes import ProcessPool
 from stageflow.runtime.recovery import recovered
 from stageflow.runtime.request import Requests, request_run_id
@@ -61,7 +62,8 @@ class Runtime:
 
     `journal` is a Journal, the path of a SQLite file, or an address: "sqlite:///runs.db",
     "postgresql://host/database" (docs/postgres.md); None keeps runs in memory only. `deps`
-    maps names to factories, `Dep`s, or values. Close it (`async with`, or `aclose`) when it holds
+    maps names to factories, `Dep`s, or values; `pools` maps names to how many units `ctx.pool` has
+    to give, to the runs of all tenants. Close it (`async with`, or `aclose`) when it holds
     a journal or deps.
     """
 
@@ -70,6 +72,7 @@ class Runtime:
         *,
         journal: Journal | str | Path | None = None,
         deps: Mapping[str, Any] | None = None,
+        pools: Mapping[str, int] | None = None,
         limits: Limits | None = None,
         events: Iterable[Subscription] = (),
         adapters: Iterable[Adapter[Any]] = (),
@@ -96,6 +99,8 @@ class Runtime:
         the store, all tasks of this process are the owner that may claim again."""
         self.sessions = Sessions(self.limits)
         """Whose turn it is in each session."""
+        self.pools = Pools({} if pools is None else pools, waiters_max=self.limits.pool_waiters)
+        """What `ctx.pool` gives; `pools.deadlocks` are the last that were found."""
         self.requests = Requests(self.limits.requests)
         """Keyed runs that are live here."""
         self._ids = RunIds()

@@ -1,6 +1,7 @@
 """The pure state machine of a run: events in, records and actions out."""
 
 from stageflow.scheduler.actions import Action, Ask, End, Launch, Stop, Wait
+from stageflow.scheduler.deadlock import AwaitedEnds, PoolState, Waits, cycles
 from stageflow.scheduler.program import Program
 from stageflow.scheduler.recovery import put_questions, replay, take_over
 from stageflow.scheduler.scheduler import ABANDONED_MAX, Scheduler
@@ -12,16 +13,20 @@ __all__ = [
     "ABANDONED_MAX",
     "Action",
     "Ask",
+    "AwaitedEnds",
     "Cause",
     "Complaint",
     "End",
     "Launch",
     "NodeState",
+    "PoolState",
     "Program",
     "Scheduler",
     "SentBack",
     "Stop",
     "Wait",
+    "Waits",
+    "cycles",
     "put_questions",
     "replay",
     "stall_of",

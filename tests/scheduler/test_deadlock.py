@@ -1,0 +1,156 @@
+"""Who can never go on: against a naive play of the same waits, and with planted cycles."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from stageflow.scheduler import AwaitedEnds, PoolState, Waits, cycles
+from stageflow.scheduler.deadlock import stuck
+
+
+def lock(holder: int | None, *queue: int) -> PoolState[int]:
+    held = {} if holder is None else {holder: 1}
+    return PoolState(1, held, [(who, 1) for who in queue])
+
+
+def ring(*members: int) -> Waits[int]:
+    """Each holds a lock for which the one before waits."""
+    return Waits({f"lock {who}": lock(who, members[at - 1]) for at, who in enumerate(members)})
+
+
+@pytest.mark.parametrize("length", range(1, 21))
+def test_a_ring_of_locks_is_one_cycle(length: int) -> None:
+    assert cycles(ring(*range(length))) == [frozenset(range(length))]
+
+
+@pytest.mark.parametrize("length", range(2, 21))
+def test_a_ring_with_one_link_missing_is_none(length: int) -> None:
+    waits = ring(*range(length))
+    pools = {**waits.pools, "lock 0": lock(0)}
+    assert cycles(replace(waits, pools=pools)) == []
+    assert stuck(replace(waits, pools=pools)) == frozenset()
+
+
+def test_who_only_waits_for_a_cycle_is_no_member_of_it() -> None:
+    waits = ring(1, 2)
+    pools = {**waits.pools, "lock 3": lock(3, 4), "lock 1": lock(1, 2, 3)}
+    assert cycles(replace(waits, pools=pools)) == [frozenset({1, 2})]
+    assert stuck(replace(waits, pools=pools)) == frozenset({1, 2, 3, 4})
+
+
+def test_two_cycles_are_told_apart() -> None:
+    waits = Waits({**ring(1, 2).pools, **ring(3, 4, 5).pools})
+    assert set(cycles(waits)) == {frozenset({1, 2}), frozenset({3, 4, 5})}
+
+
+def test_one_of_several_holders_is_enough() -> None:
+    """Two units, held by 1 and 2; 1 waits for what 3 holds, who waits for one of the units."""
+    pools = {"units": PoolState(2, {1: 1, 2: 1}, [(3, 1)]), "lock": lock(3, 1)}
+    assert stuck(Waits(pools)) == frozenset()
+    pools["other"] = lock(3, 2)
+    assert cycles(Waits(pools)) == [frozenset({1, 2, 3})]
+
+
+def test_two_units_need_both_holders() -> None:
+    pools = {"units": PoolState(2, {1: 1, 2: 1}, [(3, 2)]), "lock": lock(3, 1)}
+    assert cycles(Waits(pools)) == [frozenset({1, 3})]
+
+
+def test_a_large_request_holds_up_small_ones_behind_it() -> None:
+    """2 waits for both units, 3 for one behind him, and 1 holds the other and waits for 3."""
+    pools = {"units": PoolState(2, {1: 1}, [(2, 2), (3, 1)]), "lock": lock(3, 1)}
+    assert cycles(Waits(pools)) == [frozenset({1, 2, 3})]
+
+
+@pytest.mark.parametrize(("need", "found"), [(1, []), (2, []), (3, [frozenset({0, 1})])])
+def test_k_of_n(need: int, found: list[frozenset[int]]) -> None:
+    """0 waits for the end of some of 1, 2, 3; 1 waits for what 0 holds."""
+    waits = Waits({"lock": lock(0, 1)}, {0: AwaitedEnds(frozenset({1, 2, 3}), need)})
+    assert cycles(waits) == found
+
+
+def test_a_run_stands_between_a_stage_and_its_child() -> None:
+    waits = Waits(
+        {"lock": PoolState(1, {"parent": 1}, [("child's stage", 1)])},
+        {
+            "parent": AwaitedEnds(frozenset({"child"}), 1),
+            "child": AwaitedEnds(frozenset({"child's stage"}), 1),
+        },
+    )
+    assert cycles(waits) == [frozenset({"parent", "child", "child's stage"})]
+
+
+def played(waits: Waits[int], rng: random.Random) -> frozenset[int]:
+    """Who is left when everybody who can ends, one at a time: the naive reading."""
+    held = {name: dict(pool.held) for name, pool in waits.pools.items()}
+    queues = {name: list(pool.queue) for name, pool in waits.pools.items()}
+    everybody = {who for pool in waits.pools.values() for who in pool.held} | {
+        who for pool in waits.pools.values() for who, _ in pool.queue
+    }
+    everybody |= set(waits.ends) | {who for each in waits.ends.values() for who in each.of}
+    ended: set[int] = set()
+
+    def waits_for_something(who: int) -> bool:
+        ends = waits.ends.get(who)
+        if ends is not None and len(ends.of & ended) < ends.need:
+            return True
+        return any(who == each for queue in queues.values() for each, _ in queue)
+
+    while able := [who for who in sorted(everybody - ended) if not waits_for_something(who)]:
+        who = rng.choice(able)
+        ended.add(who)
+        for name, pool in waits.pools.items():
+            held[name].pop(who, None)
+            while queues[name] and pool.units - sum(held[name].values()) >= queues[name][0][1]:
+                other, units = queues[name].pop(0)
+                held[name][other] = held[name].get(other, 0) + units
+    return frozenset(everybody - ended)
+
+
+def drawn(rng: random.Random) -> Waits[int]:
+    """Pools whose first in line can't be served, as the runtime leaves them; each waits once."""
+    people = list(range(rng.randint(2, 12)))
+    rng.shuffle(people)
+    ends = {
+        who: AwaitedEnds(frozenset(of), rng.randint(1, len(of)))
+        for who in people[: rng.randint(0, 3)]
+        for of in [rng.sample(people, rng.randint(1, min(4, len(people))))]
+    }
+    idle = [who for who in people if who not in ends]
+    pools = {}
+    for number in range(rng.randint(1, 5)):
+        units = rng.randint(1, 3)
+        held: dict[int, int] = {}
+        for _ in range(rng.randint(1, units)):
+            who = rng.choice(people)
+            held[who] = held.get(who, 0) + 1
+        free = units - sum(held.values())
+        waiting = [idle.pop() for _ in range(min(len(idle), rng.randint(0, 3)))]
+        queue = [(who, rng.randint(1, units)) for who in waiting]
+        if queue and queue[0][1] <= free:
+            queue = [(queue[0][0], units), *queue[1:]] if free < units else []
+        pools[f"pool {number}"] = PoolState(units, held, queue)
+    return Waits(pools, ends)
+
+
+def test_who_is_left_over_is_who_never_ends_in_any_order() -> None:
+    rng = random.Random(5)
+    deadlocked = 0
+    for _ in range(4_000):
+        waits = drawn(rng)
+        left = stuck(waits)
+        deadlocked += bool(left)
+        assert left == played(waits, rng), waits
+        found = cycles(waits)
+        assert bool(left) == bool(found), "whoever is stuck waits for some cycle"
+        assert all(cycle <= left for cycle in found)
+        assert sum(map(len, found)) == len(frozenset().union(*found)), "cycles share nobody"
+    assert 400 < deadlocked < 3_600, "both happen"
+
+
+def test_a_long_chain_costs_no_stack() -> None:
+    waits = ring(*range(3_000))
+    assert cycles(replace(waits, pools={**waits.pools, "lock 0": lock(0)})) == []
