@@ -339,3 +339,66 @@ async def test_a_run_that_is_killed_gives_back_what_it_held() -> None:
     assert (await both("a", "a").using(runtime=runtime).run()).reason == "deadlock", "a is free"
     with pytest.raises(RunError):
         runtime.pools.lease(None, "x", "b", 1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_planted_ring_is_named_exactly_among_others_that_wait(seed: int) -> None:
+    """A ring of 2 to 20 runs; others queue for its locks, or take shared pools in one order; some
+    of both hold a lock through a child run. In every third system the ring is not closed."""
+
+    async def main(sim: Sim) -> None:
+        rng = random.Random(seed)
+        length, is_closed = rng.randint(2, 20), seed % 3 != 0
+        locks = [f"l{n}" for n in range(length + 1)]
+        shared = [f"s{n}" for n in range(4)]
+        runtime = Runtime(
+            pools={**dict.fromkeys(locks, 1), **{name: rng.randint(1, 3) for name in shared}}
+        )
+
+        async def take(ctx: Context, *names: str) -> str:
+            for name in names:
+                async with ctx.pool(name):
+                    await asyncio.sleep(rng.random())
+            return "taken"
+
+        def ring(n: int) -> Pipeline[Any]:
+            wanted = locks[(n + 1) % length] if is_closed else locks[n + 1]
+
+            async def inner(ctx: Context) -> str:
+                return await take(ctx, wanted)
+
+            child, nests = one(inner, name=f"inner{n}"), rng.random() < 0.5
+
+            async def member(ctx: Context) -> str:
+                async with ctx.pool(locks[n]):
+                    await asyncio.sleep(1)
+                    return await (ctx.run(child, key="c") if nests else take(ctx, wanted))
+
+            return one(member, name=f"member{n}")
+
+        def bystander(n: int) -> Pipeline[Any]:
+            own = sorted(rng.sample(shared, 2))
+            last = rng.choice(locks)
+
+            async def stands(ctx: Context) -> str:
+                await asyncio.sleep(0.5 + rng.random())
+                async with ctx.pool(own[0]), ctx.pool(own[1]):
+                    return await take(ctx, last)
+
+            return one(stands, name=f"bystander{n}")
+
+        members = [ring(n).using(runtime=runtime, run_id=f"m{n}") for n in range(length)]
+        others = [bystander(n).using(runtime=runtime) for n in range(rng.randint(0, 10))]
+        runs = await settled(*(each.run() for each in members + others))
+        if not is_closed:
+            assert not runtime.pools.deadlocks
+            assert {run.status for run in runs} == {"ok"}
+            return
+        (found,) = runtime.pools.deadlocks
+        named = {m.node.removeprefix("inner").removeprefix("member") for m in found.members}
+        assert named == {str(n) for n in range(length)}
+        failed = [run for run in runs if run.status != "ok"]
+        assert [run.reason for run in failed] == ["deadlock"]
+        assert failed[0] in runs[:length]
+
+    simulate(main, seed=seed)

@@ -65,6 +65,13 @@ def test_a_large_request_holds_up_small_ones_behind_it() -> None:
     assert cycles(Waits(pools)) == [frozenset({1, 2, 3})]
 
 
+def test_who_queues_for_the_same_lock_is_no_member_wherever_he_stands() -> None:
+    """3 asked for what 2 holds before 1 did; without him 1 would wait as long."""
+    pools = {"a": lock(1, 2), "b": lock(2, 3, 1)}
+    assert cycles(Waits(pools)) == [frozenset({1, 2})]
+    assert stuck(Waits(pools)) == frozenset({1, 2, 3})
+
+
 @pytest.mark.parametrize(("need", "found"), [(1, []), (2, []), (3, [frozenset({0, 1})])])
 def test_k_of_n(need: int, found: list[frozenset[int]]) -> None:
     """0 waits for the end of some of 1, 2, 3; 1 waits for what 0 holds."""

@@ -120,10 +120,13 @@ def cycles(waits: Waits[W]) -> list[frozenset[W]]:
             targets[who] += ends.of & left
     for pool in waits.pools.values():
         holders = [who for who in pool.held if who in left]
+        kept = sum(pool.held[who] for who in holders)
         ahead: list[W] = []  # the next one ahead, who waits for all before
-        for who in [who for who, _ in pool.queue if who in left]:
-            targets[who] += holders + ahead
-            ahead = [who]
+        for who, units in pool.queue:
+            if who in left:
+                # Those ahead are in his way only when what is held is not.
+                targets[who] += holders if pool.units - kept < units else ahead
+                ahead = [who]
     return [
         frozenset(part)
         for part in _connected(targets)
