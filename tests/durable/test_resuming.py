@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from stageflow import (
+    Allow,
     Block,
     BuildError,
     Context,
@@ -223,6 +224,21 @@ async def test_a_block_holds_after_a_restart(opened: Opened) -> None:
     again = await opened().resume(run.id, pipeline=desk)
     assert again.status == "ok" and taken == []
     assert draft not in again and again.nodes["use"].state == "blocked"
+
+
+async def test_a_run_that_is_given_back_has_the_content_hash_that_it_had(opened: Opened) -> None:
+    @transform
+    async def text() -> str:
+        return "a"
+
+    @guard
+    async def polite(text: str) -> Decision:
+        return Allow()
+
+    pipeline = Pipeline("guarded", [text, polite], outputs=text)
+    run = await pipeline.using(runtime=opened()).run()
+    again = await opened().resume(run.identity.run, pipeline=pipeline)
+    assert again.snapshot.content_hash == run.snapshot.content_hash
 
 
 async def test_values_that_no_other_process_can_decode_are_refused_before_the_run(

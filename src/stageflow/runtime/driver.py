@@ -34,7 +34,7 @@ from stageflow.model.record import RecordType
 from stageflow.model.session import Seen
 from stageflow.model.snapshot import ContextSnapshot
 from stageflow.model.sparse import made
-from stageflow.model.values import Frozen, content_hash, thaw
+from stageflow.model.values import Freezer, Frozen, content_hash, thaw
 from stageflow.runtime.attempt import Attempt, Killed
 from stageflow.runtime.body import begin
 from stageflow.runtime.context import Context
@@ -68,6 +68,10 @@ STARTED, ENDED = EventType.STAGE_STARTED.value, EventType.STAGE_ENDED.value
 def going_on(actions: list[Action], follows: list[Action]) -> list[Action]:
     """What a run that was not opened yet does after one more event: its old end is undone."""
     return [action for action in actions if type(action) is not End] + follows
+
+
+_ALLOWED = Freezer().freeze(Allow())
+"""Most guards say so most of the time; this saves making the same canonical form again."""
 
 
 class Driver:
@@ -822,8 +826,7 @@ class Driver:
         try:
             if step.decides:
                 control = control_of(self, step.node, raw)
-            # Allow has no fields to change; it is its own canonical form.
-            frozen = raw if type(raw) is Allow else step.admit(raw, self.runtime.freezer)
+            frozen = _ALLOWED if type(raw) is Allow else step.admit(raw, self.runtime.freezer)
             if history is not None:
                 payload = history.encode(self, step.node, frozen)
         except StageflowError as error:
