@@ -128,6 +128,8 @@ def _outcome(scheduler: Scheduler, node: int, record: Record) -> None:
             done = scheduler.answered(node, record.token, {})
         case "ok":
             done = scheduler.completed(node, record.token, _control(scheduler, data))
+        case "not_happened":
+            done = scheduler.not_happened(node, record.token)
         case "skip":
             done = scheduler.skipped(node, record.token, data.get("reason", ""))
         case "failed" if data.get("reason") == "expired":
