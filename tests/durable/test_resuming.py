@@ -13,10 +13,14 @@ from stageflow import (
     Allow,
     Block,
     BuildError,
+    CantTell,
     Context,
     Decision,
+    Happened,
     JournalError,
+    NotHappened,
     Pipeline,
+    Retry,
     RunError,
     Runtime,
     StageOutput,
@@ -279,6 +283,94 @@ async def test_values_of_undeclared_types_fail_at_their_producer(opened: Opened)
     assert run.status == "failed" and run.failure is not None
     assert run.failure.node == "makes" and "Hidden" in run.failure.message
     assert takes not in run
+
+
+@pytest.mark.parametrize("by", ["sibling", "cancel", "timeout"])
+async def test_an_effect_that_was_stopped_is_not_repeated_unasked(opened: Opened, by: str) -> None:
+    """
+    1. mail is under way, without a key, when a sibling fails, the run is cancelled, or it times out
+    2. resumed, the run is suspended: nobody knows whether the mail went out
+    3. with `rerun` it goes out
+    """
+    sent: list[str] = []
+    under_way, cut = asyncio.Event(), True
+
+    @work(timeout=0.05 if by == "timeout" else 60, retry=Retry(attempts=3, base_s=0.0))
+    async def mailed(text: str) -> str:
+        sent.append(text)
+        under_way.set()
+        if cut:
+            await asyncio.Event().wait()
+        return text
+
+    @transform
+    async def other(text: str) -> str:
+        await under_way.wait()
+        if cut and by == "sibling":
+            raise ConnectionError
+        return text
+
+    desk = Pipeline("post", [mailed, other], inputs={"text": str})
+    handle = desk.using(runtime=opened()).start(text="a")
+    if by == "cancel":
+        await under_way.wait()
+        handle.cancel()
+    first = await handle
+    ended = {"sibling": "failed", "cancel": "cancelled", "timeout": "suspended"}
+    assert (first.status, first.nodes["mailed"].state) == (ended[by], "unknown")
+    cut = False
+    again = await opened().resume(first.id, pipeline=desk)
+    assert (again.status, again.reason) == ("suspended", "effect_unknown") and sent == ["a"]
+    allowed = await opened().resume(first.id, pipeline=desk, rerun=["mailed"])
+    assert allowed.status == "ok" and sent == ["a", "a"]
+
+
+@pytest.mark.parametrize("found", ["happened", "not", "cant_tell", "raises", "late"])
+async def test_reconcile_is_asked_what_a_cut_off_attempt_did(opened: Opened, found: str) -> None:
+    """
+    1. mail is under way when the run is cancelled; resumed, `reconcile` is asked, with what the
+       stage takes
+    2. what happened is the stage's value; what did not is done; else a person is asked
+    3. whoever resumes once more asks once more, until it is known
+    """
+    sent: list[str] = []
+    asked: list[tuple[str, str]] = []
+    under_way = asyncio.Event()
+
+    async def looked_up(ctx: Context, text: str) -> Happened | NotHappened | CantTell:
+        asked.append((text, ctx.effect_key))
+        if found == "late":
+            await asyncio.Event().wait()
+        if found == "raises":
+            raise ConnectionError
+        return {"happened": Happened("seen"), "not": NotHappened(), "cant_tell": CantTell("?")}[
+            found
+        ]
+
+    @work(reconcile=looked_up, timeout=0.2 if found == "late" else 60)
+    async def mailed(text: str) -> str:
+        sent.append(text)
+        under_way.set()
+        if len(sent) == 1:
+            await asyncio.Event().wait()
+        return text
+
+    desk = Pipeline("post", [mailed], inputs={"text": str}, outputs=mailed)
+    handle = desk.using(runtime=opened()).start(text="a")
+    await under_way.wait()
+    handle.cancel()
+    first = await handle
+    assert (first.status, first.nodes["mailed"].state, asked) == ("cancelled", "unknown", [])
+    again = await opened().resume(first.id, pipeline=desk)
+    assert len(asked) == 1 and asked[0][0] == "a"
+    if found in ("happened", "not"):
+        assert again.output == {"happened": "seen", "not": "a"}[found]
+        assert sent == ["a"] * (1 if found == "happened" else 2)
+        return
+    assert (again.status, again.reason, sent) == ("suspended", "effect_unknown", ["a"])
+    found = "happened"
+    once_more = await opened().resume(first.id, pipeline=desk)
+    assert once_more.output == "seen" and len(asked) == 2 and sent == ["a"]
 
 
 async def test_the_effect_key_outlives_the_attempt_and_tells_runs_apart(opened: Opened) -> None:

@@ -66,6 +66,8 @@ class World:
     absent: tuple[int, ...]
     misfits: frozenset[int] = frozenset()
     """Nodes whose contract their fallback's value breaks."""
+    found: dict[int, str] = field(default_factory=dict)
+    """What `reconcile` says of a node."""
 
     @property
     def plan(self) -> Plan:
@@ -76,9 +78,9 @@ class World:
         return listed[min(attempt, len(listed)) - 1]
 
 
-def world(seed: int, *, calm: bool = False, revises: bool = True) -> World:
+def world(seed: int, *, calm: bool = False, revises: bool = True, times_out: bool = True) -> World:
     """`calm`: no stage ends the run early by failing or cancelling. `revises`: guards may ask
-    for other revisions."""
+    for other revisions. `times_out`: attempts may be cut off by their timeout."""
     rng = random.Random(f"world:{seed}")
     while True:
         try:
@@ -89,7 +91,11 @@ def world(seed: int, *, calm: bool = False, revises: bool = True) -> World:
             Program(plan),
             {
                 number: [
-                    one if revises or one[0] != "revise" else ("allow", None)
+                    ("allow", None)
+                    if one[0] == "revise" and not revises
+                    else ("failed", True)
+                    if one[0] == "timeout" and not times_out
+                    else one
                     for one in _behaviour(rng, plan, number, calm=calm)
                 ]
                 for number in range(len(plan.nodes))
@@ -100,6 +106,11 @@ def world(seed: int, *, calm: bool = False, revises: bool = True) -> World:
                 if spec.node is not None and not spec.required and rng.random() < 0.5
             ),
             frozenset(n.index for n in plan.nodes if n.fallback is not None and rng.random() < 0.1),
+            {
+                number: rng.choice(["happened", "not_happened", "cant_tell"])
+                for number, node in enumerate(plan.nodes)
+                if node.stage is not None and node.stage.reconcile is not None
+            },
         )
 
 
@@ -147,6 +158,7 @@ def _plan(rng: random.Random, *, calm: bool) -> Plan:
             on_failure="isolate" if calm or rng.random() < 0.7 else "stop",
             of=of,
             keyed=rng.random() < 0.5,
+            reconcile=body if kind is Kind.WORK and rng.random() < 0.4 else None,
             join=join,
             revisions=rng.randint(1, 4),
         )
@@ -198,7 +210,8 @@ def _behaviour(rng: random.Random, plan: Plan, number: int, *, calm: bool) -> li
     node = plan.nodes[number]
     endings: list[tuple[str, Any]] = []
     while rng.random() < 0.35 and len(endings) < 3:
-        endings.append(("failed", rng.random() < 0.8))
+        cut_off = rng.random() < 0.2
+        endings.append(("timeout", None) if cut_off else ("failed", rng.random() < 0.8))
     if node.join is not None:
         return [("failed", False) if node.fallback is not None else ("value", None)]
     if node.kind is Kind.GUARD:
@@ -221,7 +234,7 @@ def _behaviour(rng: random.Random, plan: Plan, number: int, *, calm: bool) -> li
         if calm and last[0] == "cancel":
             last = ("value", None)
     if rng.random() < (0.1 if node.fallback is None else 0.5):
-        last = ("failed", False)
+        last = rng.choice([("failed", False), ("timeout", None)])
     return [*endings, last]
 
 
@@ -237,6 +250,8 @@ class Ride:
     stopped: set[int] = field(default_factory=set)
     end: End | None = None
     executed: list[int] = field(default_factory=list)
+    cut: set[int] = field(default_factory=set)
+    """Effects without a key of which an attempt was cut off: they may have happened."""
     tries_again: bool = False
     """True when taking the run up again gave a node that had failed another attempt."""
 
@@ -273,10 +288,16 @@ class Ride:
         node = self.running.pop(choice)
         token = self.scheduler.token[node]
         if self.scheduler.ending is not None and node in self.stopped and self.rng.random() < 0.5:
-            self.take(self.scheduler.cancelled(node, token))
+            unstarted = self.rng.random() < 0.3 and node not in self.scheduler.asking
+            if not unstarted and node in effects(self.world):
+                self.cut.add(node)
+            self.take(self.scheduler.cancelled(node, token, unstarted=unstarted))
             return
         if node in self.scheduler.standing:
             self.stand_in(node, token)
+            return
+        if node in self.scheduler.asking:
+            self.inquired(node, token)
             return
         self.executed.append(node)
         self.tell(node, token)
@@ -291,6 +312,19 @@ class Ride:
             branch = scheduler.branch.get(fallback)
             self.take(scheduler.completed(node, token, branch and ("branch", branch)))
 
+    def inquired(self, node: int, token: int) -> None:
+        """What `reconcile` says; what did not happen was not cut off after all."""
+        scheduler = self.scheduler
+        answer = self.world.found.get(node, "cant_tell")
+        if answer == "happened":
+            self.cut.discard(node)
+            self.take(scheduler.completed(node, token))
+        elif answer == "not_happened":
+            self.cut.discard(node)
+            self.take(scheduler.not_happened(node, token))
+        else:
+            self.take(scheduler.failed(node, token, "effect.unknown", unknown=True))
+
     def tell(self, node: int, token: int) -> None:
         scheduler = self.scheduler
         if scheduler.nodes[node].join is not None:
@@ -298,7 +332,11 @@ class Ride:
         # Another revision ends as the last attempt of the first would.
         tried = scheduler.attempt[node] if scheduler.revision[node] == 1 else 1_000
         what, detail = self.world.ending(node, tried)
-        if what == "failed":
+        if what == "timeout":
+            if node in effects(self.world):
+                self.cut.add(node)
+            self.take(scheduler.failed(node, token, what, retryable=True, cut_off=True))
+        elif what == "failed":
             self.take(scheduler.failed(node, token, "error:E", retryable=detail))
         elif what == "skip":
             self.take(scheduler.skipped(node, token))
@@ -321,6 +359,15 @@ class Ride:
 
     def _pending(self) -> bool:
         return bool(self.running or self.waits)
+
+
+def effects(one: World) -> list[int]:
+    """WORK without a key: an attempt that was cut off must not be repeated unasked."""
+    return [
+        n.index
+        for n in one.plan.nodes
+        if n.kind is Kind.WORK and n.stage is not None and not n.stage.keyed
+    ]
 
 
 def ride(one: World, seed: int) -> Ride:
@@ -352,8 +399,11 @@ def test_every_run_ends_and_keeps_its_invariants(plan: int, order: int) -> None:
     scheduler = done.scheduler
     assert done.end == scheduler.ending
     left = {node for node, status in enumerate(scheduler.status) if not status.is_terminal}
-    open_ = (NodeState.HELD, NodeState.JUDGED, NodeState.FALLING_BACK)
-    assert all(scheduler.status[node] in open_ for node in left)
+    open_ = {NodeState.HELD, NodeState.JUDGED, NodeState.FALLING_BACK, UNKNOWN}
+    if scheduler.ending == End("suspended", "effect_unknown"):
+        open_.add(NodeState.WAITING)
+        assert UNKNOWN in scheduler.status
+    assert {scheduler.status[node] for node in left} <= open_
     assert not left or scheduler.ending.status != "ok"
 
 
@@ -405,6 +455,9 @@ def _why(scheduler: Scheduler) -> dict[int, Cause]:
 @given(SEEDS, SEEDS)
 def test_the_nodes_that_run_are_those_of_a_naive_reading(plan: int, order: int) -> None:
     one = world(plan, calm=True, revises=False)
+    if any(node.fallback is not None for node in one.plan.nodes):
+        # The reading knows fallbacks and open ends, but not fallbacks that wait for one.
+        one = world(plan, calm=True, revises=False, times_out=False)
     done = ride(one, order).finish()
     if done.end.status == "blocked":
         return
@@ -464,29 +517,58 @@ class Reading:
             for why in [self._hindrance(node, parent, role)]
             if why is not None
         ]
-        if placed.join is not None and not hindered:
+        if placed.join is not None:
             branches = [p for p, role in self.plan.parents[node] if role & Role.OPTIONAL]
             ends = [self.final(branch) for branch in branches]
-            if sum(end[0] is OK for end in ends) < placed.join.need:
+            have = sum(end[0] is OK for end in ends)
+            if any(not end[0].is_terminal for end in ends) and (
+                placed.join.waits_for_all or have < placed.join.need
+            ):
+                return OPEN
+            if not hindered and have < placed.join.need:
                 grave = [w for end in ends if end[0] is not OK for w in [_passed_on(end)]]
                 hindered = [w for w in grave if w in ("blocked", "failed")] or ["skipped"]
+        if "open" in hindered:
+            # A block counts at once for a stage that is on its branch; else all are waited for.
+            on_branch = placed.when is None or self._chose(placed.when)
+            return ("never", "blocked") if on_branch and self._faces_block(node) else OPEN
         if hindered:
             return "never", max(hindered, key=["skipped", "failed", "blocked", "branch"].index)
         self.executed.add(node)
         attempts = 1 if placed.retry is None else placed.retry.attempts
         for attempt in range(1, attempts + 1):
             ending = self.world.ending(node, attempt)
-            if ending != ("failed", True):
+            if ending[0] == "timeout" and node in effects(self.world):
+                found = self.world.found.get(node, "cant_tell")
+                if found != "not_happened":
+                    return ("value", None) if found == "happened" else OPEN
+            if ending not in (("failed", True), ("timeout", None)):
                 return ending
-        return ending
+        return "failed", None
+
+    def _chose(self, when: tuple[int, str]) -> bool:
+        """True when the route has taken this branch, and everybody may know."""
+        return self.final(when[0])[0] is OK and self.raw(when[0])[1] == when[1]
+
+    def _faces_block(self, node: int) -> bool:
+        return self.plan.nodes[node].join is None and any(
+            self.raw(parent) == ("never", "blocked")
+            if role & Role.RAW
+            else self.final(parent)[0] is BLOCKED
+            for parent, role in self.plan.parents[node]
+        )
 
     def _hindrance(self, node: int, parent: int, role: Role) -> str | None:
         placed = self.plan.nodes[node]
         if role & Role.FALLBACK:
             return None if self.own(parent)[0] == "failed" else "branch"
         if role & Role.RAW:
+            if self.raw(parent) == OPEN:
+                return "open"
             return _passed_on(self.final(parent)) if self.raw(parent)[0] not in GIVE else None
         status, why = self.final(parent)
+        if not status.is_terminal:
+            return None if role == Role.OPTIONAL and placed.join is not None else "open"
         if status is OK:
             when = placed.when
             other = when is not None and when[0] == parent and self.raw(parent)[1] != when[1]
@@ -499,22 +581,34 @@ class Reading:
 
     def _judged(self, node: int) -> tuple[NodeState, str]:
         what, detail = self.raw(node)
+        if (what, detail) == OPEN:
+            return (UNKNOWN if node in self.executed else NodeState.WAITING), "open"
         if what == "never":
             return (BLOCKED if detail == "blocked" else SKIPPED), detail
         if what in ("failed", "skip"):
             return (FAILED, "failed") if what == "failed" else (SKIPPED, "own")
-        redactions = 0
+        redactions = waits = 0
         for guard in self.plan.raw_children[node]:
             said, of = self.raw(guard)
+            if (said, of) == OPEN:
+                waits += 1
+                continue
             if said == "never" and of == "branch":
                 continue
             redactions += said == "redact" and of == node
             if said not in ("allow", "redact") or redactions > 1:
                 return BLOCKED, "blocked"
+        if waits:
+            return NodeState.HELD, "open"
+        gates = self.plan.nodes[node].gates
+        if any(not self.final(gated)[0].is_terminal for gated in gates):
+            return NodeState.JUDGED, "open"
         return OK, ""
 
 
 GIVE = ("value", "branch")
+OPEN = ("open", None)
+"""Nobody knows how it ended, or it waits for such a one."""
 
 
 def _passed_on(end: tuple[NodeState, str]) -> str:
@@ -549,7 +643,7 @@ def test_a_run_taken_over_after_any_record_ends_as_if_undisturbed(
     2. another takes over; attempts with an intent on record are closed as abandoned
     3. WORK whose effect is unknown is allowed to run again; the run goes on to its end
     """
-    one = world(plan, calm=True)
+    one = truthful(world(plan, calm=True, times_out=False))
     undisturbed = ride(one, order).finish()
     records = undisturbed.scheduler.records
     kept = records[: 1 + cut % len(records)]
@@ -562,6 +656,15 @@ def test_a_run_taken_over_after_any_record_ends_as_if_undisturbed(
     assert after.end.status == undisturbed.end.status
     if after.end.status != "blocked":
         assert after.scheduler.status == undisturbed.scheduler.status
+
+
+def truthful(one: World) -> World:
+    """The same, but no `reconcile` finds an effect that its stage would not have had."""
+    found = {
+        node: "not_happened" if any(what != "value" for what, _ in one.does[node]) else answer
+        for node, answer in one.found.items()
+    }
+    return replace(one, found=found)
 
 
 def taken_over(one: World, kept: list[Record], order: int) -> Ride:
@@ -649,15 +752,11 @@ def test_an_effect_cut_off_while_the_run_was_ending_is_unknown(plan: int, order:
     """
     1. a WORK stage runs; the run is cancelled; the process dies before the stage has ended
     2. taken over, the run ends as cancelled, and the stage's effect is unknown
-    3. taken up again, the stage does not run: nobody allowed it
+    3. taken up again, the stage does not run: nobody allowed it or could tell
     """
     one = ride(world(plan), order)
-    effects = [
-        n.index
-        for n in one.world.plan.nodes
-        if n.kind is Kind.WORK and n.stage is not None and not n.stage.keyed
-    ]
-    while one.end is None and not set(effects) & set(one.running):
+    unkeyed = set(effects(one.world))
+    while one.end is None and not unkeyed & set(one.running):
         one.step()
     if one.end is not None or one.scheduler.ending is not None:
         return
@@ -667,13 +766,49 @@ def test_an_effect_cut_off_while_the_run_was_ending_is_unknown(plan: int, order:
     replay(scheduler, history)
     after = Ride(one.world, one.rng, scheduler)
     after.take(take_over(scheduler, history))
-    cut = set(effects) & set(one.running)
+    cut = unkeyed & set(one.running)
     assert after.end == End("cancelled", "by_handle")
     assert all(scheduler.status[node] is UNKNOWN for node in cut)
     after.end = None
     after.take(scheduler.reopened())
     after.finish()
-    assert not cut & set(after.executed)
+    lost = {node for node in cut if one.world.found.get(node, "cant_tell") == "cant_tell"}
+    assert not lost & set(after.executed)
+
+
+@MANY
+@given(SEEDS, SEEDS, SEEDS)
+def test_an_effect_that_was_cut_off_is_repeated_by_nobody(plan: int, order: int, more: int) -> None:
+    """Whatever cut it off, in this process or by its death: its timeout, a sibling's failure, a
+    cancellation. Taken up again twice, live and from the journal, it doesn't run unless its
+    `reconcile` can tell, or a person allows it.
+    """
+    one = ride(world(plan), order)
+    stops_at = one.rng.randrange(12)
+    for _ in range(stops_at):
+        if one.end is None:
+            one.step()
+    if one.end is None and one.scheduler.ending is None and one.rng.random() < 0.7:
+        one.take(one.scheduler.cancel("by_handle"))
+    one.finish()
+    if not one.cut:
+        return
+    assert {n for n, state in enumerate(one.scheduler.status) if state is UNKNOWN} >= one.cut
+    lost = {n for n in one.cut if one.world.found.get(n, "cant_tell") == "cant_tell"}
+    fresh = Scheduler(one.world.program)
+    replay(fresh, one.scheduler.records)
+    for scheduler in (one.scheduler, fresh):
+        again = Ride(one.world, random.Random(f"again:{more}"), scheduler)
+        for _ in range(2):
+            again.end = None
+            again.take(scheduler.reopened())
+            again.finish()
+        assert not lost & set(again.executed)
+        if lost:
+            assert again.end.status != "ok"
+            again.end = None
+            again.take(scheduler.reopened(lost))
+            assert not any(scheduler.status[node] is UNKNOWN for node in lost)
 
 
 def test_the_worlds_reach_every_state_and_every_end() -> None:
@@ -685,14 +820,14 @@ def test_the_worlds_reach_every_state_and_every_end() -> None:
         states |= set(done.scheduler.status)
         causes |= set(_why(done.scheduler).values())
         ends.add(done.end.status)
-    assert states >= {OK, SKIPPED, FAILED, BLOCKED, CANCELLED, NodeState.HELD}
+    assert states >= {OK, SKIPPED, FAILED, BLOCKED, CANCELLED, UNKNOWN, NodeState.HELD}
     assert causes == set(Cause) - {Cause.NONE}
-    assert ends == {"ok", "partial", "failed", "blocked", "cancelled"}
+    assert ends == {"ok", "partial", "failed", "blocked", "cancelled", "suspended"}
 
 
 def test_the_worlds_fall_back_in_every_way() -> None:
     met: set[str] = set()
-    for seed in range(1_500):
+    for seed in range(4_000):
         scheduler = ride(world(seed), seed).finish().scheduler
         nodes = scheduler.nodes
         for node in scheduler.fallen:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from stageflow.graph import Node, Source
 from stageflow.journal.admission import Named, run_exists
 from stageflow.model.bag import MISSING, OutputBag
-from stageflow.model.errors import JournalError, RunError, StageflowError
+from stageflow.model.errors import EffectUnknown, JournalError, RunError, StageflowError
 from stageflow.model.identity import Identity
 from stageflow.model.marks import reached
 from stageflow.model.outputs import Allow, Feedback, OutcomeKind, Revise, StageOutput
@@ -44,6 +44,7 @@ from stageflow.runtime.durable import StepResult
 from stageflow.runtime.events import EventType, RawEvent, Subscription
 from stageflow.runtime.failure import Failure, StageFailed, beside, failure_of
 from stageflow.runtime.history import History
+from stageflow.runtime.inquiry import DidNotHappen
 from stageflow.runtime.lingering import RUN, end_lingering
 from stageflow.runtime.outcome import Candidate, Run, make_run
 from stageflow.runtime.pools import Caller
@@ -648,7 +649,7 @@ class Driver:
                 number = ready.popleft()
                 token = tokens[number]
                 if scheduler.ending is not None:
-                    await self._done(scheduler.cancelled(number, token))
+                    await self._done(scheduler.cancelled(number, token, unstarted=True))
                     continue
                 step = steps[number]
                 started_s = now
@@ -923,12 +924,19 @@ class Driver:
         if isinstance(error, Stopped) and error.why == "stop":
             actions = scheduler.cancelled(number, token)
             status = "cancelled"
+        elif isinstance(error, DidNotHappen):
+            actions = scheduler.not_happened(number, token)
+            status = "not_happened"
         else:
             status = "failed"
             if error is None or isinstance(error, Stopped):
                 text = f"took longer than {node.timeout_s:g} s"
                 actions = self._failed(
-                    node, token, Failure((node.name,), "timeout", "", text), retryable=True
+                    node,
+                    token,
+                    Failure((node.name,), "timeout", "", text),
+                    retryable=True,
+                    cut_off=True,
                 )
             else:
                 if isinstance(error, asyncio.CancelledError):
@@ -943,10 +951,13 @@ class Driver:
                     failure,
                     retryable=_is_retryable(node, error),
                     after_s=retry_after_s(error, self.runtime.clock.wall_s),
+                    unknown=isinstance(error, EffectUnknown),
                     error=error,
                 )
         if actions is None:
             return self._was_late(node, token)
+        if scheduler.status[number] is NodeState.UNKNOWN:
+            reached("effect_unknown")
         return self._ended(node, attempt, duration_s, status, actions)
 
     def _failed(
@@ -957,11 +968,19 @@ class Driver:
         *,
         retryable: bool = False,
         after_s: float | None = None,
+        cut_off: bool = False,
+        unknown: bool = False,
         error: BaseException | None = None,
     ) -> list[Action] | None:
         number, scheduler = node.index, self.scheduler
         actions = scheduler.failed(
-            number, token, failure.reason, retryable=retryable, after_s=after_s
+            number,
+            token,
+            failure.reason,
+            retryable=retryable,
+            after_s=after_s,
+            cut_off=cut_off,
+            unknown=unknown,
         )
         if actions is None:
             return None

@@ -130,6 +130,8 @@ def _outcome(scheduler: Scheduler, node: int, record: Record) -> None:
             done = scheduler.completed(
                 node, record.token, _control(scheduler, data), data.get("stalled")
             )
+        case "not_happened":
+            done = scheduler.not_happened(node, record.token)
         case "skip":
             done = scheduler.skipped(node, record.token, data.get("reason", ""))
         case "failed" if data.get("reason") == "expired":
@@ -140,12 +142,15 @@ def _outcome(scheduler: Scheduler, node: int, record: Record) -> None:
                 record.token,
                 data.get("reason", ""),
                 retryable=data.get("retries", False),
+                cut_off=data.get("cut_off", False),
+                unknown=data.get("unknown", False),
             )
         case _:
             done = scheduler.cancelled(
                 node,
                 record.token,
                 by_stage=data.get("by_stage", False),
+                unstarted=data.get("unstarted", False),
                 reason=data.get("reason", ""),
             )
     if done is None:
