@@ -17,6 +17,7 @@ from stageflow import (
     Decision,
     JournalError,
     Pipeline,
+    Retry,
     RunError,
     Runtime,
     StageOutput,
@@ -279,6 +280,46 @@ async def test_values_of_undeclared_types_fail_at_their_producer(opened: Opened)
     assert run.status == "failed" and run.failure is not None
     assert run.failure.node == "makes" and "Hidden" in run.failure.message
     assert takes not in run
+
+
+@pytest.mark.parametrize("by", ["sibling", "cancel", "timeout"])
+async def test_an_effect_that_was_stopped_is_not_repeated_unasked(opened: Opened, by: str) -> None:
+    """
+    1. mail is under way, without a key, when a sibling fails, the run is cancelled, or it times out
+    2. resumed, the run is suspended: nobody knows whether the mail went out
+    3. with `rerun` it goes out
+    """
+    sent: list[str] = []
+    under_way, cut = asyncio.Event(), True
+
+    @work(timeout=0.05 if by == "timeout" else 60, retry=Retry(attempts=3, base_s=0.0))
+    async def mailed(text: str) -> str:
+        sent.append(text)
+        under_way.set()
+        if cut:
+            await asyncio.Event().wait()
+        return text
+
+    @transform
+    async def other(text: str) -> str:
+        await under_way.wait()
+        if cut and by == "sibling":
+            raise ConnectionError
+        return text
+
+    desk = Pipeline("post", [mailed, other], inputs={"text": str})
+    handle = desk.using(runtime=opened()).start(text="a")
+    if by == "cancel":
+        await under_way.wait()
+        handle.cancel()
+    first = await handle
+    ended = {"sibling": "failed", "cancel": "cancelled", "timeout": "suspended"}
+    assert (first.status, first.nodes["mailed"].state) == (ended[by], "unknown")
+    cut = False
+    again = await opened().resume(first.id, pipeline=desk)
+    assert (again.status, again.reason) == ("suspended", "effect_unknown") and sent == ["a"]
+    allowed = await opened().resume(first.id, pipeline=desk, rerun=["mailed"])
+    assert allowed.status == "ok" and sent == ["a", "a"]
 
 
 async def test_the_effect_key_outlives_the_attempt_and_tells_runs_apart(opened: Opened) -> None:

@@ -76,9 +76,9 @@ class World:
         return listed[min(attempt, len(listed)) - 1]
 
 
-def world(seed: int, *, calm: bool = False, revises: bool = True) -> World:
+def world(seed: int, *, calm: bool = False, revises: bool = True, times_out: bool = True) -> World:
     """`calm`: no stage ends the run early by failing or cancelling. `revises`: guards may ask
-    for other revisions."""
+    for other revisions. `times_out`: attempts may be cut off by their timeout."""
     rng = random.Random(f"world:{seed}")
     while True:
         try:
@@ -89,7 +89,11 @@ def world(seed: int, *, calm: bool = False, revises: bool = True) -> World:
             Program(plan),
             {
                 number: [
-                    one if revises or one[0] != "revise" else ("allow", None)
+                    ("allow", None)
+                    if one[0] == "revise" and not revises
+                    else ("failed", True)
+                    if one[0] == "timeout" and not times_out
+                    else one
                     for one in _behaviour(rng, plan, number, calm=calm)
                 ]
                 for number in range(len(plan.nodes))
@@ -198,7 +202,8 @@ def _behaviour(rng: random.Random, plan: Plan, number: int, *, calm: bool) -> li
     node = plan.nodes[number]
     endings: list[tuple[str, Any]] = []
     while rng.random() < 0.35 and len(endings) < 3:
-        endings.append(("failed", rng.random() < 0.8))
+        cut_off = rng.random() < 0.2
+        endings.append(("timeout", None) if cut_off else ("failed", rng.random() < 0.8))
     if node.join is not None:
         return [("failed", False) if node.fallback is not None else ("value", None)]
     if node.kind is Kind.GUARD:
@@ -221,7 +226,7 @@ def _behaviour(rng: random.Random, plan: Plan, number: int, *, calm: bool) -> li
         if calm and last[0] == "cancel":
             last = ("value", None)
     if rng.random() < (0.1 if node.fallback is None else 0.5):
-        last = ("failed", False)
+        last = rng.choice([("failed", False), ("timeout", None)])
     return [*endings, last]
 
 
@@ -237,6 +242,8 @@ class Ride:
     stopped: set[int] = field(default_factory=set)
     end: End | None = None
     executed: list[int] = field(default_factory=list)
+    cut: set[int] = field(default_factory=set)
+    """Effects without a key of which an attempt was cut off: they may have happened."""
     tries_again: bool = False
     """True when taking the run up again gave a node that had failed another attempt."""
 
@@ -273,7 +280,10 @@ class Ride:
         node = self.running.pop(choice)
         token = self.scheduler.token[node]
         if self.scheduler.ending is not None and node in self.stopped and self.rng.random() < 0.5:
-            self.take(self.scheduler.cancelled(node, token))
+            unstarted = self.rng.random() < 0.3
+            if not unstarted and node in effects(self.world):
+                self.cut.add(node)
+            self.take(self.scheduler.cancelled(node, token, unstarted=unstarted))
             return
         if node in self.scheduler.standing:
             self.stand_in(node, token)
@@ -298,7 +308,11 @@ class Ride:
         # Another revision ends as the last attempt of the first would.
         tried = scheduler.attempt[node] if scheduler.revision[node] == 1 else 1_000
         what, detail = self.world.ending(node, tried)
-        if what == "failed":
+        if what == "timeout":
+            if node in effects(self.world):
+                self.cut.add(node)
+            self.take(scheduler.failed(node, token, what, retryable=True, cut_off=True))
+        elif what == "failed":
             self.take(scheduler.failed(node, token, "error:E", retryable=detail))
         elif what == "skip":
             self.take(scheduler.skipped(node, token))
@@ -321,6 +335,15 @@ class Ride:
 
     def _pending(self) -> bool:
         return bool(self.running or self.waits)
+
+
+def effects(one: World) -> list[int]:
+    """WORK without a key: an attempt that was cut off must not be repeated unasked."""
+    return [
+        n.index
+        for n in one.plan.nodes
+        if n.kind is Kind.WORK and n.stage is not None and not n.stage.keyed
+    ]
 
 
 def ride(one: World, seed: int) -> Ride:
@@ -352,8 +375,11 @@ def test_every_run_ends_and_keeps_its_invariants(plan: int, order: int) -> None:
     scheduler = done.scheduler
     assert done.end == scheduler.ending
     left = {node for node, status in enumerate(scheduler.status) if not status.is_terminal}
-    open_ = (NodeState.HELD, NodeState.JUDGED, NodeState.FALLING_BACK)
-    assert all(scheduler.status[node] in open_ for node in left)
+    open_ = {NodeState.HELD, NodeState.JUDGED, NodeState.FALLING_BACK, UNKNOWN}
+    if scheduler.ending == End("suspended", "effect_unknown"):
+        open_.add(NodeState.WAITING)
+        assert UNKNOWN in scheduler.status
+    assert {scheduler.status[node] for node in left} <= open_
     assert not left or scheduler.ending.status != "ok"
 
 
@@ -405,6 +431,9 @@ def _why(scheduler: Scheduler) -> dict[int, Cause]:
 @given(SEEDS, SEEDS)
 def test_the_nodes_that_run_are_those_of_a_naive_reading(plan: int, order: int) -> None:
     one = world(plan, calm=True, revises=False)
+    if any(node.fallback is not None for node in one.plan.nodes):
+        # The reading knows fallbacks and open ends, but not fallbacks that wait for one.
+        one = world(plan, calm=True, revises=False, times_out=False)
     done = ride(one, order).finish()
     if done.end.status == "blocked":
         return
@@ -464,29 +493,57 @@ class Reading:
             for why in [self._hindrance(node, parent, role)]
             if why is not None
         ]
-        if placed.join is not None and not hindered:
+        if placed.join is not None:
             branches = [p for p, role in self.plan.parents[node] if role & Role.OPTIONAL]
             ends = [self.final(branch) for branch in branches]
+            have = sum(end[0] is OK for end in ends)
+            if any(not end[0].is_terminal for end in ends) and (
+                placed.join.waits_for_all or have < placed.join.need
+            ):
+                return OPEN
+        if placed.join is not None and not hindered:
             if sum(end[0] is OK for end in ends) < placed.join.need:
                 grave = [w for end in ends if end[0] is not OK for w in [_passed_on(end)]]
                 hindered = [w for w in grave if w in ("blocked", "failed")] or ["skipped"]
+        if "open" in hindered:
+            # A block counts at once for a stage that is on its branch; else all are waited for.
+            on_branch = placed.when is None or self._chose(placed.when)
+            return ("never", "blocked") if on_branch and self._faces_block(node) else OPEN
         if hindered:
             return "never", max(hindered, key=["skipped", "failed", "blocked", "branch"].index)
         self.executed.add(node)
         attempts = 1 if placed.retry is None else placed.retry.attempts
         for attempt in range(1, attempts + 1):
             ending = self.world.ending(node, attempt)
-            if ending != ("failed", True):
+            if ending[0] == "timeout" and node in effects(self.world):
+                return OPEN
+            if ending not in (("failed", True), ("timeout", None)):
                 return ending
-        return ending
+        return "failed", None
+
+    def _chose(self, when: tuple[int, str]) -> bool:
+        """True when the route has taken this branch, and everybody may know."""
+        return self.final(when[0])[0] is OK and self.raw(when[0])[1] == when[1]
+
+    def _faces_block(self, node: int) -> bool:
+        return self.plan.nodes[node].join is None and any(
+            self.raw(parent) == ("never", "blocked")
+            if role & Role.RAW
+            else self.final(parent)[0] is BLOCKED
+            for parent, role in self.plan.parents[node]
+        )
 
     def _hindrance(self, node: int, parent: int, role: Role) -> str | None:
         placed = self.plan.nodes[node]
         if role & Role.FALLBACK:
             return None if self.own(parent)[0] == "failed" else "branch"
         if role & Role.RAW:
+            if self.raw(parent) == OPEN:
+                return "open"
             return _passed_on(self.final(parent)) if self.raw(parent)[0] not in GIVE else None
         status, why = self.final(parent)
+        if not status.is_terminal:
+            return None if role == Role.OPTIONAL and placed.join is not None else "open"
         if status is OK:
             when = placed.when
             other = when is not None and when[0] == parent and self.raw(parent)[1] != when[1]
@@ -499,22 +556,34 @@ class Reading:
 
     def _judged(self, node: int) -> tuple[NodeState, str]:
         what, detail = self.raw(node)
+        if (what, detail) == OPEN:
+            return (UNKNOWN if node in self.executed else NodeState.WAITING), "open"
         if what == "never":
             return (BLOCKED if detail == "blocked" else SKIPPED), detail
         if what in ("failed", "skip"):
             return (FAILED, "failed") if what == "failed" else (SKIPPED, "own")
-        redactions = 0
+        redactions = waits = 0
         for guard in self.plan.raw_children[node]:
             said, of = self.raw(guard)
+            if (said, of) == OPEN:
+                waits += 1
+                continue
             if said == "never" and of == "branch":
                 continue
             redactions += said == "redact" and of == node
             if said not in ("allow", "redact") or redactions > 1:
                 return BLOCKED, "blocked"
+        if waits:
+            return NodeState.HELD, "open"
+        gates = self.plan.nodes[node].gates
+        if any(not self.final(gated)[0].is_terminal for gated in gates):
+            return NodeState.JUDGED, "open"
         return OK, ""
 
 
 GIVE = ("value", "branch")
+OPEN = ("open", None)
+"""Nobody knows how it ended, or it waits for such a one."""
 
 
 def _passed_on(end: tuple[NodeState, str]) -> str:
@@ -549,7 +618,7 @@ def test_a_run_taken_over_after_any_record_ends_as_if_undisturbed(
     2. another takes over; attempts with an intent on record are closed as abandoned
     3. WORK whose effect is unknown is allowed to run again; the run goes on to its end
     """
-    one = world(plan, calm=True)
+    one = world(plan, calm=True, times_out=False)
     undisturbed = ride(one, order).finish()
     records = undisturbed.scheduler.records
     kept = records[: 1 + cut % len(records)]
@@ -652,12 +721,8 @@ def test_an_effect_cut_off_while_the_run_was_ending_is_unknown(plan: int, order:
     3. taken up again, the stage does not run: nobody allowed it
     """
     one = ride(world(plan), order)
-    effects = [
-        n.index
-        for n in one.world.plan.nodes
-        if n.kind is Kind.WORK and n.stage is not None and not n.stage.keyed
-    ]
-    while one.end is None and not set(effects) & set(one.running):
+    unkeyed = set(effects(one.world))
+    while one.end is None and not unkeyed & set(one.running):
         one.step()
     if one.end is not None or one.scheduler.ending is not None:
         return
@@ -667,13 +732,45 @@ def test_an_effect_cut_off_while_the_run_was_ending_is_unknown(plan: int, order:
     replay(scheduler, history)
     after = Ride(one.world, one.rng, scheduler)
     after.take(take_over(scheduler, history))
-    cut = set(effects) & set(one.running)
+    cut = unkeyed & set(one.running)
     assert after.end == End("cancelled", "by_handle")
     assert all(scheduler.status[node] is UNKNOWN for node in cut)
     after.end = None
     after.take(scheduler.reopened())
     after.finish()
     assert not cut & set(after.executed)
+
+
+@MANY
+@given(SEEDS, SEEDS, SEEDS)
+def test_an_effect_that_was_cut_off_is_repeated_by_nobody(plan: int, order: int, more: int) -> None:
+    """Whatever cut it off, in this process or by its death: its timeout, a sibling's failure, a
+    cancellation. Taken up again twice, live and from the journal, it doesn't run unless allowed.
+    """
+    one = ride(world(plan), order)
+    stops_at = one.rng.randrange(12)
+    for _ in range(stops_at):
+        if one.end is None:
+            one.step()
+    if one.end is None and one.scheduler.ending is None and one.rng.random() < 0.7:
+        one.take(one.scheduler.cancel("by_handle"))
+    one.finish()
+    if not one.cut:
+        return
+    assert {n for n, state in enumerate(one.scheduler.status) if state is UNKNOWN} >= one.cut
+    fresh = Scheduler(one.world.program)
+    replay(fresh, one.scheduler.records)
+    for scheduler in (one.scheduler, fresh):
+        again = Ride(one.world, random.Random(f"again:{more}"), scheduler)
+        for _ in range(2):
+            again.end = None
+            again.take(scheduler.reopened())
+            again.finish()
+        assert not one.cut & set(again.executed)
+        assert again.end.status != "ok"
+        again.end = None
+        again.take(scheduler.reopened(one.cut))
+        assert not any(scheduler.status[node] is UNKNOWN for node in one.cut)
 
 
 def test_the_worlds_reach_every_state_and_every_end() -> None:
@@ -685,14 +782,14 @@ def test_the_worlds_reach_every_state_and_every_end() -> None:
         states |= set(done.scheduler.status)
         causes |= set(_why(done.scheduler).values())
         ends.add(done.end.status)
-    assert states >= {OK, SKIPPED, FAILED, BLOCKED, CANCELLED, NodeState.HELD}
+    assert states >= {OK, SKIPPED, FAILED, BLOCKED, CANCELLED, UNKNOWN, NodeState.HELD}
     assert causes == set(Cause) - {Cause.NONE}
-    assert ends == {"ok", "partial", "failed", "blocked", "cancelled"}
+    assert ends == {"ok", "partial", "failed", "blocked", "cancelled", "suspended"}
 
 
 def test_the_worlds_fall_back_in_every_way() -> None:
     met: set[str] = set()
-    for seed in range(1_500):
+    for seed in range(4_000):
         scheduler = ride(world(seed), seed).finish().scheduler
         nodes = scheduler.nodes
         for node in scheduler.fallen:

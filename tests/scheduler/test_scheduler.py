@@ -259,6 +259,60 @@ def test_an_effect_cut_off_while_the_run_was_ending_is_not_repeated() -> None:
     assert fresh.status[told.number("send")] is UNKNOWN
 
 
+@work
+def sent(x: str) -> str:
+    return x
+
+
+def test_an_effect_stopped_because_a_sibling_failed_is_unknown() -> None:
+    told = Told(sent, right)
+    assert Stop(told.number("sent"), 1) in told.tell("failed", "right", "error:E")
+    assert told.tell("cancelled", "sent") == [End("failed", "error:E")]
+    assert told.states("sent") == [UNKNOWN]
+    assert told.reopen() == [Launch(told.number("right"))]
+    assert told.tell("completed", "right") == [End("suspended", "effect_unknown")]
+
+
+def test_an_effect_that_was_stopped_before_it_began_runs_when_taken_up_again() -> None:
+    told = Told(sent, right)
+    told.tell("failed", "right", "error:E")
+    told.tell("cancelled", "sent", unstarted=True)
+    assert told.states("sent") == [CANCELLED]
+    assert told.reopen() == [Launch(told.number("sent")), Launch(told.number("right"))]
+
+
+def test_an_effect_that_timed_out_is_unknown_and_not_tried_again() -> None:
+    told = Told(sent.named(retry=Retry(attempts=3)))
+    ended = told.tell("failed", "sent", "timeout", retryable=True, cut_off=True)
+    assert ended == [End("suspended", "effect_unknown")]
+    assert told.states("sent") == [UNKNOWN]
+
+
+def test_a_keyed_effect_that_timed_out_is_tried_again() -> None:
+    @work(keyed=True, retry=Retry(attempts=2))
+    def paid(x: str) -> str:
+        return x
+
+    told = Told(paid)
+    (wait,) = told.tell("failed", "paid", "timeout", retryable=True, cut_off=True)
+    assert isinstance(wait, Wait)
+
+
+def test_an_effect_never_ends_as_crash_loop_for_then_it_would_be_repeated_unasked() -> None:
+    told = Told(sent)
+    for _ in range(ABANDONED_MAX + 1):
+        assert told.tell("abandoned", "sent")[-1] == End("suspended", "effect_unknown")
+        told.scheduler.reopened([told.number("sent")])
+
+
+def test_without_a_journal_an_unknown_effect_fails_the_run() -> None:
+    scheduler = Scheduler(Program(Told(sent).plan), writes=False, parks=False)
+    scheduler.start()
+    node = scheduler.plan.index["sent"]
+    ended = scheduler.failed(node, scheduler.token[node], "timeout", cut_off=True)
+    assert ended == [End("failed", "effect_unknown")]
+
+
 def test_a_stage_that_kills_its_process_fails_after_a_bound() -> None:
     told = Told(left)
     for _ in range(ABANDONED_MAX - 1):

@@ -25,7 +25,7 @@ MARKS: Final[Mapping[str, str]] = MappingProxyType(
         " under a lock",
         "connection_lost": "the connection to the journal's database was lost during a write",
         "damage_found": "a stored record was not what was written, and was refused",
-        "effect_unknown": "an effect was in flight when its owner died, and was not repeated",
+        "effect_unknown": "an effect was cut off by a crash, stop or timeout, and was not repeated",
         "guard_blocked": "a guard blocked a value",
         "journal_queue_full": "a request waited outside the journal's full queue",
         "late_write": "the outcome of an attempt that no longer counts was refused",

@@ -648,7 +648,7 @@ class Driver:
                 number = ready.popleft()
                 token = tokens[number]
                 if scheduler.ending is not None:
-                    await self._done(scheduler.cancelled(number, token))
+                    await self._done(scheduler.cancelled(number, token, unstarted=True))
                     continue
                 step = steps[number]
                 started_s = now
@@ -928,7 +928,11 @@ class Driver:
             if error is None or isinstance(error, Stopped):
                 text = f"took longer than {node.timeout_s:g} s"
                 actions = self._failed(
-                    node, token, Failure((node.name,), "timeout", "", text), retryable=True
+                    node,
+                    token,
+                    Failure((node.name,), "timeout", "", text),
+                    retryable=True,
+                    cut_off=True,
                 )
             else:
                 if isinstance(error, asyncio.CancelledError):
@@ -947,6 +951,8 @@ class Driver:
                 )
         if actions is None:
             return self._was_late(node, token)
+        if scheduler.status[number] is NodeState.UNKNOWN:
+            reached("effect_unknown")
         return self._ended(node, attempt, duration_s, status, actions)
 
     def _failed(
@@ -957,11 +963,12 @@ class Driver:
         *,
         retryable: bool = False,
         after_s: float | None = None,
+        cut_off: bool = False,
         error: BaseException | None = None,
     ) -> list[Action] | None:
         number, scheduler = node.index, self.scheduler
         actions = scheduler.failed(
-            number, token, failure.reason, retryable=retryable, after_s=after_s
+            number, token, failure.reason, retryable=retryable, after_s=after_s, cut_off=cut_off
         )
         if actions is None:
             return None

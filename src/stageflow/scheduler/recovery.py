@@ -140,12 +140,14 @@ def _outcome(scheduler: Scheduler, node: int, record: Record) -> None:
                 record.token,
                 data.get("reason", ""),
                 retryable=data.get("retries", False),
+                cut_off=data.get("cut_off", False),
             )
         case _:
             done = scheduler.cancelled(
                 node,
                 record.token,
                 by_stage=data.get("by_stage", False),
+                unstarted=data.get("unstarted", False),
                 reason=data.get("reason", ""),
             )
     if done is None:

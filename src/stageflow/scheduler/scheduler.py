@@ -239,12 +239,22 @@ class Scheduler:
         *,
         retryable: bool = False,
         after_s: float | None = None,
+        cut_off: bool = False,
     ) -> list[Action] | None:
-        """An attempt raised, timed out, broke its contract or said that it failed."""
+        """An attempt raised, timed out, broke its contract or said that it failed.
+
+        `cut_off` says that it was ended from outside, as by its timeout, and not by its own word:
+        an effect may have happened then, and is neither retried nor called failed.
+        """
         if self.token[node] != token or self.status[node] is not RUNNING:
             return self._late(node, token, "failed")
         retry = self.nodes[node].retry
         actions: list[Action] = []
+        if cut_off and self._may_repeat_effect(node):
+            self._outcome(node, "failed", reason=reason, cut_off=True)
+            self.running -= 1
+            self._lose_sight(node)
+            return self._close(actions)
         made = self.attempt[node] - self.abandoned_count.get(node, 0)
         if (
             retryable
@@ -267,14 +277,26 @@ class Scheduler:
         return self._close(actions)
 
     def cancelled(
-        self, node: int, token: int, *, by_stage: bool = False, reason: str = ""
+        self,
+        node: int,
+        token: int,
+        *,
+        by_stage: bool = False,
+        unstarted: bool = False,
+        reason: str = "",
     ) -> list[Action] | None:
-        """An attempt was stopped, or (`by_stage`) asks for the whole run to end."""
+        """An attempt was stopped, or (`by_stage`) asks for the whole run to end.
+
+        `unstarted` says that its body was never entered, so that it had no effect.
+        """
         if self.token[node] != token or self.status[node] is not RUNNING:
             return self._late(node, token, "cancelled")
-        self._outcome(node, "cancelled", reason=reason, by_stage=by_stage)
+        self._outcome(node, "cancelled", reason=reason, by_stage=by_stage, unstarted=unstarted)
         self.running -= 1
         actions: list[Action] = []
+        if not by_stage and not unstarted and self._may_repeat_effect(node):
+            self._lose_sight(node)
+            return self._close(actions)
         self._finish(node, CANCELLED, (Cause.OWN if by_stage else Cause.RUN_ENDED, node))
         if by_stage:
             self._stop("cancelled", reason, actions)
@@ -339,22 +361,27 @@ class Scheduler:
         count = self.abandoned_count.get(node, 0) + 1
         self.abandoned_count[node] = count
         actions: list[Action] = []
-        placed = self.nodes[node]
-        if count >= ABANDONED_MAX and self.ending is None:
+        if self._may_repeat_effect(node):
+            self._lose_sight(node)
+        elif count >= ABANDONED_MAX and self.ending is None:
             self._fail(node, "crash_loop", actions)
-        elif (
-            placed.kind.has_effects
-            and not (placed.stage is not None and placed.stage.keyed)
-            and not self.stands(node)
-        ):
-            # Also in a run that is ending: taken up again, it must not repeat the effect.
-            self.status[node] = UNKNOWN
-            self.unknown += 1
         elif self.ending is not None:
             self._finish(node, CANCELLED, (Cause.RUN_ENDED, node))
         else:
             self._hand_out(node, actions)
         return self._close(actions)
+
+    def _may_repeat_effect(self, node: int) -> bool:
+        """True when another attempt could do again what this one has done unseen."""
+        placed = self.nodes[node]
+        keyed = placed.stage is not None and placed.stage.keyed
+        return placed.kind.has_effects and not keyed and not self.stands(node)
+
+    def _lose_sight(self, node: int) -> None:
+        """Its effect may have happened. Also in a run that is ending: taken up again, it must not
+        repeat it."""
+        self.status[node] = UNKNOWN
+        self.unknown += 1
 
     def reopened(self, rerun: Collection[int] = ()) -> list[Action]:
         """A run that ended without success goes on: what has a value keeps it, the rest waits.
@@ -1063,7 +1090,8 @@ class Scheduler:
             if self.unfinished == 0:
                 self.ending = self._verdict_of_run()
             elif self.unknown:
-                self.ending = End("suspended", "effect_unknown")
+                # Without a journal nobody can take the run up again and say what happened.
+                self.ending = End("suspended" if self.parks else "failed", "effect_unknown")
             elif self.parked:
                 if not self.parks:
                     return actions
@@ -1122,6 +1150,8 @@ class Scheduler:
         control: tuple[str, Any] | None = None,
         accepted: bool = False,
         by_stage: bool = False,
+        unstarted: bool = False,
+        cut_off: bool = False,
         retries: bool = False,
         extra: dict[str, Any] | None = None,
     ) -> None:
@@ -1130,6 +1160,10 @@ class Scheduler:
             data["retries"] = True
         if by_stage:
             data["by_stage"] = True
+        if unstarted:
+            data["unstarted"] = True
+        if cut_off:
+            data["cut_off"] = True
         if reason:
             data["reason"] = reason
         if accepted:
@@ -1179,6 +1213,8 @@ class Scheduler:
         assert held == set(self.gates_left), self._story("held without guards")
         parked = sum(1 for state in self.status if state is PARKED)
         assert parked == self.parked, self._story("parked is miscounted")
+        unknown = sum(1 for state in self.status if state is UNKNOWN)
+        assert unknown == self.unknown, self._story("unknown is miscounted")
         for node, state in enumerate(self.status):
             if state is JUDGED:
                 assert node in self.decisions, self._story("judged without a decision")

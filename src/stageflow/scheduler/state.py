@@ -21,7 +21,8 @@ class NodeState(enum.IntEnum):
     PARKED = 5
     """Waits for a person."""
     UNKNOWN = 6
-    """A crash cut off an attempt with effects; nobody knows whether they happened."""
+    """An attempt with effects was cut off, by a crash, a stop or its timeout; nobody knows whether
+    they happened."""
     FALLING_BACK = 7
     """It has failed, and its fallback has yet to end."""
     OK = 8
