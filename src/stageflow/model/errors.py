@@ -126,6 +126,15 @@ class RunError(StageflowError):
     """Something asked of a run cannot be given: an output that is missing, a status not reached."""
 
 
+class EffectError(StageflowError):
+    """The effect ledger refused: other parameters, still in flight, fenced off, not reachable."""
+
+
+class EffectUnknown(EffectError):
+    """Nobody knows whether an effect happened. Raised by WORK, it makes its node `unknown`: the run
+    goes on elsewhere, and is suspended until somebody has found out."""
+
+
 class JournalError(StageflowError):
     """The journal refused: not found, live elsewhere, stale owner, damaged, newer schema."""
 

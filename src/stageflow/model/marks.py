@@ -25,6 +25,7 @@ MARKS: Final[Mapping[str, str]] = MappingProxyType(
         " under a lock",
         "connection_lost": "the connection to the journal's database was lost during a write",
         "damage_found": "a stored record was not what was written, and was refused",
+        "effect_replayed": "a duplicate of an effect was given the recorded result",
         "effect_unknown": "an effect was cut off by a crash, stop or timeout, and was not repeated",
         "guard_blocked": "a guard blocked a value",
         "journal_queue_full": "a request waited outside the journal's full queue",

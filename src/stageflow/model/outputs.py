@@ -103,6 +103,31 @@ class Revise(Decision):
 
 
 @dataclass(frozen=True, slots=True)
+class Inquiry:
+    """What `reconcile` found out about an effect that was cut off: Happened, NotHappened or
+    CantTell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Happened(Inquiry):
+    """The effect took place; `value` is what the stage would have returned."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class NotHappened(Inquiry):
+    """The effect did not take place and will not any more: the stage may run again."""
+
+
+@dataclass(frozen=True, slots=True)
+class CantTell(Inquiry):
+    """Nobody knows; the effect stays unknown, and a person must look."""
+
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Feedback:
     """What the guards said about the revision before; a stage takes it as a parameter."""
 

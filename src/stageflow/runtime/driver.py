@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from stageflow.graph import Node, Source
 from stageflow.journal.admission import Named, run_exists
 from stageflow.model.bag import MISSING, OutputBag
-from stageflow.model.errors import JournalError, RunError, StageflowError
+from stageflow.model.errors import EffectUnknown, JournalError, RunError, StageflowError
 from stageflow.model.identity import Identity
 from stageflow.model.marks import reached
 from stageflow.model.outputs import Allow, Feedback, OutcomeKind, Revise, StageOutput
@@ -947,6 +947,7 @@ class Driver:
                     failure,
                     retryable=_is_retryable(node, error),
                     after_s=retry_after_s(error, self.runtime.clock.wall_s),
+                    unknown=isinstance(error, EffectUnknown),
                     error=error,
                 )
         if actions is None:
@@ -964,11 +965,18 @@ class Driver:
         retryable: bool = False,
         after_s: float | None = None,
         cut_off: bool = False,
+        unknown: bool = False,
         error: BaseException | None = None,
     ) -> list[Action] | None:
         number, scheduler = node.index, self.scheduler
         actions = scheduler.failed(
-            number, token, failure.reason, retryable=retryable, after_s=after_s, cut_off=cut_off
+            number,
+            token,
+            failure.reason,
+            retryable=retryable,
+            after_s=after_s,
+            cut_off=cut_off,
+            unknown=unknown,
         )
         if actions is None:
             return None

@@ -141,6 +141,7 @@ def _outcome(scheduler: Scheduler, node: int, record: Record) -> None:
                 data.get("reason", ""),
                 retryable=data.get("retries", False),
                 cut_off=data.get("cut_off", False),
+                unknown=data.get("unknown", False),
             )
         case _:
             done = scheduler.cancelled(

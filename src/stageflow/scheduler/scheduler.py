@@ -240,18 +240,21 @@ class Scheduler:
         retryable: bool = False,
         after_s: float | None = None,
         cut_off: bool = False,
+        unknown: bool = False,
     ) -> list[Action] | None:
         """An attempt raised, timed out, broke its contract or said that it failed.
 
         `cut_off` says that it was ended from outside, as by its timeout, and not by its own word:
-        an effect may have happened then, and is neither retried nor called failed.
+        an effect may have happened then, and is neither retried nor called failed. `unknown`: the
+        stage itself says that nobody knows whether its effect happened, keyed or not.
         """
         if self.token[node] != token or self.status[node] is not RUNNING:
             return self._late(node, token, "failed")
         retry = self.nodes[node].retry
         actions: list[Action] = []
-        if cut_off and self._may_repeat_effect(node):
-            self._outcome(node, "failed", reason=reason, cut_off=True)
+        unknown = unknown and self.nodes[node].kind.has_effects
+        if unknown or (cut_off and self._may_repeat_effect(node)):
+            self._outcome(node, "failed", reason=reason, cut_off=not unknown, unknown=unknown)
             self.running -= 1
             self._lose_sight(node)
             return self._close(actions)
@@ -1152,6 +1155,7 @@ class Scheduler:
         by_stage: bool = False,
         unstarted: bool = False,
         cut_off: bool = False,
+        unknown: bool = False,
         retries: bool = False,
         extra: dict[str, Any] | None = None,
     ) -> None:
@@ -1164,6 +1168,8 @@ class Scheduler:
             data["unstarted"] = True
         if cut_off:
             data["cut_off"] = True
+        if unknown:
+            data["unknown"] = True
         if reason:
             data["reason"] = reason
         if accepted:

@@ -1,0 +1,1 @@
+"""Batteries: ready-made stage bodies, a folder for each kind. Loaded when they are imported."""
