@@ -1,4 +1,4 @@
-"""Ledgers in every store that is here; those whose server or client library is absent are skipped."""
+"""Ledgers in every store; those whose server or client library is absent are skipped."""
 
 from __future__ import annotations
 

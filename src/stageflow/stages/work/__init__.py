@@ -3,7 +3,7 @@
 What they promise is told in docs/effects.md.
 """
 
-from stageflow.stages.work.idempotent import Effect, idempotent
+from stageflow.stages.work.idempotency import Effect, idempotent
 from stageflow.stages.work.ledger.entry import LedgerRules
 from stageflow.stages.work.ledger.ledger import Ledger
 

@@ -1,4 +1,4 @@
-"""What every store of effects must do, as checks that raise AssertionError: for ours and others'."""
+"""What every store of effects must do: checks that raise AssertionError, for ours and others'."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ class Ledger:
         )
 
     async def release(self, key: str, fence: int, *, may_change: bool) -> bool:
-        """It did not happen (`may_change`), or may safely be done again with the same parameters."""
+        """It did not happen (`may_change`), or may safely be done again as it was."""
         return await self.change(
             key, partial(machine.release, fence=fence, may_change=may_change, rules=self.rules)
         )

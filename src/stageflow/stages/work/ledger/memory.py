@@ -19,10 +19,10 @@ class MemoryEffects:
         self,
         entries: dict[str, EffectEntry] | None = None,
         *,
-        wall_s: Callable[[], float] = lambda: time.time(),
+        wall_s: Callable[[], float] | None = None,
     ) -> None:
         self.entries: dict[str, EffectEntry] = {} if entries is None else entries
-        self._wall_s = wall_s
+        self._wall_s = _now_s if wall_s is None else wall_s
 
     async def change(self, key: str, decide: Decide[T]) -> T:
         entry = self.entries.get(key)
@@ -52,3 +52,7 @@ class MemoryEffects:
 
     async def close(self) -> None:
         return None
+
+
+def _now_s() -> float:
+    return time.time()  # looked up each time: a simulation has a clock of its own

@@ -129,7 +129,7 @@ C = TypeVar("C", bound=Callable[..., object])
 
 
 def _coded(call: C) -> C:
-    """`call`, with SQLite's errors as `effect.store`. Not for a user's statements: those are his."""
+    """`call`, with SQLite's errors as `effect.store`; a user's statements keep their own."""
 
     def coded(*args: object) -> object:
         try:

@@ -29,7 +29,7 @@ class Connections(Generic[C]):
         self._is_closed = False
 
     async def use(self, work: Callable[[C], T]) -> T:
-        """`work(connection)` in one of the threads. It runs to its end when the task is cancelled."""
+        """`work(connection)` in one of the threads; to its end, though the task be cancelled."""
         if self._is_closed:
             raise EffectError(
                 "effect.closed",

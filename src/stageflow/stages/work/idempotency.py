@@ -117,6 +117,11 @@ def idempotent(
     return wrapped
 
 
+def fingerprint(parameters: Mapping[str, Any], freezer: Freezer) -> str:
+    """What tells two effects under one key apart: the contents of all their parameters."""
+    return content_hash(freezer.freeze(dict(parameters)))
+
+
 @dataclass(frozen=True, slots=True)
 class _Options:
     """As `idempotent` takes them."""
@@ -208,7 +213,7 @@ class _Once:
     def fingerprint(self, given: Mapping[str, Any]) -> str:
         """Of every parameter that the effect is about."""
         try:
-            return content_hash(self.freezer.freeze({name: given[name] for name in self.named}))
+            return fingerprint({name: given[name] for name in self.named}, self.freezer)
         except ValueRefused as refused:
             raise EffectError(
                 "effect.parameter",
