@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import random
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -85,6 +86,8 @@ class Rounds:
         }
         self.told = [self.folder / f"told{number}" for number in range(plan.processes + 1)]
         self.counts: dict[str, int] = {}
+        self.processes: list[BaseProcess] = []
+        """Every process that was started; all are gone in the end."""
 
     def run(self) -> Iterator[dict[str, Any]]:
         """What was seen of each key."""
@@ -101,6 +104,9 @@ class Rounds:
             self._work(port)
             asyncio.run(self._afterwards(port))
         finally:
+            for process in self.processes:
+                process.kill()
+                process.join()
             server.kill()
             server.wait()
             if server.stdout is not None:
@@ -141,8 +147,11 @@ class Rounds:
             raise SystemExit("a worker failed")
 
     def _forked(self, job: Job) -> BaseProcess:
-        process = multiprocessing.get_context("fork").Process(target=work_off, args=(job,))
+        process = multiprocessing.get_context("fork").Process(
+            target=work_off, args=(job,), daemon=True
+        )
         process.start()
+        self.processes.append(process)
         return process
 
     async def _afterwards(self, port: int) -> None:
@@ -235,6 +244,8 @@ def command(plan: Plan) -> list[str]:
 def main(arguments: list[str]) -> int:
     """Carry the plan out and print what was seen."""
     plan = Plan(**json.loads(arguments[0]))
+    # Ended early, it still ends its workers and leaves nothing in the servers.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with applied(plan.sabotage):
         for facts in Rounds(plan).run():
             sys.stdout.write(json.dumps(facts) + "\n")

@@ -269,6 +269,7 @@ def opened(name: str, address: str, skew_s: float) -> EffectStore:
 
 def work_off(job: Job) -> None:
     """The whole life of a process."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     async def carried_out() -> None:
         worker = Worker(job)

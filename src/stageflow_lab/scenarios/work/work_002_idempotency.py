@@ -62,7 +62,7 @@ def load(world: World) -> History:
             _simulate(world, history)
             out, _ = rounds.communicate()
         finally:
-            rounds.kill()
+            rounds.terminate()
             rounds.wait()
         errors.seek(0)
         said = errors.read().decode(errors="replace")

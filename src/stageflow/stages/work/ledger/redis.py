@@ -14,6 +14,7 @@ from stageflow.stages.work.ledger.entry import EXPIRING, EffectEntry
 from stageflow.stages.work.ledger.store import (
     Decide,
     Within,
+    contended,
     decoded,
     encoded,
     no_transactions,
@@ -89,12 +90,7 @@ class RedisEffects:
             changed, answer = decide(entry, now_s)
             if changed is entry or self._set(client, name, data or b"", changed, now_s):
                 return answer
-        raise EffectError(
-            "effect.contended",
-            f"key {key} of the effect ledger changed each time it was to be written",
-            expected=f"a turn within {CONTENTIONS_MAX} tries",
-            fix="let fewer duplicates of one effect run at a time",
-        )
+        raise contended(key, CONTENTIONS_MAX)
 
     def _set(
         self, client: Any, name: str, before: bytes, entry: EffectEntry | None, now_s: float

@@ -83,6 +83,16 @@ def unreachable(store: str, error: BaseException) -> EffectError:
     )
 
 
+def contended(key: str, tries: int) -> EffectError:
+    """What a store that compares and sets says when it never gets its turn."""
+    return EffectError(
+        "effect.contended",
+        f"key {key} of the effect ledger changed each time it was to be written",
+        expected=f"a turn within {tries} tries",
+        fix="let fewer duplicates of one effect run at a time",
+    )
+
+
 def no_transactions(store: str) -> EffectError:
     """What a store without transactions of the user's says."""
     return EffectError(
