@@ -13,9 +13,12 @@ from stageflow import (
     Allow,
     Block,
     BuildError,
+    CantTell,
     Context,
     Decision,
+    Happened,
     JournalError,
+    NotHappened,
     Pipeline,
     Retry,
     RunError,
@@ -320,6 +323,54 @@ async def test_an_effect_that_was_stopped_is_not_repeated_unasked(opened: Opened
     assert (again.status, again.reason) == ("suspended", "effect_unknown") and sent == ["a"]
     allowed = await opened().resume(first.id, pipeline=desk, rerun=["mailed"])
     assert allowed.status == "ok" and sent == ["a", "a"]
+
+
+@pytest.mark.parametrize("found", ["happened", "not", "cant_tell", "raises", "late"])
+async def test_reconcile_is_asked_what_a_cut_off_attempt_did(opened: Opened, found: str) -> None:
+    """
+    1. mail is under way when the run is cancelled; resumed, `reconcile` is asked, with what the
+       stage takes
+    2. what happened is the stage's value; what did not is done; else a person is asked
+    3. whoever resumes once more asks once more, until it is known
+    """
+    sent: list[str] = []
+    asked: list[tuple[str, str]] = []
+    under_way = asyncio.Event()
+
+    async def looked_up(ctx: Context, text: str) -> Happened | NotHappened | CantTell:
+        asked.append((text, ctx.effect_key))
+        if found == "late":
+            await asyncio.Event().wait()
+        if found == "raises":
+            raise ConnectionError
+        return {"happened": Happened("seen"), "not": NotHappened(), "cant_tell": CantTell("?")}[
+            found
+        ]
+
+    @work(reconcile=looked_up, timeout=0.2 if found == "late" else 60)
+    async def mailed(text: str) -> str:
+        sent.append(text)
+        under_way.set()
+        if len(sent) == 1:
+            await asyncio.Event().wait()
+        return text
+
+    desk = Pipeline("post", [mailed], inputs={"text": str}, outputs=mailed)
+    handle = desk.using(runtime=opened()).start(text="a")
+    await under_way.wait()
+    handle.cancel()
+    first = await handle
+    assert (first.status, first.nodes["mailed"].state, asked) == ("cancelled", "unknown", [])
+    again = await opened().resume(first.id, pipeline=desk)
+    assert len(asked) == 1 and asked[0][0] == "a"
+    if found in ("happened", "not"):
+        assert again.output == {"happened": "seen", "not": "a"}[found]
+        assert sent == ["a"] * (1 if found == "happened" else 2)
+        return
+    assert (again.status, again.reason, sent) == ("suspended", "effect_unknown", ["a"])
+    found = "happened"
+    once_more = await opened().resume(first.id, pipeline=desk)
+    assert once_more.output == "seen" and len(asked) == 2 and sent == ["a"]
 
 
 async def test_the_effect_key_outlives_the_attempt_and_tells_runs_apart(opened: Opened) -> None:

@@ -6,7 +6,19 @@ from typing import Any
 
 import pytest
 
-from stageflow import Allow, Branch, Decision, Retry, first_of, guard, n_of, route, transform, work
+from stageflow import (
+    Allow,
+    Branch,
+    Decision,
+    Happened,
+    Retry,
+    first_of,
+    guard,
+    n_of,
+    route,
+    transform,
+    work,
+)
 from stageflow.graph import compile_plan
 from stageflow.model.errors import JournalError
 from stageflow.model.record import Record, RecordType
@@ -303,6 +315,61 @@ def test_an_effect_never_ends_as_crash_loop_for_then_it_would_be_repeated_unaske
     for _ in range(ABANDONED_MAX + 1):
         assert told.tell("abandoned", "sent")[-1] == End("suspended", "effect_unknown")
         told.scheduler.reopened([told.number("sent")])
+
+
+async def found_out() -> Happened:
+    return Happened("")
+
+
+@work(reconcile=found_out, retry=Retry(attempts=2))
+def booked(x: str) -> str:
+    return x
+
+
+def test_reconcile_is_asked_about_an_attempt_that_was_cut_off() -> None:
+    told = Told(booked)
+    assert launched(told.tell("failed", "booked", "timeout", retryable=True, cut_off=True)) == 1
+    assert told.states("booked") == [RUNNING]
+    assert told.tell("completed", "booked") == [End("ok", "")]
+
+
+def test_what_did_not_happen_is_tried_again_as_its_policy_says() -> None:
+    """Else a stage that always times out would be asked about, and run, for ever."""
+    told = Told(booked)
+    told.tell("failed", "booked", "timeout", retryable=True, cut_off=True)
+    (wait,) = told.tell("not_happened", "booked")
+    assert isinstance(wait, Wait)
+    told.scheduler.retry_due(wait.node, wait.token)
+    told.tell("failed", "booked", "timeout", retryable=True, cut_off=True)
+    assert told.tell("not_happened", "booked")[-1] == End("failed", "timeout")
+
+
+def test_who_can_t_tell_leaves_it_unknown_and_is_asked_again_when_the_run_goes_on() -> None:
+    told = Told(booked)
+    told.tell("failed", "booked", "timeout", retryable=True, cut_off=True)
+    ended = told.tell("failed", "booked", "error:E", retryable=True)
+    assert ended == [End("suspended", "effect_unknown")]
+    assert told.states("booked") == [UNKNOWN]
+    assert launched(told.reopen()) == 1
+    assert launched(told.tell("not_happened", "booked")) == 1
+    assert told.tell("completed", "booked") == [End("ok", "")]
+
+
+def test_an_inquiry_that_dies_with_its_process_is_repeated_within_a_bound() -> None:
+    told = Told(booked)
+    assert launched(told.tell("abandoned", "booked")) == 1
+    for _ in range(ABANDONED_MAX - 1):
+        assert launched(told.tell("abandoned", "booked")) == 1
+    assert told.tell("abandoned", "booked") == [End("suspended", "effect_unknown")]
+
+
+def test_a_stage_that_kills_its_process_before_it_acts_is_not_asked_about_for_ever() -> None:
+    told = Told(booked)
+    for _ in range(ABANDONED_MAX - 1):
+        told.tell("abandoned", "booked")
+        assert launched(told.tell("not_happened", "booked")) == 1
+    told.tell("abandoned", "booked")
+    assert told.tell("not_happened", "booked")[-1] == End("failed", "crash_loop")
 
 
 def test_without_a_journal_an_unknown_effect_fails_the_run() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 import types
 import typing
@@ -13,6 +14,7 @@ from stageflow.graph.stage import (
     BranchRef,
     Join,
     OnFailure,
+    Parameter,
     Place,
     Question,
     Stage,
@@ -25,7 +27,7 @@ from stageflow.graph.stage import (
 )
 from stageflow.model.errors import BuildError, nearest
 from stageflow.model.kinds import Kind
-from stageflow.model.outputs import Branch, Decision, StageOutput, Stream
+from stageflow.model.outputs import Branch, Decision, Inquiry, StageOutput, Stream
 from stageflow.model.policy import Retry
 from stageflow.model.progress import Progress
 
@@ -69,6 +71,9 @@ class WorkOptions(StageOptions, total=False):
 
     keyed: bool
     """The sink honours `ctx.effect_key`: an attempt cut off by a crash may safely run again."""
+    reconcile: Callable[..., Awaitable[Inquiry]]
+    """An async function of some of the stage's parameters, and `ctx`, that is asked about an
+    attempt whose effect is unknown; returns Happened(value), NotHappened() or CantTell()."""
 
 
 class RouteOptions(StageOptions, total=False):
@@ -425,6 +430,7 @@ def _stage(
         else tuple(branches),
         of=None if of is None else (of,) if isinstance(of, str) else tuple(of),
         keyed=options.get("keyed", False),
+        reconcile=_reconcile(options.get("reconcile"), parameters, name),
     )
 
 
@@ -443,7 +449,36 @@ def _known_options(kind: Kind, options: dict[str, Any], name: str) -> None:
             )
 
 
-_OWN_OPTIONS = {Kind.WORK: ("keyed",), Kind.ROUTE: ("branches",), Kind.GUARD: ("of",)}
+def _reconcile(given: Any, parameters: Sequence[Parameter], name: str) -> Any:
+    """`given`, when it can be asked. BuildError `stage.reconcile` otherwise."""
+    if given is None:
+        return None
+    known = [*(parameter.name for parameter in parameters), "ctx"]
+    if not inspect.iscoroutinefunction(given):
+        raise BuildError(
+            "stage.reconcile",
+            f"reconcile of {name!r} is no async function",
+            node=name,
+            field="reconcile",
+            expected="an async function that returns Happened, NotHappened or CantTell",
+            got=type(given).__name__,
+            fix="async def looked_up(order: str) -> Happened | NotHappened | CantTell: ...",
+        )
+    for parameter in inspect.signature(given).parameters:
+        if parameter not in known:
+            close = nearest(parameter, known)
+            raise BuildError(
+                "stage.reconcile",
+                f"reconcile of {name!r} takes {parameter!r}, which the stage does not",
+                node=name,
+                field=parameter,
+                expected="some of " + ", ".join(known),
+                fix=f"did you mean {close!r}?" if close else "take what the stage takes, and ctx",
+            )
+    return given
+
+
+_OWN_OPTIONS = {Kind.WORK: ("keyed", "reconcile"), Kind.ROUTE: ("branches",), Kind.GUARD: ("of",)}
 
 
 def value_type(returns: Any, mode: str) -> Any:

@@ -126,6 +126,8 @@ class Stage(Generic[P, T]):
     """GUARD: the parameters it gates; None means every input and node among its parameters."""
     keyed: bool = False
     """WORK: the sink honours `ctx.effect_key`, so an attempt cut off by a crash may run again."""
+    reconcile: Callable[..., Any] | None = None
+    """WORK: asked, after an attempt was cut off, whether its effect happened."""
     revisions: int = 5
     """How many revisions guards may ask for, the first one counted, before it is exhausted."""
     progress: Progress = field(default_factory=Progress)

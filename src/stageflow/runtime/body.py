@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from stageflow.graph import Node
 from stageflow.model.values import thaw
+from stageflow.runtime.inquiry import asked
 from stageflow.runtime.processes import address_of
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ def begin(
     function = stage.function
     assert function is not None
     arguments = driver.arguments(driver.steps[node.index], started_s)
+    if stage.reconcile is not None and node.index in driver.scheduler.asking:
+        return asked(driver, node, arguments, started_s), None
     if stage.mode == "async":
         return function(**arguments), None
     if stage.mode == "async_generator":

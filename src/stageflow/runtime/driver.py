@@ -44,6 +44,7 @@ from stageflow.runtime.durable import StepResult
 from stageflow.runtime.events import EventType, RawEvent, Subscription
 from stageflow.runtime.failure import Failure, StageFailed, beside, failure_of
 from stageflow.runtime.history import History
+from stageflow.runtime.inquiry import DidNotHappen
 from stageflow.runtime.lingering import RUN, end_lingering
 from stageflow.runtime.outcome import Candidate, Run, make_run
 from stageflow.runtime.pools import Caller
@@ -923,6 +924,9 @@ class Driver:
         if isinstance(error, Stopped) and error.why == "stop":
             actions = scheduler.cancelled(number, token)
             status = "cancelled"
+        elif isinstance(error, DidNotHappen):
+            actions = scheduler.not_happened(number, token)
+            status = "not_happened"
         else:
             status = "failed"
             if error is None or isinstance(error, Stopped):

@@ -31,7 +31,10 @@ class Step:
         self.name = node.name
         self.function: Any = None if node.stage is None else node.stage.function
         self.is_async = (
-            node.stage is not None and node.stage.mode == "async" and node.fallback is None
+            node.stage is not None
+            and node.stage.mode == "async"
+            and node.fallback is None
+            and node.stage.reconcile is None
         )
         """A plain async function that gives every value of its node: stepped in place."""
         self.taken = tuple(

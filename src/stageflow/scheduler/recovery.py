@@ -130,6 +130,8 @@ def _outcome(scheduler: Scheduler, node: int, record: Record) -> None:
             done = scheduler.completed(
                 node, record.token, _control(scheduler, data), data.get("stalled")
             )
+        case "not_happened":
+            done = scheduler.not_happened(node, record.token)
         case "skip":
             done = scheduler.skipped(node, record.token, data.get("reason", ""))
         case "failed" if data.get("reason") == "expired":

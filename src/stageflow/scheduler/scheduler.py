@@ -41,8 +41,10 @@ class Scheduler:
     __slots__ = (
         "_abandoned_count",
         "_arrived",
+        "_asking",
         "_branch",
         "_cause",
+        "_cut",
         "_decisions",
         "_failures",
         "_fallen",
@@ -102,6 +104,12 @@ class Scheduler:
     stalled: set[int] = made(set)
     """HELD nodes of which the last guard that wanted another revision says that none will help."""
     abandoned_count: dict[int, int] = made(dict)
+    asking: dict[int, int] = made(dict)
+    """RUNNING nodes whose attempt finds out what a cut-off one has done, and how often such an
+    attempt died itself. Stale for nodes that have ended since."""
+    cut: dict[int, tuple[str, bool]] = made(dict)
+    """Nodes of which an attempt ended in doubt: why, and whether it may be retried if it turns out
+    that nothing happened."""
 
     def __init__(
         self, program: Program, *, seed: int = 0, writes: bool = True, parks: bool = True
@@ -250,29 +258,25 @@ class Scheduler:
         """
         if self.token[node] != token or self.status[node] is not RUNNING:
             return self._late(node, token, "failed")
-        retry = self.nodes[node].retry
         actions: list[Action] = []
-        unknown = unknown and self.nodes[node].kind.has_effects
+        unknown = (unknown and self.nodes[node].kind.has_effects) or node in self.asking
         if unknown or (cut_off and self._may_repeat_effect(node)):
-            self._outcome(node, "failed", reason=reason, cut_off=not unknown, unknown=unknown)
-            self.running -= 1
-            self._lose_sight(node)
-            return self._close(actions)
-        made = self.attempt[node] - self.abandoned_count.get(node, 0)
-        if (
-            retryable
-            and retry is not None
-            and made < retry.attempts
-            and self.ending is None
-            and not self.stands(node)
-        ):
-            wait_s = retry.wait_s(
-                attempt=made, seed=self.seed, node=self.nodes[node].name, after_s=after_s
+            self._outcome(
+                node,
+                "failed",
+                reason=reason,
+                cut_off=not unknown,
+                unknown=unknown,
+                retries=retryable,
             )
+            self.running -= 1
+            if node not in self.asking:
+                self.cut[node] = (reason, retryable)
+            self._lose_sight(node, actions)
+            return self._close(actions)
+        if retryable and self.ending is None and self._tries_again(node):
             self._outcome(node, "failed", reason=reason, retries=True)
-            self._record(RecordType.RETRY_DUE, node, data={"wait_s": wait_s})
-            self.status[node] = RETRYING
-            actions.append(Wait(node, token, wait_s))
+            actions.append(self._wait(node, token, after_s))
             return actions
         self._outcome(node, "failed", reason=reason)
         self.running -= 1
@@ -297,13 +301,53 @@ class Scheduler:
         self._outcome(node, "cancelled", reason=reason, by_stage=by_stage, unstarted=unstarted)
         self.running -= 1
         actions: list[Action] = []
-        if not by_stage and not unstarted and self._may_repeat_effect(node):
-            self._lose_sight(node)
+        if node in self.asking or not (by_stage or unstarted or not self._may_repeat_effect(node)):
+            self._lose_sight(node, actions)
             return self._close(actions)
         self._finish(node, CANCELLED, (Cause.OWN if by_stage else Cause.RUN_ENDED, node))
         if by_stage:
             self._stop("cancelled", reason, actions)
         return self._close(actions)
+
+    def not_happened(self, node: int, token: int) -> list[Action] | None:
+        """The effect that was cut off did not take place: the node has another attempt."""
+        if self.token[node] != token or self.status[node] is not RUNNING:
+            return self._late(node, token, "not_happened")
+        assert node in self.asking, "only who was asked can say so"
+        del self.asking[node]
+        self._outcome(node, "not_happened")
+        actions: list[Action] = []
+        reason, retryable = self.cut.pop(node, ("", False))
+        if self.ending is not None:
+            self.running -= 1
+            self._finish(node, CANCELLED, (Cause.RUN_ENDED, node))
+        elif retryable and self._tries_again(node):
+            actions.append(self._wait(node, token))
+        elif reason or self.abandoned_count.get(node, 0) >= ABANDONED_MAX:
+            self.running -= 1
+            self._fail(node, reason or "crash_loop", actions)
+        else:
+            self.running -= 1
+            self._hand_out(node, actions)
+        return self._close(actions)
+
+    def _tries_again(self, node: int) -> bool:
+        """True when its retry policy has attempts left; those that died don't count."""
+        retry = self.nodes[node].retry
+        made = self.attempt[node] - self.abandoned_count.get(node, 0)
+        return retry is not None and made < retry.attempts and not self.stands(node)
+
+    def _wait(self, node: int, token: int, after_s: float | None = None) -> Wait:
+        """The node waits for its next attempt."""
+        retry = self.nodes[node].retry
+        assert retry is not None, "only who has a policy tries again"
+        made = self.attempt[node] - self.abandoned_count.get(node, 0)
+        wait_s = retry.wait_s(
+            attempt=made, seed=self.seed, node=self.nodes[node].name, after_s=after_s
+        )
+        self._record(RecordType.RETRY_DUE, node, data={"wait_s": wait_s})
+        self.status[node] = RETRYING
+        return Wait(node, token, wait_s)
 
     def step_done(self, node: int, data: dict[str, Any]) -> None:
         """A RUNNING attempt completed a durable step; it goes on."""
@@ -361,11 +405,18 @@ class Scheduler:
         assert self.token[node] == token and self.status[node] is RUNNING, "only a dead attempt"
         self._record(RecordType.ABANDONED, node)
         self.running -= 1
+        actions: list[Action] = []
+        if node in self.asking:
+            self.asking[node] += 1
+            if self.ending is None and self.asking[node] < ABANDONED_MAX:
+                self._inquire(node, actions)
+            else:
+                self._lose_sight(node, actions)
+            return self._close(actions)
         count = self.abandoned_count.get(node, 0) + 1
         self.abandoned_count[node] = count
-        actions: list[Action] = []
         if self._may_repeat_effect(node):
-            self._lose_sight(node)
+            self._lose_sight(node, actions)
         elif count >= ABANDONED_MAX and self.ending is None:
             self._fail(node, "crash_loop", actions)
         elif self.ending is not None:
@@ -380,11 +431,31 @@ class Scheduler:
         keyed = placed.stage is not None and placed.stage.keyed
         return placed.kind.has_effects and not keyed and not self.stands(node)
 
-    def _lose_sight(self, node: int) -> None:
-        """Its effect may have happened. Also in a run that is ending: taken up again, it must not
-        repeat it."""
+    def _lose_sight(self, node: int, actions: list[Action]) -> None:
+        """Its effect may have happened: its stage's `reconcile` is asked, once, or nobody knows.
+
+        Also in a run that is ending: taken up again, it must not repeat the effect.
+        """
+        if self.ending is None and node not in self.asking and self._can_inquire(node):
+            self.asking[node] = 0
+            self._inquire(node, actions)
+            return
+        self.asking.pop(node, None)
         self.status[node] = UNKNOWN
         self.unknown += 1
+
+    def _can_inquire(self, node: int) -> bool:
+        stage = self.nodes[node].stage
+        return stage is not None and stage.reconcile is not None
+
+    def _inquire(self, node: int, actions: list[Action]) -> None:
+        """Hands out an attempt that finds out; it is none of the stage's own, and has no number."""
+        self.tokens = token = self.tokens + 1
+        self.token[node] = token
+        self.status[node] = RUNNING
+        self.running += 1
+        self._record(RecordType.INTENT, node, data={"asks": True})
+        actions.append(self.run_actions[node])
 
     def reopened(self, rerun: Collection[int] = ()) -> list[Action]:
         """A run that ended without success goes on: what has a value keeps it, the rest waits.
@@ -423,6 +494,8 @@ class Scheduler:
                 elif self.status[node].is_terminal:
                     self.unfinished += 1
                 self.status[node] = WAITING
+                self.asking.pop(node, None)
+                self.cut.pop(node, None)
                 self.cause.pop(node, None)
                 self.flawed[node] = self.shown[node] = 0
                 if self.nodes[node].fallback is not None:
@@ -435,6 +508,13 @@ class Scheduler:
             if status is HELD:
                 self._judge_again(node)
         self._revise_if_wished(actions)
+        for node, status in enumerate(self.status):
+            ready = status is UNKNOWN and not self.waiting[node] and not self.flawed[node]
+            if ready and self._can_inquire(node):
+                self.unknown -= 1
+                self.cut.pop(node, None)
+                self.asking[node] = 0
+                self._inquire(node, actions)
         for node, keep in enumerate(kept):
             if not keep and self.status[node] is WAITING:
                 if self.nodes[node].join is not None:
@@ -547,7 +627,8 @@ class Scheduler:
         """
         self.tokens += 1
         self.token[node] = self.tokens
-        self._record(RecordType.INTENT, node, self._whose(node))
+        asks = {"asks": True} if node in self.asking else None
+        self._record(RecordType.INTENT, node, asks or self._whose(node))
 
     def restate_question(self, node: int) -> Ask:
         """Writes the question of a PARKED node that the journal does not know yet."""
@@ -581,6 +662,8 @@ class Scheduler:
             self.revision[node] += 1
             self.attempt[node] = self.produced[node] = 0
             self.abandoned_count.pop(node, None)
+            self.asking.pop(node, None)
+            self.cut.pop(node, None)
         self.attempt[node] += 1
         self.tokens = token = self.tokens + 1
         self.token[node] = token
