@@ -89,6 +89,9 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 512
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing: clients are killed while they wait."""
+
     def __init__(self) -> None:
         super().__init__((HOST, 0), Handler)
         self.effects = Effects()

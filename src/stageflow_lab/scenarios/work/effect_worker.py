@@ -237,7 +237,10 @@ class Worker:
                     self.tell(order=key.order, **asdict(reply))
                 self.tell(done=key.order)
 
-        await asyncio.gather(*(one(key) for key in self.job.keys))
+        for key in self.job.keys:
+            if key.point is not None:  # alone: a death beside it would keep it from its own
+                await one(key)
+        await asyncio.gather(*(one(key) for key in self.job.keys if key.point is None))
 
     async def afterwards(self) -> None:
         """A replay of every key, and two with other parameters."""
