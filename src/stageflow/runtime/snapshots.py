@@ -141,8 +141,6 @@ class _Found:
         else:
             name, revision, attempt, epoch, token = rest
             number = self._plan.index[name]
-            if self._plan.nodes[number].kind is Kind.GUARD and type(thaw(value)) is Allow:
-                value = Allow()  # as runs keep it: it has no fields to change
             self._bag.accepted.append(Entry(number, revision, attempt, epoch, token, value))
             self._bag.values[number] = value
 
