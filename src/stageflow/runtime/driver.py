@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import contextvars
 import math
+from array import array
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from time import monotonic
@@ -240,7 +241,7 @@ class Driver:
         """Workers that were made and have not run yet; they will look at `ready`."""
         self.held: set[int] = set()
         """Nodes whose value waits for guards."""
-        self.durations: dict[int, float] = {}
+        self.durations = array("d", bytes(8 * len(self.nodes)))
         """Seconds of each node's last attempt in this process."""
         self.parent: Driver | None = None
         """The run whose stage started this one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
@@ -111,7 +111,7 @@ class Run(Generic[O]):
         causes: Mapping[int, tuple[Cause, int]],
         tried: list[int],
         revisions: list[int],
-        durations: Mapping[int, float],
+        durations: Sequence[float],
         reasons: Mapping[int, str],
         failures: Mapping[str, Failure],
         candidates: Mapping[int, list[Candidate]],
@@ -271,7 +271,7 @@ class Run(Generic[O]):
             reason=self._reasons.get(number, ""),
             attempts=self._tried[number] - (fallback is not None),
             revision=self._revisions[number],
-            duration_s=self._durations.get(number, 0.0),
+            duration_s=self._durations[number],
             fallback=None
             if fallback is None or not self._released(number)
             else plan.nodes[fallback].name,
