@@ -1458,10 +1458,10 @@ class Driver:
         """This child is over: its parent forgets it, and the stage that started it goes on."""
         assert self.parent is not None and self.left is not None, "only a child leaves"
         self.parent.workers.pop(task)
+        if not task.cancelled():
+            task.exception()  # heard of, also when the stage is cancelled before it asks
         if not self.left.done():
             self.left.set_result(None)
-        elif not task.cancelled():
-            task.exception()  # the stage was cancelled, and does not ask
 
     async def _end_child(self, number: int, child: Driver, task: asyncio.Task[Any]) -> None:
         """The stage was cancelled: so is its child, and the stage waits until that is over."""

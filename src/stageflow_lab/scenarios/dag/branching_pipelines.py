@@ -242,6 +242,9 @@ def facts_of(run: Run[Any], performance: Performance, *, exact: bool) -> dict[st
         accounts = ended[placed.name].accounts
         if stopped_by is not None and placed.name not in finished:
             accounts |= {"cancelled"}
+            if placed.kind == "work" and placed.name in bodies:
+                # Its effect was cut off by the end of the run: nobody knows whether it happened.
+                accounts |= {"unknown none None"}
         told.append(said)
         true.append("|".join(sorted(accounts)))
     facts = {
