@@ -35,6 +35,13 @@ def test_headers_agree_with_the_catalogue(scenarios: Mapping[str, Any]) -> None:
     assert not wrong, "\n".join(f"{name}: {each}" for name in wrong for each in wrong[name])
 
 
+def test_each_sabotage_finds_what_it_patches(scenarios: Mapping[str, Any]) -> None:
+    for scenario in scenarios.values():
+        for sabotage in scenario.sabotages:
+            with sabotage.apply():  # raises lab.patch_target
+                pass
+
+
 def test_no_row_has_two_scenarios(scenarios: Mapping[str, Any]) -> None:
     rows = [scenario.row for scenario in scenarios.values()]
     twice = sorted({row for row in rows if rows.count(row) > 1})
