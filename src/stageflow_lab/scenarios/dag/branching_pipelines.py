@@ -243,8 +243,8 @@ def facts_of(run: Run[Any], performance: Performance, *, exact: bool) -> dict[st
         if stopped_by is not None and placed.name not in finished:
             accounts |= {"cancelled"}
             if placed.kind == "work" and placed.name in bodies:
-                # Its effect was cut off by the end of the run: nobody knows whether it happened, and
-                # only between two attempts is it known that nothing was under way.
+                # Its effect was cut off by the end of the run: nobody knows whether it happened.
+                # Only between two attempts is it known that nothing was under way.
                 accounts |= {"unknown none None"}
                 if placed.tries == 1:
                     accounts -= {"cancelled"}
