@@ -109,10 +109,8 @@ def late_children_heeded() -> Iterator[None]:
     """A value of an attempt that was given up is taken for the value of the attempt that runs."""
     completed = Scheduler.completed
 
-    def heeding(
-        self: Scheduler, node: int, token: int, control: tuple[str, Any] | None = None
-    ) -> list[Action] | None:
-        return completed(self, node, self.token[node], control)
+    def heeding(self: Scheduler, node: int, token: int, *rest: Any) -> list[Action] | None:
+        return completed(self, node, self.token[node], *rest)
 
     with patched(Scheduler, "completed", heeding):
         yield
