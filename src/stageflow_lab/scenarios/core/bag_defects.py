@@ -56,10 +56,8 @@ def fencing_token_ignored() -> Iterator[None]:
     """Whichever attempt of a running node ends first is taken for the current one."""
     completed = Scheduler.completed
 
-    def unfenced(
-        self: Scheduler, node: int, token: int, control: tuple[str, Any] | None = None
-    ) -> list[Action] | None:
-        return completed(self, node, self.token[node], control)
+    def unfenced(self: Scheduler, node: int, token: int, *rest: Any) -> list[Action] | None:
+        return completed(self, node, self.token[node], *rest)
 
     with patched(Scheduler, "completed", unfenced):
         yield

@@ -19,10 +19,8 @@ def ready_set_scanned() -> Iterator[None]:
     """Every completion looks through all stages of the run for those that became ready."""
     completed = Scheduler.completed
 
-    def scanning(
-        self: Scheduler, node: int, token: int, control: tuple[str, Any] | None = None
-    ) -> list[Action] | None:
-        actions = completed(self, node, token, control)
+    def scanning(self: Scheduler, node: int, token: int, *rest: Any) -> list[Action] | None:
+        actions = completed(self, node, token, *rest)
         self.status.count(NodeState.WAITING)
         return actions
 
