@@ -7,19 +7,18 @@ row is read. Every function runs inside a transaction of the caller's.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
-from hashlib import blake2b
 from typing import Any
 
-from stageflow.journal.admission import Head, IsAlive, damaged
-from stageflow.journal.store import Append, EndedTurn, LineTurn, RunHeader, SessionTurns
-from stageflow.journal.turns import (
-    Standing,
-    TurnPlace,
-    may_be_ahead,
-    settled,
-    turn_refusal,
+from stageflow.journal.admission import IsAlive, damaged
+from stageflow.journal.store import Append, RunHeader, SessionTurns
+from stageflow.journal.turn_rows import (
+    HeadOf,
+    checksum_of,
+    line_of,
+    verified_session,
+    verified_turn,
 )
+from stageflow.journal.turns import Standing, TurnPlace, may_be_ahead, settled, turn_refusal
 from stageflow.model.errors import JournalError
 from stageflow.model.record import Record
 
@@ -51,11 +50,6 @@ _ADD_TURN = "INSERT INTO turns VALUES (?, ?, ?, ?, ?, ?)"
 _SET_TURN = "UPDATE turns SET number = ?, place = ?, checksum = ? WHERE arrived = ?"
 _NUMBER_MAX = 2**62
 
-HeadOf = Callable[[str], Head]
-"""The head of a run, as the transaction will leave it."""
-_Turn = tuple[Standing, int]
-"""A turn and the number under which its session is kept."""
-
 
 def arrive(writer: sqlite3.Connection, header: RunHeader) -> None:
     """A new turn joins the end of its session's line."""
@@ -66,7 +60,7 @@ def arrive(writer: sqlite3.Connection, header: RunHeader) -> None:
         session = last + 1
         _write_session(writer, session, header.tenant, header.session, begun=0)
     else:
-        session = _verified_session(row)[0]
+        session = verified_session(row)[0]
     (last,) = writer.execute("SELECT coalesce(max(arrived), 0) FROM turns").fetchone()
     turn = Standing(header.run, last + 1, 0, TurnPlace.WAITS)
     writer.execute(_ADD_TURN, _columns(turn, session))
@@ -84,10 +78,10 @@ def begin(
     row = writer.execute(_TURN_OF_RUN, (append.run,)).fetchone()
     if row is None:
         return turn_refusal(append, record, turn=None, ahead=(), begun=0)
-    turn, session = _verified_turn(row)
+    turn, session = verified_turn(row)
     rows = writer.execute(_BEGUN, (session,)).fetchall()
     rows += writer.execute(_WAITING_BEFORE, (session, turn.arrived)).fetchall()
-    others = [other for other, _ in map(_verified_turn, rows) if may_be_ahead(other, turn)]
+    others = [other for other, _ in map(verified_turn, rows) if may_be_ahead(other, turn)]
     ahead = [settled(other, head_of(other.run), is_alive) for other in others]
     for before, after in zip(others, ahead, strict=True):
         if before != after:
@@ -104,7 +98,7 @@ def bring_back(writer: sqlite3.Connection, run: str) -> None:
     """A claimed turn goes back into the line, where it was."""
     row = writer.execute(_TURN_OF_RUN, (run,)).fetchone()
     if row is not None:  # a run from before sessions were kept is none
-        turn, session = _verified_turn(row)
+        turn, session = verified_turn(row)
         _set_turn(writer, turn._replace(number=0, place=TurnPlace.WAITS), session)
 
 
@@ -122,42 +116,31 @@ def listed(
     row = reader.execute(_SESSION_NAMED, (tenant, name)).fetchone()
     if row is None:
         return SessionTurns(0, (), ())
-    session, _, _, begun = _verified_session(row)
+    session, _, _, begun = verified_session(row)
     stop = _NUMBER_MAX if before is None else before
-    rows = reader.execute(_ENDED_OK, (session, stop, limit)).fetchall()
-    ended = [_ended(turn) for turn, _ in map(_verified_turn, rows)]
-    line: list[LineTurn] = []
-    for query in (_BEGUN, _WAITING):
-        for row in reader.execute(query, (session,)):
-            turn, _ = _verified_turn(row)
-            head = head_of(turn.run)
-            after = settled(turn, head, is_alive)
-            if after.place is TurnPlace.ENDED_OK and after.number < stop:
-                ended.append(_ended(after))
-            elif after.place.is_in_line:
-                line.append(LineTurn(turn.run, turn.number, head.status))
-            if len(line) == limit:
-                break
-    ended.sort(reverse=True)
-    return SessionTurns(begun, tuple(line[:limit]), tuple(ended[:limit]))
-
-
-def _ended(turn: Standing) -> EndedTurn:
-    return EndedTurn(turn.number, turn.run)
+    return line_of(
+        begun,
+        reader.execute(_ENDED_OK, (session, stop, limit)).fetchall(),
+        (reader.execute(query, (session,)) for query in (_BEGUN, _WAITING)),
+        stop=stop,
+        limit=limit,
+        head_of=head_of,
+        is_alive=is_alive,
+    )
 
 
 def _session(connection: sqlite3.Connection, session: int, run: str) -> tuple[int, str, str, int]:
     row = connection.execute(_SESSION_NUMBERED, (session,)).fetchone()
     if row is None:
         raise damaged(run, None, "its session is missing")
-    return _verified_session(row)
+    return verified_session(row)
 
 
 def _write_session(
     writer: sqlite3.Connection, session: int, tenant: str, name: str, *, begun: int
 ) -> None:
     columns = (session, tenant, name, begun)
-    writer.execute(_SET_SESSION, (*columns, _checksum(columns)))
+    writer.execute(_SET_SESSION, (*columns, checksum_of(columns)))
 
 
 def _set_turn(writer: sqlite3.Connection, turn: Standing, session: int) -> None:
@@ -167,30 +150,4 @@ def _set_turn(writer: sqlite3.Connection, turn: Standing, session: int) -> None:
 
 def _columns(turn: Standing, session: int) -> tuple[Any, ...]:
     columns = (turn.arrived, session, turn.run, turn.number, int(turn.place))
-    return (*columns, _checksum(columns))
-
-
-def _verified_session(row: tuple[Any, ...]) -> tuple[int, str, str, int]:
-    try:
-        session, tenant, name, begun, checksum = row
-        columns = (session, tenant.decode(), name.decode(), begun)
-        if checksum != _checksum(columns):
-            raise ValueError("its checksum does not fit")
-    except (TypeError, ValueError, AttributeError) as error:
-        raise damaged(None, None, "a session can't be read") from error
-    return columns
-
-
-def _verified_turn(row: tuple[Any, ...]) -> _Turn:
-    run = row[2].decode("utf-8", "backslashreplace") if type(row[2]) is bytes else repr(row[2])
-    try:
-        arrived, session, text, number, place, checksum = row
-        if checksum != _checksum((arrived, session, text.decode(), number, place)):
-            raise ValueError("its checksum does not fit")
-        return Standing(run, arrived, number, TurnPlace(place)), session
-    except (TypeError, ValueError, AttributeError) as error:
-        raise damaged(run, None, "its turn can't be read") from error
-
-
-def _checksum(columns: tuple[Any, ...]) -> bytes:
-    return blake2b(repr(columns).encode(), digest_size=16, person=b"session").digest()
+    return (*columns, checksum_of(columns))

@@ -7,21 +7,18 @@ once. Every function runs inside a transaction of the caller's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from hashlib import blake2b
-from typing import Any
-
-from stageflow.journal.admission import Head, IsAlive, damaged
+from stageflow.journal.admission import IsAlive, damaged
 from stageflow.journal.postgres.access import Connection
 from stageflow.journal.postgres.packing import stored
-from stageflow.journal.store import Append, EndedTurn, LineTurn, RunHeader, SessionTurns
-from stageflow.journal.turns import (
-    Standing,
-    TurnPlace,
-    may_be_ahead,
-    settled,
-    turn_refusal,
+from stageflow.journal.store import Append, RunHeader, SessionTurns
+from stageflow.journal.turn_rows import (
+    HeadOf,
+    checksum_of,
+    line_of,
+    verified_session,
+    verified_turn,
 )
+from stageflow.journal.turns import Standing, TurnPlace, may_be_ahead, settled, turn_refusal
 from stageflow.model.errors import JournalError
 from stageflow.model.record import Record
 
@@ -60,11 +57,6 @@ RETURNING arrived
 _SET_TURN = "UPDATE turns SET number = %s, place = %s, checksum = %s WHERE arrived = %s"
 _NUMBER_MAX = 2**62
 
-HeadOf = Callable[[str], Head]
-"""The head of a run, as the transaction will leave it."""
-_Turn = tuple[Standing, int]
-"""A turn and the number under which its session is kept."""
-
 
 def arrive(connection: Connection, header: RunHeader) -> None:
     """A new turn joins the end of its session's line."""
@@ -79,7 +71,7 @@ def arrive(connection: Connection, header: RunHeader) -> None:
         row = connection.execute(_SESSION_NAMED, key, binary=True).fetchone()
     if row is None:
         raise damaged(header.run, None, "its session is missing")
-    session = _verified_session(row)[0]
+    session = verified_session(row)[0]
     given = (key[0], session, stored(header.run), int(TurnPlace.WAITS))
     added = connection.execute(_ADD_TURN, given, binary=True).fetchone()
     assert added is not None, "an insert that returns"
@@ -103,14 +95,14 @@ def begin(
     row = connection.execute(_TURN_OF_RUN, (stored(append.run),), binary=True).fetchone()
     if row is None:
         return turn_refusal(append, record, turn=None, ahead=(), begun=0)
-    _, session = _verified_turn(row)
+    _, session = verified_turn(row)
     _, tenant, name, begun = _locked(connection, session, append.run)
     row = connection.execute(_TURN_OF_RUN, (stored(append.run),), binary=True).fetchone()
     assert row is not None, "turns are never deleted"
-    turn, _ = _verified_turn(row)
+    turn, _ = verified_turn(row)
     rows = connection.execute(_BEGUN, (session,), binary=True).fetchall()
     rows += connection.execute(_WAITING_BEFORE, (session, turn.arrived), binary=True).fetchall()
-    others = [other for other, _ in map(_verified_turn, rows) if may_be_ahead(other, turn)]
+    others = [other for other, _ in map(verified_turn, rows) if may_be_ahead(other, turn)]
     ahead = [settled(other, head_of(other.run), is_alive) for other in others]
     for place, (before, after) in enumerate(zip(others, ahead, strict=True)):
         if after.place is TurnPlace.LEFT and not leave(after.run):
@@ -130,7 +122,7 @@ def bring_back(connection: Connection, run: str) -> None:
     row = connection.execute(_TURN_OF_RUN, (stored(run),), binary=True).fetchone()
     if row is None:
         raise damaged(run, None, "its turn is missing")
-    turn, session = _verified_turn(row)
+    turn, session = verified_turn(row)
     _set_turn(connection, turn._replace(number=0, place=TurnPlace.WAITS), session)
 
 
@@ -149,71 +141,37 @@ def listed(
     row = connection.execute(_SESSION_NAMED, key, binary=True).fetchone()
     if row is None:
         return SessionTurns(0, (), ())
-    session, _, _, begun = _verified_session(row)
+    session, _, _, begun = verified_session(row)
     stop = _NUMBER_MAX if before is None else before
-    rows = connection.execute(_ENDED_OK, (session, stop, limit), binary=True).fetchall()
-    ended = [_ended(turn) for turn, _ in map(_verified_turn, rows)]
-    line: list[LineTurn] = []
-    for query in (_BEGUN, _WAITING):
-        for row in connection.execute(query, (session,), binary=True).fetchall():
-            turn, _ = _verified_turn(row)
-            head = head_of(turn.run)
-            after = settled(turn, head, is_alive)
-            if after.place is TurnPlace.ENDED_OK and after.number < stop:
-                ended.append(_ended(after))
-            elif after.place.is_in_line:
-                line.append(LineTurn(turn.run, turn.number, head.status))
-            if len(line) == limit:
-                break
-    ended.sort(reverse=True)
-    return SessionTurns(begun, tuple(line[:limit]), tuple(ended[:limit]))
-
-
-def _ended(turn: Standing) -> EndedTurn:
-    return EndedTurn(turn.number, turn.run)
+    return line_of(
+        begun,
+        connection.execute(_ENDED_OK, (session, stop, limit), binary=True).fetchall(),
+        (
+            connection.execute(query, (session,), binary=True).fetchall()
+            for query in (_BEGUN, _WAITING)
+        ),
+        stop=stop,
+        limit=limit,
+        head_of=head_of,
+        is_alive=is_alive,
+    )
 
 
 def _locked(connection: Connection, session: int, run: str) -> tuple[int, str, str, int]:
     row = connection.execute(_SESSION_LOCKED, (session,), binary=True).fetchone()
     if row is None:
         raise damaged(run, None, "its session is missing")
-    return _verified_session(row)
+    return verified_session(row)
 
 
 def _write_session(
     connection: Connection, session: int, tenant: str, name: str, *, begun: int
 ) -> None:
-    checksum = _checksum((session, tenant, name, begun))
+    checksum = checksum_of((session, tenant, name, begun))
     connection.execute(_SET_SESSION, (begun, checksum, session))
 
 
 def _set_turn(connection: Connection, turn: Standing, session: int) -> None:
     columns = (turn.arrived, session, turn.run, turn.number, int(turn.place))
-    given = (turn.number, int(turn.place), _checksum(columns), turn.arrived)
+    given = (turn.number, int(turn.place), checksum_of(columns), turn.arrived)
     connection.execute(_SET_TURN, given)
-
-
-def _verified_session(row: tuple[Any, ...]) -> tuple[int, str, str, int]:
-    try:
-        session, tenant, name, begun, checksum = row
-        columns = (session, tenant.decode(), name.decode(), begun)
-        if checksum != _checksum(columns):
-            raise ValueError("its checksum does not fit")
-    except (TypeError, ValueError, AttributeError) as error:
-        raise damaged(None, None, "a session can't be read") from error
-    return columns
-
-
-def _verified_turn(row: tuple[Any, ...]) -> _Turn:
-    run = row[2].decode("utf-8", "backslashreplace")
-    try:
-        arrived, session, text, number, place, checksum = row
-        if checksum != _checksum((arrived, session, text.decode(), number, place)):
-            raise ValueError("its checksum does not fit")
-        return Standing(run, arrived, number, TurnPlace(place)), session
-    except (TypeError, ValueError, AttributeError) as error:
-        raise damaged(run, None, "its turn can't be read") from error
-
-
-def _checksum(columns: tuple[Any, ...]) -> bytes:
-    return blake2b(repr(columns).encode(), digest_size=16, person=b"session").digest()
