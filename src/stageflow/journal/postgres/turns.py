@@ -7,6 +7,8 @@ once. Every function runs inside a transaction of the caller's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from stageflow.journal.admission import IsAlive, damaged
 from stageflow.journal.postgres.access import Connection
 from stageflow.journal.postgres.packing import stored
