@@ -103,6 +103,7 @@ class Either(BaseModel):
     ids: tuple[uuid.UUID, int] | None = None
     owner: Note | Cat | list[Note] | set[int] | frozenset[str] | uuid.UUID | str = ""
     words: list[datetime.date | str] = []
+    pet: Colour | Annotated[Cat | Dog, Field(discriminator="kind")] = Colour.RED
 
 
 class Node(BaseModel):
@@ -120,6 +121,7 @@ class Plain:
 class Roomy(BaseModel):
     model_config = ConfigDict(extra="allow")
     plain: Plain
+    keyed: Keyed | None = None
 
 
 class Odd(BaseModel):
@@ -158,6 +160,7 @@ CASES: list[tuple[Any, Any]] = [
             "ids": (UUID, 1),
             "owner": [{"text": "a"}, NOTE],
             "words": [datetime.date(2026, 1, 1), "a"],
+            "pet": {"kind": "cat"},
         },
     ),
     *[
@@ -169,6 +172,13 @@ CASES: list[tuple[Any, Any]] = [
         {"value": {"text": "a"}, "pair": [{"kind": "cat"}, {"kind": "dog"}]},
     ),
     (Roomy, {"plain": {"ids": [UUID], "price": "1", "more": [1], "leaf": 2}}),
+    (
+        Roomy,
+        {
+            "plain": {"ids": [], "price": "1"},
+            "keyed": {"note": {"text": "a"}, "tags": ["a"], "more": [[1]], "leaf": 2},
+        },
+    ),
     (Odd, Odd(even=[2])),
     (Odd, {}),
     (list[Colour], [Colour.RED, Colour.RED]),

@@ -65,9 +65,10 @@ def run_of(copier: Copier | None) -> Copier | None:
     return None if copier is None else lambda value: tuple([copier(item) for item in value])
 
 
-def by_name(nested: list[tuple[str, Copier]]) -> Copier:
-    """Of a dict with these keys, of which some may be absent."""
-    if not nested:
+def by_name(nested: list[tuple[str, Copier]], *, named: frozenset[str] | None = None) -> Copier:
+    """Of a dict with these keys, of which some may be absent. `named`: its fields, where it may
+    have others besides."""
+    if not nested and named is None:
         return dict.copy
 
     def view(value: dict[str, Any]) -> dict[str, Any]:
@@ -77,7 +78,14 @@ def by_name(nested: list[tuple[str, Copier]]) -> Copier:
                 out[name] = copier(out[name])
         return out
 
-    return view
+    if named is None:
+        return view
+
+    def view_with_extra(value: dict[str, Any]) -> dict[str, Any]:
+        out = view(value)
+        return out | {key: thaw(item) for key, item in out.items() if key not in named}
+
+    return view_with_extra
 
 
 def uuid_copier(otherwise: Copier) -> Copier:
@@ -100,19 +108,13 @@ def uuid_copier(otherwise: Copier) -> Copier:
 def record_copier(
     cls: type, nested: list[tuple[str, Copier]], *, named: frozenset[str] | None
 ) -> Copier:
-    """Of a dataclass whose state is its `__dict__`; runs no code of the class.
-
-    `named`: its fields, where it may have others besides.
-    """
+    """Of a dataclass whose state is its `__dict__`; runs no code of the class."""
     new, get, put = object.__new__, object.__getattribute__, object.__setattr__
-    state = by_name(nested)
+    state = by_name(nested, named=named)
 
     def view(value: Any) -> Any:
         out: Any = new(cls)
-        held = state(get(value, "__dict__"))
-        if named is not None and len(held) > len(named):
-            held |= {key: thaw(item) for key, item in held.items() if key not in named}
-        put(out, "__dict__", held)
+        put(out, "__dict__", state(get(value, "__dict__")))
         return out
 
     return view

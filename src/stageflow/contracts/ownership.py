@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import datetime
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -249,6 +249,10 @@ class _Fields:
     def plain(self, name: str, node: Node) -> Node:
         return _with(node, schema=self._each[name].plain)
 
+    def named(self, has_extra: bool) -> frozenset[str] | None:
+        """Their names, where there may be others."""
+        return frozenset(self._each) if has_extra else None
+
 
 # -- one reader a schema type --------------------------------------------------------------------
 
@@ -360,13 +364,12 @@ def _tuple(reader: _Reader, node: Node) -> _Read:
 
 
 def _typed_dict(reader: _Reader, node: Node) -> _Read:
-    if _keeps_extra(node, node):
-        raise _NotOwned
     read = reader.fields({name: each["schema"] for name, each in node["fields"].items()})
+    has_extra = _keeps_extra(node, node)
     return _Read(
         _with(node, fields={name: read.plain(name, each) for name, each in node["fields"].items()}),
-        copying.by_name(read.copiers),
-        settling.keyed(read.settles, may_lack=frozenset(node["fields"])),
+        copying.by_name(read.copiers, named=read.named(has_extra)),
+        settling.keyed(read.settles, has_extra=has_extra),
     )
 
 
@@ -376,9 +379,8 @@ def _union(reader: _Reader, node: Node) -> _Read:
     copiers: dict[type, Copier] = {}
     settles: dict[type, Settles | None] = {}
     is_exact = True
-    for choice in node["choices"]:
-        inner = reader.resolved(choice[0] if isinstance(choice, tuple) else choice)
-        read = reader.node(choice[0] if isinstance(choice, tuple) else choice)
+    for choice in _choices(reader, node):
+        inner, read = reader.resolved(choice), reader.node(choice)
         is_exact = is_exact and read.copier is None and read.settles is None
         if inner["type"] in _LEAVES:
             continue
@@ -395,6 +397,17 @@ def _union(reader: _Reader, node: Node) -> _Read:
         return _Read(node)
     copier = None if not copiers else lambda value: copiers.get(type(value), thaw)(value)
     return _Read(node, copier, settling.one_of(LEAVES | leaves, settles))
+
+
+def _choices(reader: _Reader, union: Node) -> Iterator[Node]:
+    """Those of a tagged union inside a union are choices like the others."""
+    for choice in union["choices"]:
+        node = choice[0] if isinstance(choice, tuple) else choice
+        inner = reader.resolved(node)
+        if inner["type"] == "tagged-union":
+            yield from inner["choices"].values()
+        else:
+            yield node
 
 
 def _tagged_union(reader: _Reader, node: Node) -> _Read:
@@ -426,11 +439,11 @@ def _dataclass(reader: _Reader, node: Node) -> _Read:
         raise _NotOwned
     read = reader.fields({each["name"]: each["schema"] for each in inner["fields"]})
     fields = [read.plain(each["name"], each) for each in inner["fields"]]
-    named = frozenset(read.settles) if _keeps_extra(inner, node) else None
+    has_extra = _keeps_extra(inner, node)
     return _Read(
         _with(node, schema={**inner, "fields": fields}),
-        copying.record_copier(cls, read.copiers, named=named),
-        settling.record(read.settles, has_extra=named is not None),
+        copying.record_copier(cls, read.copiers, named=read.named(has_extra)),
+        settling.record(read.settles, has_extra=has_extra),
     )
 
 

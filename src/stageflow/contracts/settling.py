@@ -242,9 +242,14 @@ def run_of(settles: Settles | None) -> Settles | None:
 
 
 def fields(
-    settler: Settler, held: str, each: Mapping[str, Settles | None], *, may_lack: frozenset[str]
+    settler: Settler,
+    held: str,
+    each: Mapping[str, Settles | None],
+    *,
+    may_lack: bool = False,
+    has_extra: bool = False,
 ) -> Lines:
-    """The lines for a dict of fields in the variable `held`."""
+    """The lines for a dict of fields in the variable `held`, which may lack some or have others."""
     out: Lines = []
     for key, settles in each.items():
         if settles is None:
@@ -253,17 +258,25 @@ def fields(
         lines = settles(settler, value, f"{held}[{name}] = {value}")
         if lines:
             lines = [f"{value} = {held}[{name}]", *lines]
-        out += under(f"if {name} in {held}:", lines) if key in may_lack else lines
+        out += under(f"if {name} in {held}:", lines) if may_lack else lines
+    if has_extra:
+        key, item, names = settler.fresh(), settler.fresh(), settler.named(frozenset(each))
+        extra = under(f"if {key} not in {names}:", loose(settler, item, f"{held}[{key}] = {item}"))
+        extra = under(f"for {key}, {item} in {held}.items():", extra)
+        out += extra if may_lack else under(f"if len({held}) > {len(each)}:", extra)
     return out
 
 
-def keyed(each: Mapping[str, Settles | None], *, may_lack: frozenset[str]) -> Settles | None:
+def keyed(each: Mapping[str, Settles | None], *, has_extra: bool) -> Settles | None:
     """Of a dict with these keys."""
-    if not any(each.values()):
+    if not any(each.values()) and not has_extra:
         return None
-    return lambda settler, value, target: settler.bounded(
-        fields(settler, value, each, may_lack=may_lack), value
-    )
+
+    def write(settler: Settler, value: str, target: str) -> Lines:
+        lines = fields(settler, value, each, may_lack=True, has_extra=has_extra)
+        return settler.bounded(lines, value)
+
+    return write
 
 
 def record(each: Mapping[str, Settles | None], *, has_extra: bool) -> Settles | None:
@@ -273,14 +286,7 @@ def record(each: Mapping[str, Settles | None], *, has_extra: bool) -> Settles | 
 
     def write(settler: Settler, value: str, target: str) -> Lines:
         held, get = settler.fresh(), settler.named(object.__getattribute__)
-        lines = fields(settler, held, each, may_lack=frozenset())
-        if has_extra:
-            key, item, names = settler.fresh(), settler.fresh(), settler.named(frozenset(each))
-            extra = under(
-                f"if {key} not in {names}:", loose(settler, item, f"{held}[{key}] = {item}")
-            )
-            every = under(f"for {key}, {item} in {held}.items():", extra)
-            lines += under(f"if len({held}) > {len(each)}:", every)
+        lines = fields(settler, held, each, has_extra=has_extra)
         if lines:
             lines = [f'{held} = {get}({value}, "__dict__")', *lines]
         return settler.bounded(lines, value)
@@ -301,7 +307,7 @@ def model(
             put = settler.named(put_given)
             lines.append(f"{put}({value}, {value}.__pydantic_fields_set__.copy())")
         held = settler.fresh()
-        inner = fields(settler, held, each, may_lack=frozenset())
+        inner = fields(settler, held, each)
         if inner:
             lines += [f"{held} = {value}.__dict__", *inner]
         if has_extra:
