@@ -105,7 +105,7 @@ class Attempt:
         self.context = context
         self.loop = loop
         self.deadline_s = deadline_s
-        self.task = asyncio.current_task()
+        self.task = asyncio.current_task(loop)
 
     def stop(self, why: str, grace_s: float) -> None:
         """Ask it to stop; kill it `grace_s` later. The first reason counts."""

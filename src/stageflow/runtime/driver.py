@@ -645,8 +645,8 @@ class Driver:
         tokens, attempts, values = scheduler.token, scheduler.attempt, self.bag.values
         copy, push, run, tenant = self.context.copy, self.push, self.identity.run, self.tenant
         history = self.history
-        now = time()
-        slice_end_s = now + self.limits.slice_s
+        now, slice_s = time(), self.limits.slice_s
+        slice_end_s = now + slice_s
         try:
             while ready:
                 if self.spreads and len(ready) > 1 and await self._spread():
@@ -664,6 +664,7 @@ class Driver:
                     )
                 error: BaseException | None = None
                 raw: Any = None
+                has_waited = False
                 context = copy()
                 try:
                     coroutine: Any
@@ -686,6 +687,7 @@ class Driver:
                         else:
                             if ready:
                                 self._wake_worker()
+                            has_waited = True
                             attempt = self._waiting(step, token, coroutine, context, started_s)
                             try:
                                 raw = await attempt.wait(yielded)
@@ -699,10 +701,11 @@ class Driver:
                             if attempt.why is not None:
                                 self.disturbed = True
                                 raise Stopped(attempt.why, raw)
-                            slice_end_s = time() + self.limits.slice_s
                 except BaseException as raised:  # the stage boundary: it becomes the outcome
                     error = raised
                 now = time()
+                if has_waited:
+                    slice_end_s = now + slice_s
                 if error is None and now - started_s <= step.timeout_s:
                     actions = self._returned(step, token, raw, started_s, now)
                 else:
@@ -722,7 +725,7 @@ class Driver:
                 if now > slice_end_s and ready:
                     await asyncio.sleep(0)
                     now = time()
-                    slice_end_s = now + self.limits.slice_s
+                    slice_end_s = now + slice_s
         except BaseException as bug:  # not a stage's failure: those are data by now
             self._crash(bug)
 

@@ -5,10 +5,10 @@ width is paid for squared; each branch is given a copy of what all of them share
 that fails ends its siblings, and what they had done is lost. The floor is asyncio's own group:
 https://docs.python.org/3/library/asyncio-task.html#task-groups.
 
-Beside the floor, "1 ms stages" are judged twice: as stages that wait 1 ms, at 5,000 and wider, where
-the catalogue measures the time of a stage, and as stages that work for 1 ms, in narrower fan-outs.
-Below 5,000 stages that wait are told only: there the run itself, about 0.3 ms, is a large part of
-so short a wait.
+Beside the floor, "1 ms stages" are judged twice: as stages that wait 1 ms, at 5,000 and wider,
+where the catalogue measures the time of a stage, and as stages that work for 1 ms, in narrower
+fan-outs. Below 5,000 stages that wait are told only: there the run itself, about 0.3 ms, is a large
+part of so short a wait.
 """
 
 from __future__ import annotations
