@@ -61,10 +61,12 @@ from stageflow.runtime.pipeline import Pipeline, RunStream
 from stageflow.runtime.pools import Deadlock, Deadlocked, DeadlockMember
 from stageflow.runtime.runtime import Runtime
 from stageflow.runtime.stream import Emitted
+from stageflow.runtime.tenancy import AccessRefused, TenantRuntime
 from stageflow.runtime.waiting import Waiting
 from stageflow.runtime.worker import Worker
 
 __all__ = [
+    "AccessRefused",
     "Adapter",
     "Allow",
     "Block",
@@ -116,6 +118,7 @@ __all__ = [
     "Stall",
     "Stream",
     "Subscription",
+    "TenantRuntime",
     "Turn",
     "ValueRefused",
     "Waiting",

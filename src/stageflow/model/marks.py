@@ -17,6 +17,7 @@ from typing import Final
 
 MARKS: Final[Mapping[str, str]] = MappingProxyType(
     {
+        "access_refused": "a tenant asked for a run that it has not, and was told there is none",
         "attempt_abandoned": "an attempt of a dead owner was closed",
         "attempt_killed": "a stage that ignored its stop was ended without its consent",
         "attempt_quarantined": "a stage or a task of it could not be ended, and was named",

@@ -46,6 +46,7 @@ from stageflow.runtime.sessions import Sessions
 from stageflow.runtime.simulated import is_simulated
 from stageflow.runtime.stream import StreamQueue
 from stageflow.runtime.submission import result
+from stageflow.runtime.tenancy import Refusals, TenantRuntime, checked_name
 from stageflow.runtime.threads import ThreadPool
 from stageflow.runtime.turn import past_turns
 from stageflow.runtime.waiting import Waiting, questions, reopened_for
@@ -101,6 +102,8 @@ class Runtime:
         """Whose turn it is in each session."""
         self.pools = Pools({} if pools is None else pools, waiters_max=self.limits.pool_waiters)
         """What `ctx.pool` gives; `pools.deadlocks` are the last that were found."""
+        self.refusals = Refusals()
+        """Runs that tenants asked for through their handles and have not."""
         self.requests = Requests(self.limits.requests)
         """Keyed runs that are live here."""
         self._ids = RunIds()
@@ -138,6 +141,11 @@ class Runtime:
         await self.processes.close()
         if self.journal is not None:
             await self.journal.close()
+
+    def tenant(self, name: str) -> TenantRuntime:
+        """This runtime as one tenant sees it: for code that serves that tenant. BuildError
+        `tenant.name` for a name that is empty, unprintable or longer than 200 characters."""
+        return TenantRuntime(self, checked_name(name))
 
     # -- the journal's runs ------------------------------------------------------------------
 

@@ -155,6 +155,10 @@ class SimJournal:
         await asyncio.sleep(0)
         return self._log.loaded(run)
 
+    async def holds(self, run: str, *, tenant: str) -> bool:
+        await asyncio.sleep(0)
+        return self._log.read().holds(run, tenant=tenant)
+
     async def runs(self, *, tenant: str | None = None, limit: int = 50) -> list[RunSummary]:
         await asyncio.sleep(0)
         return self._log.listed(tenant=tenant, limit=limit)
