@@ -50,6 +50,7 @@ from stageflow.model.progress import Progress, Stall
 from stageflow.model.session import Session, Turn, Window
 from stageflow.model.snapshot import ContextSnapshot
 from stageflow.model.values import Adapter
+from stageflow.runtime.connections import Connections
 from stageflow.runtime.context import Context
 from stageflow.runtime.deps import Dep
 from stageflow.runtime.events import Event, EventType, Subscription
@@ -76,6 +77,7 @@ __all__ = [
     "BuildErrors",
     "Candidate",
     "CantTell",
+    "Connections",
     "Context",
     "ContextSnapshot",
     "ContractError",

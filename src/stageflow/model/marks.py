@@ -25,6 +25,7 @@ MARKS: Final[Mapping[str, str]] = MappingProxyType(
         "commit_decided_again": "an append did not follow what its store believed, and was decided"
         " under a lock",
         "connection_lost": "the connection to the journal's database was lost during a write",
+        "connection_discarded": "a connection was closed because something may be left on it",
         "damage_found": "a stored record was not what was written, and was refused",
         "effect_replayed": "a duplicate of an effect was given the recorded result",
         "effect_unknown": "an effect was cut off by a crash, stop or timeout, and was not repeated",
