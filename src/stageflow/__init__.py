@@ -16,6 +16,7 @@ from stageflow.graph import (
     work,
 )
 from stageflow.model import merges
+from stageflow.model.caching import Cache
 from stageflow.model.errors import (
     BuildError,
     BuildErrors,
@@ -75,6 +76,7 @@ __all__ = [
     "BranchRef",
     "BuildError",
     "BuildErrors",
+    "Cache",
     "Candidate",
     "CantTell",
     "Connections",

@@ -39,6 +39,7 @@ OPERATORS: dict[str, str] = {
     "child": "of the engine",
     "open_deps": "of the engine",
     "close_deps": "of the engine",
+    "shares_deps": "of the engine",
 }
 """Public methods of Runtime that a handle has not, each with its reason."""
 

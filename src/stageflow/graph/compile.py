@@ -325,14 +325,29 @@ class _Build:
             )
         return found
 
+    def _check_cacheable(self, stage: Stage[..., Any], name: str) -> None:
+        """What a stage is told of its own run can't be part of a value that others are given."""
+        if stage.cache is not None:
+            self.wrong(
+                "stage.cache",
+                f"values of {stage.name!r} can't be kept for other runs: it takes {name!r}",
+                node=stage.name,
+                field=name,
+                expected="a stage whose value follows from its arguments, and what it reads",
+                got="one that is told which run, attempt or revision it is",
+                fix=f"take what it needs as inputs, without {name!r}, or leave cache= out",
+            )
+
     def _argument(self, number: int, stage: Stage[..., Any], parameter: Any) -> Argument | None:
         name = parameter.name
         bound = stage.bindings.get(name)
         default = (parameter.has_default, parameter.default)
         if bound is None:
             if name == CONTEXT or self.is_context(parameter.annotation):
+                self._check_cacheable(stage, name)
                 return Argument(name, Source.CONTEXT, None, *default)
             if is_feedback(parameter.annotation):
+                self._check_cacheable(stage, name)
                 return Argument(name, Source.FEEDBACK, None, *default)
             if name in self.inputs:
                 self._check_input_type(stage, parameter)

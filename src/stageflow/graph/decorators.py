@@ -8,7 +8,7 @@ import sys
 import types
 import typing
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, cast, overload
 
 from stageflow.graph.stage import (
     BranchRef,
@@ -25,6 +25,7 @@ from stageflow.graph.stage import (
     mode_of,
     signature_of,
 )
+from stageflow.model.caching import Cache
 from stageflow.model.errors import BuildError, nearest
 from stageflow.model.kinds import Kind
 from stageflow.model.outputs import Branch, Decision, Inquiry, StageOutput, Stream
@@ -66,6 +67,13 @@ class StageOptions(TypedDict, total=False):
     """Where a sync function runs: "thread" (default), "process", or "loop" for quick pure code."""
 
 
+class CachedOptions(StageOptions, total=False):
+    """StageOptions of `transform`, `enrich` and `guard`."""
+
+    cache: Cache
+    """A value is given to later runs of the tenant that ask for the same."""
+
+
 class WorkOptions(StageOptions, total=False):
     """StageOptions of `work`."""
 
@@ -76,6 +84,10 @@ class WorkOptions(StageOptions, total=False):
     attempt whose effect is unknown; returns Happened(value), NotHappened() or CantTell()."""
 
 
+class ValueOptions(CachedOptions, WorkOptions, total=False):
+    """What the decorators of stages that give a value take; each takes its own."""
+
+
 class RouteOptions(StageOptions, total=False):
     """StageOptions of `route`."""
 
@@ -83,7 +95,7 @@ class RouteOptions(StageOptions, total=False):
     """Every branch it may choose; lets the build find unreachable and missing cases."""
 
 
-class GuardOptions(StageOptions, total=False):
+class GuardOptions(CachedOptions, total=False):
     """StageOptions of `guard`."""
 
     of: str | Sequence[str]
@@ -136,30 +148,30 @@ class ValueMaker:
 
     @overload
     def __call__(
-        self, body: Callable[P, Stream[T]], /, **options: Unpack[WorkOptions]
+        self, body: Callable[P, Stream[T]], /, **options: Unpack[ValueOptions]
     ) -> Stage[P, list[T]]: ...
     @overload
     def __call__(
-        self, body: Callable[P, Iterator[T]], /, **options: Unpack[WorkOptions]
+        self, body: Callable[P, Iterator[T]], /, **options: Unpack[ValueOptions]
     ) -> Stage[P, list[T]]: ...
     @overload
     def __call__(
-        self, body: Callable[P, Awaitable[T | StageOutput]], /, **options: Unpack[WorkOptions]
+        self, body: Callable[P, Awaitable[T | StageOutput]], /, **options: Unpack[ValueOptions]
     ) -> Stage[P, T]: ...
     @overload
     def __call__(
-        self, body: Callable[P, T | StageOutput], /, **options: Unpack[WorkOptions]
+        self, body: Callable[P, T | StageOutput], /, **options: Unpack[ValueOptions]
     ) -> Stage[P, T]: ...
     @overload
     def __call__(
-        self, body: Executes[P, Awaitable[T | StageOutput]], /, **options: Unpack[WorkOptions]
+        self, body: Executes[P, Awaitable[T | StageOutput]], /, **options: Unpack[ValueOptions]
     ) -> Stage[P, T]: ...
     @overload
     def __call__(
-        self, body: Executes[P, T | StageOutput], /, **options: Unpack[WorkOptions]
+        self, body: Executes[P, T | StageOutput], /, **options: Unpack[ValueOptions]
     ) -> Stage[P, T]: ...
     @overload
-    def __call__(self, /, **options: Unpack[WorkOptions]) -> ValueDecorator: ...
+    def __call__(self, /, **options: Unpack[ValueOptions]) -> ValueDecorator: ...
     def __call__(self, body: Any = None, /, **options: Any) -> Any:
         return _decorate(self._kind, body, options)
 
@@ -431,6 +443,7 @@ def _stage(
         of=None if of is None else (of,) if isinstance(of, str) else tuple(of),
         keyed=options.get("keyed", False),
         reconcile=_reconcile(options.get("reconcile"), parameters, name),
+        cache=_cache(options.get("cache"), kind, mode, name),
     )
 
 
@@ -447,6 +460,31 @@ def _known_options(kind: Kind, options: dict[str, Any], name: str) -> None:
                 expected="one of " + ", ".join(known),
                 fix=f"did you mean {close!r}?" if close else None,
             )
+
+
+def _cache(given: Any, kind: Kind, mode: str, name: str) -> Cache | None:
+    """`given`, when the stage's value can be kept. BuildError `stage.cache` otherwise."""
+    if given is None:
+        return None
+    expected, got = None, type(given).__name__
+    if not isinstance(given, Cache):
+        expected, fix = "a Cache", "cache=Cache(ttl=60.0)"
+    elif mode in ("async_generator", "generator"):
+        expected, got, fix = "a stage that returns its value", "one that yields it", "return a list"
+    elif kind is Kind.ENRICH and given.ttl is None:
+        expected, got = "how old what it reads may be", "no ttl"
+        fix = "cache=Cache(ttl=60.0)"
+    if expected is not None:
+        raise BuildError(
+            "stage.cache",
+            f"values of {kind.value} stage {name!r} can't be kept",
+            node=name,
+            field="cache",
+            expected=expected,
+            got=got,
+            fix=fix,
+        )
+    return cast(Cache, given)
 
 
 def _reconcile(given: Any, parameters: Sequence[Parameter], name: str) -> Any:
@@ -478,7 +516,13 @@ def _reconcile(given: Any, parameters: Sequence[Parameter], name: str) -> Any:
     return given
 
 
-_OWN_OPTIONS = {Kind.WORK: ("keyed", "reconcile"), Kind.ROUTE: ("branches",), Kind.GUARD: ("of",)}
+_OWN_OPTIONS = {
+    Kind.TRANSFORM: ("cache",),
+    Kind.ENRICH: ("cache",),
+    Kind.WORK: ("keyed", "reconcile"),
+    Kind.ROUTE: ("branches",),
+    Kind.GUARD: ("of", "cache"),
+}
 
 
 def value_type(returns: Any, mode: str) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, ParamSpec, TypeAlias, TypeVar
 
+from stageflow.model.caching import Cache
 from stageflow.model.errors import BuildError, nearest
 from stageflow.model.kinds import Kind
 from stageflow.model.policy import Retry
@@ -132,6 +133,8 @@ class Stage(Generic[P, T]):
     """How many revisions guards may ask for, the first one counted, before it is exhausted."""
     progress: Progress = field(default_factory=Progress)
     """When it is exhausted before that, since its revisions bring nothing new."""
+    cache: Cache | None = None
+    """Whether a value may stand for another execution; None: never."""
     join: Join | None = None
     wait: Question | None = None
     child: Child | None = None

@@ -34,6 +34,7 @@ MARKS: Final[Mapping[str, str]] = MappingProxyType(
         "late_write": "the outcome of an attempt that no longer counts was refused",
         "redaction_released": "a value was released as a guard had replaced it",
         "request_repeated": "a request came again under its key, and was given its run",
+        "result_reused": "a stage was not executed, for the tenant has its value already",
         "retry_handed_out": "an attempt failed and another one was planned",
         "run_cancelled": "somebody asked a run to end before it was over",
         "run_lost": "a process learned from its lease that a run of it is another's",

@@ -99,6 +99,10 @@ class DepScopes:
                 )
         return None
 
+    def is_of_run(self, name: str) -> bool:
+        """Whether each run has one of its own."""
+        return self._given[name].scope == "run"
+
     async def open(self, names: Iterable[str], *, tenant: str, run: str) -> dict[str, Any]:
         """The deps of one run, opened where they are not yet open, in the declared order."""
         return {name: await self._opened(name, tenant, run) for name in names}

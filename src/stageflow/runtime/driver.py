@@ -38,6 +38,7 @@ from stageflow.model.sparse import made
 from stageflow.model.values import Freezer, Frozen, content_hash, thaw
 from stageflow.runtime.attempt import Attempt, Killed
 from stageflow.runtime.body import begin
+from stageflow.runtime.cache import CacheKey, keep
 from stageflow.runtime.context import Context
 from stageflow.runtime.control import Control, control_of
 from stageflow.runtime.deps import Fakes
@@ -80,6 +81,7 @@ class Driver:
     """One run in this process. Made by `Runtime`, used once."""
 
     __slots__ = (
+        "_cache_keys",
         "_candidates",
         "_due_wall_s",
         "_failures",
@@ -178,6 +180,8 @@ class Driver:
     quarantined: list[str] = made(list)
     keys: dict[tuple[int, str], bool] = made(dict)
     """(node, key) of every child started here: whether it is under way."""
+    cache_keys: dict[int, CacheKey] = made(dict)
+    """Of nodes that are executed because no kept value was found."""
     watchers: list[asyncio.Future[Run[Any]]] = made(list)
     due_wall_s: dict[int, float] = made(dict)
     """Recovered questions: when they expire, unix time."""
@@ -861,6 +865,8 @@ class Driver:
             self.bag.put(number, frozen, attempt, token)
         if self.held:
             self.sort_held()
+        if step.is_cached:
+            keep(self, step.node, frozen, raw, payload)
         self.durations[number] = ended_s - started_s
         if self.push is not None:
             self.push(

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from stageflow.graph import Node, Source
 from stageflow.journal.journal import GroupCommit, Journal
 from stageflow.journal.opening import opened
 from stageflow.journal.store import (
@@ -27,6 +28,7 @@ from stageflow.model.identity import Identity
 from stageflow.model.ids import RunIds
 from stageflow.model.session import Turn
 from stageflow.model.values import Adapter, Freezer
+from stageflow.runtime.cache import ResultCache
 from stageflow.runtime.clock import Clock, SystemClock
 from stageflow.runtime.deps import DepScopes
 from stageflow.runtime.driver import Driver, going_on
@@ -102,6 +104,10 @@ class Runtime:
         """Whose turn it is in each session."""
         self.pools = Pools({} if pools is None else pools, waiters_max=self.limits.pool_waiters)
         """What `ctx.pool` gives; `pools.deadlocks` are the last that were found."""
+        self.cache = ResultCache(
+            entries_max=self.limits.cache_entries, bytes_max=self.limits.cache_bytes
+        )
+        """Values of stages with `cache=`, each tenant's for itself."""
         self.refusals = Refusals()
         """Runs that tenants asked for through their handles and have not."""
         self.requests = Requests(self.limits.requests)
@@ -522,6 +528,11 @@ class Runtime:
             deps, run = (self._deps, identity.run) if fakes is None else (fakes.own, fakes.run)
             opened |= await deps.open([name], tenant=identity.tenant, run=run)
         return opened
+
+    def shares_deps(self, driver: Driver, node: Node) -> bool:
+        """Whether the deps that `node` takes are those of the tenant's other runs as well."""
+        names = [a.ref for a in node.arguments if a.source is Source.DEP]
+        return driver.fakes is None and not any(self._deps.is_of_run(name) for name in names)
 
     async def close_deps(self, driver: Driver) -> None:
         """Closes the deps that lived for this run only."""
