@@ -141,8 +141,10 @@ def found(driver: Driver, node: Node) -> Any:
     key = key_of(driver, node)
     now_s = driver.runtime.clock.wall_s()
     value = driver.runtime.cache.get(key, ttl_s=stage.cache.ttl, now_wall_s=now_s)
-    if value is MISSING:  # a value that was given again is no younger for it
+    if value is MISSING:
         driver.cache_keys[node.index] = key
+    else:  # a value that is given again is no younger for it, also after an attempt that failed
+        driver.cache_keys.pop(node.index, None)
     return value
 
 
