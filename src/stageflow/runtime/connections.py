@@ -72,7 +72,7 @@ class Connections(Generic[T]):
         self._open, self._bind, self._check = open, bind, check
         self._close, self._close_s = close, close_s
         self._waiters_max = waiters
-        self._idle: list[_Link] = []
+        self._idle: list[OpenConnection] = []
         """Latest last; the latest is taken first, so that the rest can be let go by the server."""
         self._used = 0
         """Places that are taken: connections in use, being opened, or being closed."""
@@ -98,7 +98,7 @@ class Connections(Generic[T]):
         `connection.full`, `connection.closed`, `connection.no_tenant`; `connection.over` when it
         is used after its block.
         """
-        return cast("AbstractAsyncContextManager[T]", _Lease(self, tenant))
+        return cast("AbstractAsyncContextManager[T]", ConnectionLease(self, tenant))
 
     async def __aenter__(self) -> Connections[T]:
         self._is_closed = False
@@ -126,7 +126,7 @@ class Connections(Generic[T]):
 
     # -- taking and giving back ------------------------------------------------------------------
 
-    async def _taken(self, tenant: str | None) -> _Link:
+    async def _taken(self, tenant: str | None) -> OpenConnection:
         if tenant is None and self._bind is not None:
             raise RunError(
                 "connection.no_tenant",
@@ -135,12 +135,12 @@ class Connections(Generic[T]):
                 fix="take it inside a stage, or say for which tenant: take(tenant='acme')",
             )
         await self._place()
-        link: _Link | None = None
+        link: OpenConnection | None = None
         try:
             link = self._reusable()
             if link is None:
                 made = self._open()
-                link = _Link(await made if inspect.isawaitable(made) else made)
+                link = OpenConnection(await made if inspect.isawaitable(made) else made)
                 self.opened += 1
             else:
                 self.reused += 1
@@ -190,7 +190,7 @@ class Connections(Generic[T]):
                 return
         self._used -= 1
 
-    def _reusable(self) -> _Link | None:
+    def _reusable(self) -> OpenConnection | None:
         loop = asyncio.get_running_loop()
         while self._idle:
             link = self._idle.pop()
@@ -199,7 +199,7 @@ class Connections(Generic[T]):
             self.discarded += 1  # of a loop that is over: it can't even be closed
         return None
 
-    async def _given_back(self, link: _Link) -> None:
+    async def _given_back(self, link: OpenConnection) -> None:
         """The block ended well and every call was answered."""
         is_good = False
         try:
@@ -211,7 +211,7 @@ class Connections(Generic[T]):
             else:
                 self._discard(link)
 
-    async def _is_good(self, link: _Link) -> bool:
+    async def _is_good(self, link: OpenConnection) -> bool:
         if self._check is None:
             return True
         try:
@@ -220,7 +220,7 @@ class Connections(Generic[T]):
         except Exception:  # a check that fails is a connection that does; the stage has its answer
             return False
 
-    def _discard(self, link: _Link) -> None:
+    def _discard(self, link: OpenConnection) -> None:
         """Closes it, in a task that no run owns; its place is free when that is done. At once:
         a holder that is closed by force has no time to wait."""
         reached("connection_discarded")
@@ -234,7 +234,7 @@ class Connections(Generic[T]):
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
-    async def _ended(self, link: _Link) -> None:
+    async def _ended(self, link: OpenConnection) -> None:
         try:
             with suppress(Exception):  # it is not used again, whatever its end says
                 async with asyncio.timeout(self._close_s):
@@ -264,7 +264,7 @@ def _closer(connection: Any, close: Callable[[Any], Any] | None) -> Callable[[],
     return lambda: None
 
 
-class _Link:
+class OpenConnection:
     """One open connection."""
 
     __slots__ = ("connection", "loop", "tenant")
@@ -276,7 +276,7 @@ class _Link:
         """Whose it was last; None when it is bound to nobody."""
 
 
-class _Lease:
+class ConnectionLease:
     """One holder's use of a connection."""
 
     __slots__ = ("_in_flight", "_is_over", "_is_tainted", "_link", "_pool", "_tenant")
@@ -285,7 +285,7 @@ class _Lease:
         run = RUN.get()
         self._pool = pool
         self._tenant = getattr(run, "tenant", None) if tenant is None else tenant
-        self._link: _Link | None = None
+        self._link: OpenConnection | None = None
         self._in_flight = 0
         """Calls that have begun and are not answered."""
         self._is_tainted = False
@@ -347,7 +347,7 @@ class _Lease:
         return _answer(self, found) if inspect.isawaitable(found) else found
 
 
-async def _answer(lease: _Lease, awaited: Awaitable[Any]) -> Any:
+async def _answer(lease: ConnectionLease, awaited: Awaitable[Any]) -> Any:
     try:
         lease.begin()
     except RunError:
@@ -364,7 +364,7 @@ async def _answer(lease: _Lease, awaited: Awaitable[Any]) -> Any:
         lease.end(error)
 
 
-async def _items(lease: _Lease, iterator: Any) -> AsyncIterator[Any]:
+async def _items(lease: ConnectionLease, iterator: Any) -> AsyncIterator[Any]:
     """Until it is exhausted the call is not answered: who stops early leaves the rest behind."""
     lease.begin()
     error: BaseException | None = GeneratorExit()
@@ -384,7 +384,7 @@ class _Taken:
 
     __slots__ = ("_lease_", "_target_")
 
-    def __init__(self, lease: _Lease, target: Any) -> None:
+    def __init__(self, lease: ConnectionLease, target: Any) -> None:
         object.__setattr__(self, "_lease_", lease)
         object.__setattr__(self, "_target_", target)
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -156,31 +156,31 @@ class Batch:
 
     async def _try_another(self, asker: str) -> None:
         """`asker` tries the id of a run of another tenant, as it stands now."""
-        theirs = [
-            (run, job.tenant, job.ending)
-            for run, job in self.owners.items()
-            if job.tenant != asker
-        ]
-        theirs += [(run, tenant, "ok") for tenant, run in self.elsewhere if tenant != asker]
-        if not theirs:
-            return
-        run, _, ending = theirs[self.rng.randrange(len(theirs))]
-        status = "live" if run in self.runtime.active else "over"
-        await forge(
-            self.runtime,
-            self.forgeries,
-            self.sinks,
-            asker=asker,
-            run=run,
-            pipeline=pipeline_of(ending),  # type: ignore[arg-type]
-            status=status,
-        )
+        here = [run for run, job in self.owners.items() if job.tenant != asker]
+        live = [run for run in here if run in self.runtime.active]
+        there = [run for tenant, run in self.elsewhere if tenant != asker]
+        for status, runs in (("live", live), ("over", here), ("elsewhere", there)):
+            if not runs:
+                continue
+            run = runs[self.rng.randrange(len(runs))]
+            job = self.owners.get(run)
+            await forge(
+                self.runtime,
+                self.forgeries,
+                self.sinks,
+                asker=asker,
+                run=run,
+                pipeline=pipeline_of("ok" if job is None else job.ending),
+                status=status,
+            )
 
     async def _afterwards(self) -> None:
         """What can be looked up later, and more foreign ids."""
         for job in {job.tenant: job for job in self.jobs}.values():
             handle, sinks = self.runtime.tenant(job.tenant), self.sinks
-            for line in await handle.runs(limit=1_000):
+            mine = [run for run, each in self.owners.items() if each.tenant == job.tenant]
+            self.facts["owned"] += len(mine)
+            for line in await handle.runs(limit=10_000):
                 sinks.add("listing", line.header.tenant, line)
                 self.facts["listed foreign"] += line.header.tenant != job.tenant
                 await self._looked_up(job.tenant, line.header.run, line.status)
@@ -205,6 +205,7 @@ class Batch:
         except JournalError as error:
             sinks.add("errors", tenant, error)
             return
+        self.facts["own shown"] += run in self.owners
         for record in loaded.records:
             sinks.add("journal", loaded.header.tenant, f"{record._replace(payload=None)!r}")
             if record.payload is not None:
@@ -245,10 +246,8 @@ class listening(logging.Handler):
         self._sinks.add("logs", getattr(record, "tenant", None), text)
 
 
-def runtime_of(
-    journal: Any, given: dict[str, Any], *, clock: Any = None, open: Callable[..., Runtime] = Runtime
-) -> Runtime:
+def runtime_of(journal: Any, given: dict[str, Any], *, clock: Any = None) -> Runtime:
     """A runtime with a subscriber that loses nothing."""
-    return open(
+    return Runtime(
         journal=journal, deps=given, events=[Subscription(queue_max=1_000_000)], clock=clock
     )

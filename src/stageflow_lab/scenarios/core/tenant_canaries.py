@@ -1,7 +1,7 @@
 """Canaries of 128 bits, one a tenant, in the forms in which data travels; and who finds them again.
 
-Four forms: the 32 hexadecimal digits, their Base64, the digits reversed, and the digits in two parts
-with something between. A leak need not be whole: 16 digits in a row, of either direction, are the
+Four forms: the 32 hexadecimal digits, their Base64, the digits reversed, and in two parts with
+something between. A leak need not be whole: 16 digits in a row, of either direction, are the
 tenant's (64 bits), and so are 20 characters of the Base64 of the digits, at any of its three
 alignments, since a text around it shifts it.
 """

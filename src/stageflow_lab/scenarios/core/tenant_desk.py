@@ -8,6 +8,7 @@ tenant's canary, as the far side of the connection knows it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections import Counter, deque
@@ -242,10 +243,8 @@ async def reply(note: str, ending: str, wires: Connections[Wire]) -> str:
     SEEN_HERE.set(note)
     if ending == "hidden":
         async with wires.take() as wire:
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(wire.ask("slow", wait_s=SLOW_S), HIDDEN_S)
-            except TimeoutError:
-                pass
     async with wires.take() as wire:
         wait_s = SLOW_S if ending == "cancelled" else QUICK_S
         return await wire.ask(f"reply to {len(note)}", wait_s=wait_s, mark=note)
@@ -256,9 +255,7 @@ async def told(ctx: Context, reply: str, profile: str, again: str, note: str) ->
     """Everything that a stage can see of where it is, and a line for the log."""
     session = ctx.session
     turns = [] if session is None else [repr((turn.inputs, turn.output)) for turn in session]
-    LOG.info(
-        "%s: %s", note, SEEN_HERE.get(), extra={"tenant": ctx.identity.tenant}
-    )
+    LOG.info("%s: %s", note, SEEN_HERE.get(), extra={"tenant": ctx.identity.tenant})
     return [reply, profile, again, repr(ctx.snapshot.inputs), SEEN_HERE.get(), *turns]
 
 
