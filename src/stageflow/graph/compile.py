@@ -12,6 +12,7 @@ from stageflow.contracts import Contract, assignable, contract_of, why_not_assig
 from stageflow.graph import order
 from stageflow.graph.child import exported
 from stageflow.graph.decorators import value_type
+from stageflow.graph.labelling import cleared_by_guards, is_labelled, refused_labels
 from stageflow.graph.plan import Argument, InputSpec, Node, Plan, Role, Source
 from stageflow.graph.reach import unreachable
 from stageflow.graph.stage import Child, Merge, Stage, checked_name, signature_of
@@ -914,6 +915,11 @@ class _Build:
         }
         nodes = tuple(self._node_of(number) for number in range(len(self.stages)))
         waiting = tuple(len(roles) for roles in self.parents)
+        parents = tuple(tuple(roles.items()) for roles in self.parents)
+        labelled = is_labelled(nodes)
+        if labelled:
+            self.errors += refused_labels(nodes, parents, self.sorted, self.name)
+            self.stop_if_wrong()
         return Plan(
             name=self.name,
             nodes=nodes,
@@ -922,10 +928,12 @@ class _Build:
             deps=self.deps,
             outputs=self.outputs,
             single_output=self.single_output,
-            parents=tuple(tuple(roles.items()) for roles in self.parents),
+            parents=parents,
             children=tuple(tuple(targets) for targets in children),
             raw_children=tuple(tuple(targets) for targets in raw_children),
             waiting=waiting,
+            cleared=cleared_by_guards(nodes),
+            is_labelled=labelled,
             guarded=bool(self.gates),
             roots=tuple(number for number, count in enumerate(waiting) if count == 0),
             order=tuple(self.sorted),

@@ -7,7 +7,7 @@ import inspect
 import sys
 import types
 import typing
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, cast, overload
 
 from stageflow.graph.stage import (
@@ -28,6 +28,7 @@ from stageflow.graph.stage import (
 from stageflow.model.caching import Cache
 from stageflow.model.errors import BuildError, nearest
 from stageflow.model.kinds import Kind
+from stageflow.model.labels import checked_labels
 from stageflow.model.outputs import Branch, Decision, Inquiry, StageOutput, Stream
 from stageflow.model.policy import Retry
 from stageflow.model.progress import Progress
@@ -63,6 +64,10 @@ class StageOptions(TypedDict, total=False):
     """How many revisions guards may ask for, the first one counted; default 5."""
     progress: Progress
     """When it is given up before that, since its revisions bring nothing new."""
+    labels: str | Collection[str]
+    """What its value is labelled with, besides the labels of all that it takes."""
+    accepts: str | Collection[str]
+    """The labels that what it takes may have; default: any. () accepts none."""
     place: Place
     """Where a sync function runs: "thread" (default), "process", or "loop" for quick pure code."""
 
@@ -98,6 +103,8 @@ class RouteOptions(StageOptions, total=False):
 class GuardOptions(CachedOptions, total=False):
     """StageOptions of `guard`."""
 
+    clears: str | Collection[str]
+    """Labels that the values which it lets pass have no longer: it has made sure."""
     of: str | Sequence[str]
     """The parameters whose values it gates; default: all that are inputs or nodes."""
 
@@ -443,6 +450,11 @@ def _stage(
         of=None if of is None else (of,) if isinstance(of, str) else tuple(of),
         keyed=options.get("keyed", False),
         reconcile=_reconcile(options.get("reconcile"), parameters, name),
+        labels=checked_labels(options.get("labels", ()), field="labels", node=name),
+        accepts=None
+        if options.get("accepts") is None
+        else checked_labels(options["accepts"], field="accepts", node=name),
+        clears=checked_labels(options.get("clears", ()), field="clears", node=name),
         cache=_cache(options.get("cache"), kind, mode, name),
     )
 
@@ -521,7 +533,7 @@ _OWN_OPTIONS = {
     Kind.ENRICH: ("cache",),
     Kind.WORK: ("keyed", "reconcile"),
     Kind.ROUTE: ("branches",),
-    Kind.GUARD: ("of", "cache"),
+    Kind.GUARD: ("of", "cache", "clears"),
 }
 
 

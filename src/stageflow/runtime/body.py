@@ -14,6 +14,7 @@ from stageflow.model.bag import MISSING
 from stageflow.model.values import thaw
 from stageflow.runtime.cache import found
 from stageflow.runtime.inquiry import asked
+from stageflow.runtime.labels import check_accepted
 from stageflow.runtime.processes import address_of
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def begin(
         return None, _joined(driver, node, context)
     function = stage.function
     assert function is not None
+    if stage.accepts is not None:
+        check_accepted(driver, node)
     if stage.cache is not None:
         known = found(driver, node)
         if known is not MISSING:

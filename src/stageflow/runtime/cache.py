@@ -165,7 +165,7 @@ def key_of(driver: Driver, node: Node) -> CacheKey:
     assert stage is not None
     return CacheKey(
         tenant=driver.tenant,
-        labels=(),
+        labels=tuple(sorted(driver.taken_labels(node.index))),
         function=stage.function,
         version=stage.version,
         contract=node.contract.hash,

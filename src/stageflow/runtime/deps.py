@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 from stageflow.model.errors import BuildError, InputError, nearest
+from stageflow.model.labels import Labels, checked_labels
 
 Scope: TypeAlias = Literal["runtime", "tenant", "run"]
 
@@ -27,6 +28,8 @@ class Dep:
 
     factory: Any
     scope: Scope = "runtime"
+    labels: str | Collection[str] = ()
+    """What everything is labelled with that a stage makes which takes the dep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,9 @@ class DepScopes:
         self._given = {name: _checked(name, _as_dep(name, dep)) for name, dep in given.items()}
         self.given: Mapping[str, Any] = MappingProxyType(self._given)
         """Each name with its Dep."""
+        self.labels: Mapping[str, Labels] = {
+            name: checked_labels(dep.labels, field="labels") for name, dep in self._given.items()
+        }
         self._open: dict[tuple[str, str], Any] = {}
         self._stacks: dict[tuple[str, str], AsyncExitStack] = {}
         self._locks: dict[tuple[str, str], asyncio.Lock] = {}
@@ -82,7 +88,7 @@ class DepScopes:
     def of_run(cls, given: Mapping[str, Any]) -> DepScopes:
         """As DepScopes, but what a factory makes lives for one run, whatever its scope says."""
         made = {name: _as_dep(name, value) for name, value in given.items()}
-        return cls({name: Dep(dep.factory, scope="run") for name, dep in made.items()})
+        return cls({name: replace(dep, scope="run") for name, dep in made.items()})
 
     def missing(self, names: Iterable[str], pipeline: str) -> InputError | None:
         """What to raise when the runtime lacks a dep that the pipeline declares."""

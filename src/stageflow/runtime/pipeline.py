@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, NotRequired, TypeVar, overload
 
@@ -13,6 +13,7 @@ from stageflow.graph.child import without_exports
 from stageflow.graph.draw import mermaid, text_diagram
 from stageflow.model.errors import BuildError, InputError, StageflowError, nearest
 from stageflow.model.identity import DEFAULT_TENANT
+from stageflow.model.labels import NONE, Labels, checked_labels
 from stageflow.model.session import Window
 from stageflow.model.snapshot import ContextSnapshot
 from stageflow.model.values import Freezer
@@ -43,6 +44,8 @@ class RunOptions:
     tenant: str = DEFAULT_TENANT
     within: str | None = None
     """The tenant that later options can't leave; None when no tenant's handle was given."""
+    labels: Labels = NONE
+    """Of the inputs."""
     session: str | None = None
     window: Window = field(default_factory=Window)
     correlation: str | None = None
@@ -152,6 +155,7 @@ class Pipeline(Generic[O]):
         *,
         runtime: Runtime | TenantRuntime | None = None,
         tenant: str | None = None,
+        labels: str | Collection[str] | None = None,
         session: str | None = None,
         window: Window | None = None,
         correlation: str | None = None,
@@ -176,6 +180,8 @@ class Pipeline(Generic[O]):
         `runtime` may be a tenant's handle, `runtime.tenant(name)`: then the pipeline runs for that
         tenant for good; BuildError `tenant.bound`, `tenant.run_id`.
 
+        `labels` are those of the inputs: they follow to everything that is made from them.
+
         `deadline` is in seconds from the start of each run, waiting included. `events` are told
         what happens. `target` is the `module:attr` under which a later process finds this pipeline.
         `priority` counts for submitted runs: higher goes first among those of one tenant.
@@ -199,6 +205,7 @@ class Pipeline(Generic[O]):
             "runtime": runtime,
             "tenant": tenant,
             "within": within,
+            "labels": None if labels is None else checked_labels(labels, field="labels"),
             "session": session,
             "window": window,
             "correlation": correlation,

@@ -26,6 +26,7 @@ from stageflow.journal.store import (
 from stageflow.model.errors import BuildError, JournalError, RunError, StageflowError
 from stageflow.model.identity import Identity
 from stageflow.model.ids import RunIds
+from stageflow.model.labels import NONE, Labels
 from stageflow.model.session import Turn
 from stageflow.model.values import Adapter, Freezer
 from stageflow.runtime.cache import ResultCache
@@ -389,6 +390,7 @@ class Runtime:
             events=options.events,
             stream=stream,
             deadline_in_s=options.deadline,
+            labels=options.labels,
         )
         if options.session is not None:
             driver.turn = self.sessions.arrive(options.tenant, options.session, options.window)
@@ -424,6 +426,7 @@ class Runtime:
         node: str,
         key: str,
         inputs: Mapping[str, Any],
+        labels: Labels,
         deadline_s: float,
         again: bool,
     ) -> tuple[Driver, list[Action] | None]:
@@ -440,6 +443,8 @@ class Runtime:
                 self, parent, pipeline, run=run, node=node, inputs=inputs, deadline_s=deadline_s
             )
             if found:
+                if labels:
+                    found[0].flow.run |= labels
                 return found
         identity = Identity(
             run=run,
@@ -457,6 +462,7 @@ class Runtime:
             events=parent.events[len(self.events) :],
             depth=parent.depth + 1,
             deadline_s=deadline_s,
+            labels=labels,
         )
         driver.session = parent.session
         return driver, None
@@ -474,6 +480,7 @@ class Runtime:
         stream: StreamQueue | None = None,
         deadline_in_s: float | None = None,
         deadline_s: float | None = None,
+        labels: Labels = NONE,
     ) -> Driver:
         plan = pipeline.plan
         fakes = fakes_for(identity.run, pipeline, parent)
@@ -513,6 +520,7 @@ class Runtime:
             stream=stream,
             deadline_s=deadline_s,
             deadline_in_s=deadline_in_s,
+            labels=labels,
         )
         driver.fakes = fakes
         return driver
@@ -520,6 +528,11 @@ class Runtime:
     async def open_deps(self, driver: Driver) -> Mapping[str, Any]:
         """The deps that the driver's pipeline declares."""
         identity = driver.identity
+        for name in driver.plan.deps:
+            fakes = None if driver.fakes is None else driver.fakes.of(name)
+            own = self._deps if fakes is None else fakes.own
+            if own.labels[name]:
+                driver.flow.deps[name] = own.labels[name]
         if driver.fakes is None:
             return await self._deps.open(driver.plan.deps, tenant=identity.tenant, run=identity.run)
         opened: dict[str, Any] = {}

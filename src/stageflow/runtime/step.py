@@ -37,6 +37,7 @@ class Step:
             and node.fallback is None
             and node.stage.reconcile is None
             and node.stage.cache is None
+            and node.stage.accepts is None
         )
         """A plain async function that gives every value of its node: stepped in place."""
         self.taken = tuple(
