@@ -2,7 +2,8 @@
 
 It runs in a child of a supervisor and performs a plan (`plan.made_of`). The order matters: mounts
 before Landlock, which forbids mounting; rights given up before the filter that would forbid giving
-them up; the filter last. This process ends with the program, and the kernel then ends all that are in its namespace.
+them up; the filter last. This process ends with the program, and the kernel then ends all that are
+in its namespace.
 """
 
 from __future__ import annotations

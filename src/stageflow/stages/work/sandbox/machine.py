@@ -77,11 +77,11 @@ def probe() -> Machine:
     )
 
 
-def enter_user_namespace(inside: int) -> None:
-    """A user namespace of its own with one user, `inside`, who is the caller outside; the children
-    of this process begin a process namespace. Raises OSError."""
+def enter_user_namespace(inside: int, *, flags: int) -> None:
+    """A user namespace of its own with one user, `inside`, who is the caller outside; with
+    CLONE_NEWPID in `flags` the next child begins a process namespace. Raises OSError."""
     uid, gid = os.geteuid(), os.getegid()
-    kernel.unshare(kernel.CLONE_NEWUSER | kernel.CLONE_NEWPID)
+    kernel.unshare(flags)
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/uid_map").write_text(f"{inside} {uid} 1")
     Path("/proc/self/gid_map").write_text(f"{inside} {gid} 1")
@@ -106,7 +106,7 @@ def _tried_namespaces() -> dict[str, str]:
 
 
 def _try_namespaces() -> str:
-    enter_user_namespace(1000)
+    enter_user_namespace(1000, flags=kernel.CLONE_NEWUSER | kernel.CLONE_NEWPID)
     return _in_child(_try_mounts)
 
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from stageflow.stages.work.sandbox import landlock
+from stageflow.stages.work.sandbox import kernel, landlock
 from stageflow.stages.work.sandbox.machine import Machine
 from stageflow.stages.work.sandbox.needs import BackEnd, is_walled
 from stageflow.stages.work.sandbox.policy import MIB, SandboxPolicy
@@ -81,6 +81,7 @@ def made_of(
         "argv": list(program.argv),
         "environment": environment(policy),
         "walled": walled,
+        "namespaces": kernel.CLONE_NEWUSER | kernel.CLONE_NEWPID,
         "files": {name: _text(body) for name, body in program.files.items()},
         "binds": [asdict(each) for each in binds],
         "links": [] if wasm else _links(),
