@@ -97,9 +97,10 @@ class Inside:
         wasm = plan["back_end"] == "wasm"
         if not wasm:
             os.setsid()
-        for number in range(1, signal.NSIG):
-            with contextlib.suppress(OSError, ValueError):  # those that can't be changed
-                signal.signal(number, signal.SIG_DFL)
+            # Ignored signals stay ignored in a program; a guest's traps are signals of wasmtime's.
+            for number in range(1, signal.NSIG):
+                with contextlib.suppress(OSError, ValueError):  # those that can't be changed
+                    signal.signal(number, signal.SIG_DFL)
         for name, value in plan["rlimits"].items():
             resource.setrlimit(getattr(resource, name), (value, value))
         if plan["walled"]:

@@ -16,7 +16,7 @@ from typing import Any, Final
 from stageflow.stages.work.sandbox import kernel, landlock
 from stageflow.stages.work.sandbox.machine import Machine
 from stageflow.stages.work.sandbox.needs import BackEnd, is_walled
-from stageflow.stages.work.sandbox.policy import MIB, SandboxPolicy
+from stageflow.stages.work.sandbox.policy import SandboxPolicy
 from stageflow.stages.work.sandbox.seccomp import Allowance, filter_program
 from stageflow.stages.work.sandbox.syscalls import ARCHITECTURES
 
@@ -35,10 +35,6 @@ HOME: Final = "/tmp"
 PROGRAM: Final = "/program"
 """The folder of the files that a program is given."""
 PATH: Final = "/usr/local/bin:/usr/bin:/bin"
-WASM_TASKS: Final = 64
-"""Threads of wasmtime itself; a guest starts none."""
-WASM_OVERHEAD_BYTES: Final = 192 * MIB
-"""Memory of wasmtime beside that of its guest."""
 _ADDRESSES: Final = "127.83.0."
 """Inside, each listed host has an address of its own on this loopback network."""
 
@@ -92,8 +88,9 @@ def made_of(
         "landlock": _landlock(policy, machine, binds, tcp=tcp) if walled else None,
         "seccomp": _seccomp(policy, machine, wasm=wasm) if walled else None,
         "rlimits": rlimits(policy, machine, wasm=wasm),
-        "cgroups": [asdict(each) for each in machine.cgroups],
-        "group_limits": group_limits(policy, wasm=wasm),
+        # What groups hold of a process, wasmtime holds of its guest, and sooner.
+        "cgroups": [] if wasm else [asdict(each) for each in machine.cgroups],
+        "group_limits": group_limits(policy),
         "cpu_s": policy.cpu_s,
         "wall_s": policy.wall_s,
         "listen": [[hosts[each.host], each.port] for each in policy.endpoints()],
@@ -123,13 +120,8 @@ def granted(policy: SandboxPolicy, *, wasm: bool) -> list[Bind]:
     return sorted(found, key=lambda each: (each.inside.count("/"), each.inside))
 
 
-def group_limits(policy: SandboxPolicy, *, wasm: bool) -> dict[str, int]:
+def group_limits(policy: SandboxPolicy) -> dict[str, int]:
     """Of the run's control groups; one task is the init process inside."""
-    if wasm:
-        return {
-            "memory_bytes": policy.memory_bytes + WASM_OVERHEAD_BYTES,
-            "tasks_max": WASM_TASKS,
-        }
     return {"memory_bytes": policy.memory_bytes, "tasks_max": policy.tasks_max + 1}
 
 

@@ -40,7 +40,7 @@ class SandboxPolicy:
     environment: nothing of the caller's is inherited.
 
     The caps are on everything that one run does, all its processes together: `memory_bytes`
-    (with what lies in /tmp), `cpu_s` of processor time, `wall_s` of real time, `tasks_max`
+    (with what lies in /tmp; a guest in WebAssembly has `scratch_bytes` beside it), `cpu_s` of processor time, `wall_s` of real time, `tasks_max`
     processes and threads at once, `output_bytes` of standard output and error together.
     `open_files_max` and `file_bytes_max` are per process and per file.
 

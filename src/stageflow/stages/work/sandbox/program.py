@@ -13,12 +13,16 @@ from typing import Any, Final
 
 from stageflow.model.errors import SandboxError
 
-OUT_OF_MEMORY: Final = 137
-"""Exit status of a program whose MemoryError nobody caught."""
+OUT_OF_MEMORY: Final = 113
+"""Exit status of a program whose MemoryError nobody caught. WASI has none above 125."""
 CODE_LENGTH_MAX: Final = 4 * 1024 * 1024
 START: Final = "start.py"
 _START: Final = """
 import sys
+if sys.platform == "wasi":
+    # Its C stack holds some 70 levels of memoised recursion; Python's own wrapper needs none of it.
+    import _functools
+    del _functools._lru_cache_wrapper
 def run(code, inputs):
     scope = {{"__name__": "__main__", "__builtins__": __builtins__, "inputs": inputs}}
     sys.argv = ["program.py"]

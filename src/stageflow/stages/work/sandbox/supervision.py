@@ -80,25 +80,26 @@ class Supervisor:
         os.write(go_write, b"g")
         os.close(go_write)
         with ours, os.fdopen(status_read, "rb", buffering=0) as status:
-            said, ended = self._until_over(first, status, ours, group, started)
+            said, ended, seen_s = self._until_over(first, status, ours, group, started)
         wall_s = time.monotonic() - started
         cpu_s = group.cpu_s()
         return {
             **said,
             "ended": "memory" if group.out_of_memory() else ended,
             "wall_s": wall_s,
-            "cpu_s": _children_s() if cpu_s is None else cpu_s,
+            "cpu_s": max(seen_s, _children_s()) if cpu_s is None else cpu_s,
             "memory_bytes": group.memory_peak_bytes(),
         }
 
     def _until_over(
         self, first: int, status: Any, listening: socket.socket, group: Group, started: float
-    ) -> tuple[dict[str, Any], str | None]:
-        """Watches until the first process is gone. What it said, and the cap that ended it."""
+    ) -> tuple[dict[str, Any], str | None, float]:
+        """Watches until the first process is gone. What it said, the cap that ended it, and the
+        processor seconds that were seen last: those of a process that was killed reach nobody."""
         until = started + float(self.plan["wall_s"])
         cpu = _cpu_clock(group, first)
         waiting = [status, self.control, listening]
-        said, ended = b"", None
+        said, ended, used_s = b"", None, 0.0
         while status in waiting:
             left = until - time.monotonic()
             ready, _, _ = select.select(waiting, [], [], max(0.0, min(left, _LOOK_S)))
@@ -114,7 +115,7 @@ class Supervisor:
                 ended = "asked"
             elif left <= 0:
                 ended = "wall"
-            elif cpu() >= float(self.plan["cpu_s"]):
+            elif (used_s := max(used_s, cpu())) >= float(self.plan["cpu_s"]):
                 ended = "cpu"
             elif group.out_of_memory():
                 ended = "memory"
@@ -125,7 +126,7 @@ class Supervisor:
         os.waitpid(first, 0)
         if ended is not None:
             said += status.read(65_536)
-        return _told(said), ended
+        return _told(said), ended, used_s
 
     def _hand_on(self, listening: socket.socket) -> None:
         """Passes the listening sockets to whoever relays them."""
