@@ -28,6 +28,8 @@ from stageflow.stages.work.sandbox.plan import HOME, PROGRAM
 
 _OLD: Final = "/.old"
 BACKLOG: Final = 16
+EXECUTING: Final = "executing"
+"""The step at which a command turns out to be no program."""
 FAILED: Final = 125
 """Exit status of a step that could not be performed; the report says which."""
 
@@ -36,7 +38,8 @@ class Inside:
     """One run, from the first process's view.
 
     `status` is where it reports, a JSON line; `standard` are the descriptors that become 0, 1 and
-    2; `listening` takes the sockets of the allow-list. `loaded` is wasmtime's engine and module.
+    2; `listening` takes the sockets of the allow-list. `loaded` is wasmtime's engine and module. `step` is where it
+    stands, for a report of a failure.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Inside:
         self.listening = listening
         self.loaded = loaded
         self.files = files
+        self.step = "building"
 
     def build(self) -> None:
         """Leaves the host's namespaces and makes a root of what the plan grants."""
@@ -114,6 +118,7 @@ class Inside:
         if plan["seccomp"] is not None:
             kernel.install_filter(base64.b64decode(plan["seccomp"]))
         if not wasm:
+            self.step = EXECUTING
             os.execve(plan["argv"][0], plan["argv"], plan["environment"])
         assert self.loaded is not None
         run_guest(

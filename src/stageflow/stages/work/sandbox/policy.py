@@ -39,10 +39,10 @@ class SandboxPolicy:
     `network` lists "host:port"; TCP to these alone, none by default. `environment` is the whole
     environment: nothing of the caller's is inherited.
 
-    The caps are on everything that one run does, all its processes together: `memory_bytes`
-    (with what lies in /tmp; a guest in WebAssembly has `scratch_bytes` beside it), `cpu_s` of processor time, `wall_s` of real time, `tasks_max`
-    processes and threads at once, `output_bytes` of standard output and error together.
-    `open_files_max` and `file_bytes_max` are per process and per file.
+    The caps are on everything that one run does, all its processes together: `memory_bytes`, with
+    what lies in /tmp (a guest in WebAssembly has that beside it), `cpu_s` of processor time,
+    `wall_s` of real time, `tasks_max` processes and threads at once, `output_bytes` of standard
+    output and error together. `open_files_max` and `file_bytes_max` are per process and per file.
 
     Raises SandboxError `sandbox.policy` naming the field.
     """

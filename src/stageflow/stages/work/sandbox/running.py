@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from stageflow.model.errors import SandboxError
+from stageflow.stages.work.sandbox.confinement import EXECUTING
 from stageflow.stages.work.sandbox.policy import ENDPOINTS_MAX, SandboxPolicy
 from stageflow.stages.work.sandbox.relay import relay
 
@@ -163,6 +164,15 @@ class Running:
         return said
 
     def _ran(self, report: dict[str, Any]) -> Ran:
+        if report.get("step") == EXECUTING:
+            raise SandboxError(
+                "sandbox.command",
+                "a command could not be executed inside",
+                field="argv",
+                expected="a program that exists inside, may be executed and is not a folder",
+                got=report["failed"],
+                fix="list its folder in the policy's read",
+            )
         if "failed" in report:
             raise _broken(f"a program could not be started: {report['failed']}")
         status = report.get("status")

@@ -151,8 +151,8 @@ def _first_process(inside: Inside, *, go: int, status: int, parent: int) -> NoRe
         if os.read(go, 1) == b"g":
             told = {"status": wait_for(inside.start())}
     except BaseException as error:  # whatever it is, the one outside is told
-        number = getattr(error, "errno", None)
-        told = {"failed": f"{type(error).__name__}: {error}"[:1_000], "errno": number}
+        said = f"{type(error).__name__}: {error}"[:1_000]
+        told = {"failed": said, "step": inside.step}
     finally:
         with contextlib.suppress(OSError):
             os.write(status, json.dumps(told).encode() + b"\n")
