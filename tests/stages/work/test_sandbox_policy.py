@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from stageflow import SandboxError
-from stageflow.stages.work.sandbox import Machine, SandboxPolicy, kernel, landlock, needs, plan
-from stageflow.stages.work.sandbox.cgroup import Group, GroupLimits, Place, made, places
+from stageflow.stages.work.sandbox import Machine, SandboxPolicy, kernel, landlock, needs, recipe
+from stageflow.stages.work.sandbox.cgroup import Group, GroupLimits, GroupPlace, made, places
 from stageflow.stages.work.sandbox.diagnosis import as_json, as_text, problems
 from stageflow.stages.work.sandbox.machine import machine_from
 from stageflow.stages.work.sandbox.program import START, python_program, value_in
@@ -31,7 +31,9 @@ WHOLE = Machine(
     no_namespaces="",
     no_proc="",
     no_wasm="",
-    cgroups=tuple(Place(name, 1, f"/sys/fs/cgroup/{name}") for name in ("memory", "cpu", "pids")),
+    cgroups=tuple(
+        GroupPlace(name, 1, f"/sys/fs/cgroup/{name}") for name in ("memory", "cpu", "pids")
+    ),
 )
 """A machine that has everything."""
 
@@ -104,7 +106,7 @@ def test_one_task_needs_no_control_group() -> None:
     machine = replace(WHOLE, cgroups=(), root=True)
     policy = SandboxPolicy(tasks_max=1)
     assert all(each.met for each in needs(policy, machine, "process"))
-    assert plan.rlimits(policy, machine, wasm=False)["RLIMIT_AS"] == policy.memory_bytes
+    assert recipe.rlimits(policy, machine, wasm=False)["RLIMIT_AS"] == policy.memory_bytes
 
 
 def test_a_guest_without_walls_has_no_scratch_and_never_a_network() -> None:
@@ -226,10 +228,10 @@ def test_a_plan_grants_what_is_named_and_nothing_else(tmp_path: Path) -> None:
         network=("one.example:443", "two.example:80"),
         environment={"A": "1"},
     )
-    binds = plan.granted(policy, wasm=False)
+    binds = recipe.granted(policy, wasm=False)
     writable = {each.inside for each in binds if each.writable and not each.device}
     assert writable == {str(tmp_path / "out")}
-    found = plan.made_of(policy, WHOLE, "process", plan.Program(("/bin/true",)), binds)
+    found = recipe.made_of(policy, WHOLE, "process", recipe.Launch(("/bin/true",)), binds)
     assert json.loads(json.dumps(found)) == found
     assert set(found["environment"]) == {"PATH", "HOME", "TMPDIR", "LANG", "USER", "A"}
     rights = dict(found["landlock"]["rules"])
@@ -243,7 +245,7 @@ def test_a_plan_grants_what_is_named_and_nothing_else(tmp_path: Path) -> None:
 def test_links_are_followed_when_the_sandbox_is_made(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    (bind,) = plan.granted(SandboxPolicy(read=(str(tmp_path / "link"),)), wasm=True)
+    (bind,) = recipe.granted(SandboxPolicy(read=(str(tmp_path / "link"),)), wasm=True)
     assert (bind.source, bind.inside) == (os.path.realpath(tmp_path / "real"), f"{tmp_path}/link")
 
 
@@ -270,7 +272,7 @@ def test_version_2_shares_one_folder_and_reads_its_own_files(
 ) -> None:
     """On files that stand for a kernel's; a real one of this version is not on every machine."""
     monkeypatch.setattr(Path, "rmdir", lambda self: None)
-    where = [Place(name, 2, str(tmp_path)) for name in ("memory", "pids", "cpu")]
+    where = [GroupPlace(name, 2, str(tmp_path)) for name in ("memory", "pids", "cpu")]
     with made(where, "one", GroupLimits(memory_bytes=100, tasks_max=3)) as group:
         folder = tmp_path / "one"
         (folder / "cpu.stat").write_text("usage_usec 2500000\nuser_usec 1\n")

@@ -17,7 +17,7 @@ from stageflow.stages.work.sandbox import (
     SandboxResult,
     Usage,
     kernel,
-    plan,
+    recipe,
     seccomp,
 )
 from stageflow.stages.work.sandbox import sandbox as face
@@ -79,9 +79,9 @@ def seccomp_without_connect() -> Iterator[None]:
 @sabotage(metric="canaries_unchanged")
 def granted_to_write() -> Iterator[None]:
     """What may be read may be written as well."""
-    original = plan.granted
+    original = recipe.granted
 
-    def granted(policy: SandboxPolicy, *, wasm: bool) -> list[plan.Bind]:
+    def granted(policy: SandboxPolicy, *, wasm: bool) -> list[recipe.Bind]:
         return [
             replace(bind, writable=bind.writable or bind.inside in policy.read)
             for bind in original(policy, wasm=wasm)
@@ -109,7 +109,7 @@ def caps_counted_double() -> Iterator[None]:
 @sabotage(metric="survivors")
 def only_the_program_is_ended() -> Iterator[None]:
     """There is no process namespace, so that the end of a program ends none that it started."""
-    original = plan.made_of
+    original = recipe.made_of
 
     def made_of(*given: Any) -> dict[str, Any]:
         return {**original(*given), "namespaces": kernel.CLONE_NEWUSER, "proc": False}

@@ -123,17 +123,17 @@ class Ground:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         if self.is_unchanged():
             return
+        homeless = not self.vault.exists() or self.process.poll() is not None
         for top in (self.vault, self.public):
             if top.exists():
                 top.chmod(0o755)
-        if self.process.poll() is not None or not self.vault.exists():
-            self._end_process()
-            self._plant()
-            self.process = self._started()  # its folder, or it itself, was taken away
         for each in [*self.vault.glob("*"), *self.public.glob("*")]:
             if not each.is_socket():
                 shutil.rmtree(each) if each.is_dir() else each.unlink()
         self._plant()
+        if homeless:  # the process, or the folder it stands in, was taken away
+            self._end_process()
+            self.process = self._started()
         self._before = self.state()
 
     def _started(self) -> subprocess.Popen[bytes]:

@@ -38,7 +38,7 @@ def _files(rng: random.Random) -> Harmless:
     lines = [f"line {rng.randrange(1000)}" for _ in range(20)]
     code = (
         "import os, tempfile\n"
-        "with tempfile.TemporaryDirectory(dir='/tmp') as top:\n"
+        "with tempfile.TemporaryDirectory() as top:\n"
         "    os.mkdir(top + '/a')\n"
         "    with open(top + '/a/part', 'w') as file: file.write('\\n'.join(inputs['lines']))\n"
         "    os.rename(top + '/a/part', top + '/whole')\n"
@@ -207,8 +207,8 @@ def _decimals(rng: random.Random) -> Harmless:
 def _paths(rng: random.Random) -> Harmless:
     name = f"f{rng.randrange(1000)}"
     code = (
-        "from pathlib import Path\n"
-        "top = Path('/tmp') / inputs['name']; (top / 'a').mkdir(parents=True)\n"
+        "import tempfile\nfrom pathlib import Path\n"
+        "top = Path(tempfile.gettempdir()) / inputs['name']; (top / 'a').mkdir(parents=True)\n"
         "(top / 'a' / 'x.txt').write_text('1'); (top / 'y.txt').write_text('22')\n"
         "output = sum(p.stat().st_size for p in top.rglob('*.txt'))"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,10 @@ def test_the_corpus_has_its_150_and_any_tenth_of_it_meets_each_wall() -> None:
         compile(each.code, each.name, "exec")
 
 
-def test_programs_are_made_from_the_seed_and_compute_what_they_say() -> None:
+def test_programs_are_made_from_the_seed_and_compute_what_they_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     for each in programs(40, random.Random(3)):
         scope: dict[str, Any] = {"inputs": each.inputs, "__name__": "__main__"}
         exec(compile(each.code, each.kind, "exec"), scope)  # ours, and harmless

@@ -20,7 +20,7 @@ _REMOVAL_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class GroupPlace:
     """A folder in which groups of one controller can be made, and the version it speaks."""
 
     controller: str
@@ -36,7 +36,7 @@ class GroupLimits:
     tasks_max: int | None
 
 
-def places(cgroups: str, mounts: str) -> list[Place]:
+def places(cgroups: str, mounts: str) -> list[GroupPlace]:
     """Where this process stands in each hierarchy: `cgroups` and `mounts` are the texts of
     /proc/self/cgroup and /proc/self/mountinfo. A place may still refuse to be written.
 
@@ -50,17 +50,17 @@ def places(cgroups: str, mounts: str) -> list[Place]:
         for version, options, root, folder in roots:
             if version == 2 and not names:
                 at = _joined(folder, root, path)
-                found += [Place(each, 2, at) for each in (MEMORY, TASKS, CPU)]
+                found += [GroupPlace(each, 2, at) for each in (MEMORY, TASKS, CPU)]
             elif version == 1 and set(names) & options & _V1_NAMES.keys():
                 known = set(names) & options & _V1_NAMES.keys()
                 at = _joined(folder, root, path)
-                found += [Place(_V1_NAMES[name], 1, at) for name in sorted(known)]
+                found += [GroupPlace(_V1_NAMES[name], 1, at) for name in sorted(known)]
     return found
 
 
-def usable(candidates: list[Place]) -> list[Place]:
+def usable(candidates: list[GroupPlace]) -> list[GroupPlace]:
     """Those of `candidates` where a group could be made now, one a controller; tries it."""
-    found: dict[str, Place] = {}
+    found: dict[str, GroupPlace] = {}
     for place in sorted(candidates, key=lambda each: each.version):
         if place.controller not in found and _works(place):
             found[place.controller] = place
@@ -108,7 +108,7 @@ class Group:
 
 
 @contextlib.contextmanager
-def made(where: list[Place], name: str, limits: GroupLimits) -> Iterator[Group]:
+def made(where: list[GroupPlace], name: str, limits: GroupLimits) -> Iterator[Group]:
     """New groups called `name` with `limits`; removed at the end, by when they must be empty."""
     folders: dict[str, tuple[int, Path]] = {}
     try:
@@ -139,7 +139,7 @@ def _limit(folders: Mapping[str, tuple[int, Path]], limits: GroupLimits) -> None
         (folders[TASKS][1] / "pids.max").write_text(str(limits.tasks_max))
 
 
-def _works(place: Place) -> bool:
+def _works(place: GroupPlace) -> bool:
     """Makes and removes a group, and looks for the files that it would be limited by."""
     needed = {
         (MEMORY, 1): "memory.limit_in_bytes",

@@ -1,9 +1,8 @@
 """Inside: the first process of a sandbox, which builds its root and starts the program.
 
-It runs in a child of a supervisor and performs a plan (`plan.made_of`). The order matters: mounts
-before Landlock, which forbids mounting; rights given up before the filter that would forbid giving
-them up; the filter last. This process ends with the program, and the kernel then ends all that are
-in its namespace.
+It runs in a child of a supervisor and performs a recipe. The order matters: mounts before Landlock,
+which forbids mounting; rights given up before the filter that would forbid giving them up; the
+filter last. It ends with the program, and the kernel then ends all that are in its namespace.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from stageflow.stages.work.sandbox import kernel
 from stageflow.stages.work.sandbox.guest import run_guest
 from stageflow.stages.work.sandbox.landlock import restrict
 from stageflow.stages.work.sandbox.machine import OTHER_NAMESPACES
-from stageflow.stages.work.sandbox.plan import HOME, PROGRAM
+from stageflow.stages.work.sandbox.recipe import HOME, PROGRAM
 
 _OLD: Final = "/.old"
 BACKLOG: Final = 16
@@ -38,20 +37,20 @@ class Inside:
     """One run, from the first process's view.
 
     `status` is where it reports, a JSON line; `standard` are the descriptors that become 0, 1 and
-    2; `listening` takes the sockets of the allow-list. `loaded` is wasmtime's engine and module. `step` is where it
-    stands, for a report of a failure.
+    2; `listening` takes the sockets of the allow-list. `loaded` is wasmtime's engine and module.
+    `step` is where it stands, for the report of a failure.
     """
 
     def __init__(
         self,
-        plan: Mapping[str, Any],
+        recipe: Mapping[str, Any],
         *,
         standard: tuple[int, int, int],
         listening: socket.socket,
         loaded: tuple[Any, Any] | None,
         files: str | None,
     ) -> None:
-        self.plan = plan
+        self.recipe = recipe
         self.standard = standard
         self.listening = listening
         self.loaded = loaded
@@ -59,13 +58,13 @@ class Inside:
         self.step = "building"
 
     def build(self) -> None:
-        """Leaves the host's namespaces and makes a root of what the plan grants."""
-        if not self.plan["walled"]:
+        """Leaves the host's namespaces and makes a root of what the recipe grants."""
+        if not self.recipe["walled"]:
             return
         kernel.unshare(OTHER_NAMESPACES)
         socket.sethostname("sandbox")
         kernel.set_loopback_up()
-        _build_root(self.plan)
+        _build_root(self.recipe)
         self._listen()
 
     def start(self) -> int:
@@ -82,7 +81,7 @@ class Inside:
     def _listen(self) -> None:
         """A socket per listed endpoint, on this namespace's loopback, handed out to be relayed."""
         made = []
-        for address, port in self.plan["listen"]:
+        for address, port in self.recipe["listen"]:
             listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
             listener.bind((address, port))
             listener.listen(BACKLOG)
@@ -94,39 +93,39 @@ class Inside:
 
     def _become(self) -> NoReturn:
         """Turns this process into the program. Steps that fail are raised."""
-        plan = self.plan
+        recipe = self.recipe
         kernel.die_with_parent()
         for at, descriptor in enumerate(self.standard):
             os.dup2(descriptor, at)
-        wasm = plan["back_end"] == "wasm"
+        wasm = recipe["back_end"] == "wasm"
         if not wasm:
             os.setsid()
             # Ignored signals stay ignored in a program; a guest's traps are signals of wasmtime's.
             for number in range(1, signal.NSIG):
                 with contextlib.suppress(OSError, ValueError):  # those that can't be changed
                     signal.signal(number, signal.SIG_DFL)
-        for name, value in plan["rlimits"].items():
+        for name, value in recipe["rlimits"].items():
             resource.setrlimit(getattr(resource, name), (value, value))
-        if plan["walled"]:
-            os.chdir(plan["cwd"])
+        if recipe["walled"]:
+            os.chdir(recipe["cwd"])
             kernel.drop_capabilities()
         kernel.no_new_privileges()
-        if plan["landlock"] is not None:
-            given = plan["landlock"]
+        if recipe["landlock"] is not None:
+            given = recipe["landlock"]
             rules = [(path, rights) for path, rights in given["rules"] if Path(path).exists()]
             restrict(rules, abi=given["abi"], tcp=given["tcp"])
-        if plan["seccomp"] is not None:
-            kernel.install_filter(base64.b64decode(plan["seccomp"]))
+        if recipe["seccomp"] is not None:
+            kernel.install_filter(base64.b64decode(recipe["seccomp"]))
         if not wasm:
             self.step = EXECUTING
-            os.execve(plan["argv"][0], plan["argv"], plan["environment"])
+            os.execve(recipe["argv"][0], recipe["argv"], recipe["environment"])
         assert self.loaded is not None
         run_guest(
             self.loaded,
-            argv=plan["argv"],
-            environment=plan["environment"],
-            folders=_opened(plan, self.files),
-            memory_bytes=plan["memory_bytes"],
+            argv=recipe["argv"],
+            environment=recipe["environment"],
+            folders=_opened(recipe, self.files),
+            memory_bytes=recipe["memory_bytes"],
         )
 
 
@@ -144,20 +143,20 @@ def write_files(folder: Path, files: Mapping[str, str]) -> None:
         (folder / name).write_bytes(base64.b64decode(body))
 
 
-def _opened(plan: Mapping[str, Any], files: str | None) -> list[tuple[str, str, bool]]:
+def _opened(recipe: Mapping[str, Any], files: str | None) -> list[tuple[str, str, bool]]:
     """(here, inside, writable) of each folder that a WASI guest is given. Files can't be."""
-    here = {bind["inside"]: bind for bind in plan["binds"]}
+    here = {bind["inside"]: bind for bind in recipe["binds"]}
     found = [
-        (bind["inside"] if plan["walled"] else bind["source"], inside, bool(bind["writable"]))
+        (bind["inside"] if recipe["walled"] else bind["source"], inside, bool(bind["writable"]))
         for inside, bind in here.items()
     ]
-    if plan["scratch_bytes"]:
+    if recipe["scratch_bytes"]:
         found.append((HOME, HOME, True))
     found.append((PROGRAM if files is None else files, PROGRAM, False))
     return found
 
 
-def _build_root(plan: Mapping[str, Any]) -> None:
+def _build_root(recipe: Mapping[str, Any]) -> None:
     """A root of its own in memory; the host's is let go of at the end."""
     kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
     root = tempfile.gettempdir()
@@ -168,19 +167,19 @@ def _build_root(plan: Mapping[str, Any]) -> None:
     os.chdir("/")
     for folder in ("/proc", "/etc", PROGRAM, "/dev"):
         Path(folder).mkdir()
-    write_files(Path(PROGRAM), plan["files"])
-    for name, text in plan["etc"].items():
+    write_files(Path(PROGRAM), recipe["files"])
+    for name, text in recipe["etc"].items():
         Path("/etc", name).write_text(text)
     Path(HOME).mkdir()
-    if plan["scratch_bytes"]:
-        _scratch(int(plan["scratch_bytes"]))
-    for bind in plan["binds"]:
+    if recipe["scratch_bytes"]:
+        _scratch(int(recipe["scratch_bytes"]))
+    for bind in recipe["binds"]:
         _bind(bind)
-    for where, to in plan["links"]:
+    for where, to in recipe["links"]:
         Path(where).symlink_to(to)
     Path("/dev/shm").symlink_to(HOME)
     Path("/dev/fd").symlink_to("/proc/self/fd")
-    if plan["proc"]:
+    if recipe["proc"]:
         kernel.mount("proc", "/proc", kind="proc", flags=_PLAIN)
         # User 0 of the host may write /proc/sys without any capability; a read-only mount stops it.
         kernel.set_mount_attributes("/proc", kernel.ATTR_RDONLY)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from stageflow.stages.work.sandbox import kernel
-from stageflow.stages.work.sandbox.cgroup import Place, places, usable
+from stageflow.stages.work.sandbox.cgroup import GroupPlace, places, usable
 from stageflow.stages.work.sandbox.landlock import landlock_abi
 from stageflow.stages.work.sandbox.syscalls import ARCHITECTURES
 from stageflow.stages.work.sandbox.wasm import wasm_problem
@@ -36,9 +36,9 @@ class Machine:
     no_proc: str
     """/proc of a new process namespace; without it a sandbox has none."""
     no_wasm: str
-    cgroups: tuple[Place, ...]
+    cgroups: tuple[GroupPlace, ...]
 
-    def cgroup(self, controller: str) -> Place | None:
+    def cgroup(self, controller: str) -> GroupPlace | None:
         """Where groups of a controller can be made."""
         return next((each for each in self.cgroups if each.controller == controller), None)
 
@@ -54,7 +54,7 @@ class Machine:
 
 def machine_from(data: Mapping[str, Any]) -> Machine:
     """The Machine that `to_json` wrote."""
-    groups = tuple(Place(**each) for each in data["cgroups"])
+    groups = tuple(GroupPlace(**each) for each in data["cgroups"])
     return Machine(**{**data, "cgroups": groups})
 
 
@@ -130,7 +130,7 @@ def _try_seccomp() -> str:
     return ""
 
 
-def _groups() -> list[Place]:
+def _groups() -> list[GroupPlace]:
     try:
         here = Path("/proc/self/cgroup").read_text()
         mounts = Path("/proc/self/mountinfo").read_text()

@@ -18,15 +18,15 @@ from typing import Any, Final
 from stageflow.model.errors import SandboxError
 from stageflow.stages.work.sandbox.machine import Machine, machine_from
 from stageflow.stages.work.sandbox.needs import BACK_ENDS, BackEnd, needs
-from stageflow.stages.work.sandbox.plan import (
+from stageflow.stages.work.sandbox.policy import SandboxPolicy
+from stageflow.stages.work.sandbox.program import OUT_OF_MEMORY, START, python_program, value_in
+from stageflow.stages.work.sandbox.recipe import (
     PROGRAM,
-    Program,
+    Launch,
     granted,
     interpreter,
     made_of,
 )
-from stageflow.stages.work.sandbox.policy import SandboxPolicy
-from stageflow.stages.work.sandbox.program import OUT_OF_MEMORY, START, python_program, value_in
 from stageflow.stages.work.sandbox.result import ExitReason, SandboxResult, Usage
 from stageflow.stages.work.sandbox.running import LENGTH_BYTES, Ran, Running
 
@@ -135,7 +135,7 @@ class Sandbox:
                 got=given[0][:80],
                 fix='Sandbox(policy, back_end="process")',
             )
-        ran = await self._ran(Program((_found(given[0]), *given[1:])), stdin)
+        ran = await self._ran(Launch((_found(given[0]), *given[1:])), stdin)
         return _result(ran, ran.stdout)
 
     async def run_python(
@@ -150,17 +150,17 @@ class Sandbox:
         made = python_program(code, inputs or {}, nonce=secrets.token_hex(16))
         start = f"{PROGRAM}/{START}"
         python = "python" if self.back_end == "wasm" else interpreter()[0]
-        ran = await self._ran(Program((python, "-I", "-S", "-B", start), made.files), stdin)
+        ran = await self._ran(Launch((python, "-I", "-S", "-B", start), made.files), stdin)
         printed, value = value_in(ran.stdout, made.mark)
         return _result(ran, printed, value, out_of_memory=OUT_OF_MEMORY)
 
-    async def _ran(self, program: Program, stdin: bytes) -> Ran:
+    async def _ran(self, program: Launch, stdin: bytes) -> Ran:
         if len(stdin) > STDIN_BYTES_MAX:
             raise _policy("stdin", f"at most {STDIN_BYTES_MAX} bytes", f"{len(stdin)} bytes")
         async with self._places:
             machine = await self.open()
-            plan = made_of(self.policy, machine, self.back_end, program, self._binds)
-            request = json.dumps(plan).encode()
+            recipe = made_of(self.policy, machine, self.back_end, program, self._binds)
+            request = json.dumps(recipe).encode()
             running = Running(self.policy, stdin)
             try:
                 if self._channel is None:
@@ -183,8 +183,9 @@ class Sandbox:
         try:
             hello = await _heard(ours)
             if hello["problem"] is not None:
-                problem = hello["problem"]
-                raise SandboxError(problem.pop("code"), problem.pop("message"), **problem)
+                code, message, *rest = hello["problem"]
+                field, expected, got, fix = rest
+                raise SandboxError(code, message, field=field, expected=expected, got=got, fix=fix)
             machine = machine_from(hello["machine"])
             _check(self.policy, machine, self.back_end)
         except BaseException:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from stageflow.stages.work.sandbox import kernel
-from stageflow.stages.work.sandbox.cgroup import Group, GroupLimits, Place, made
+from stageflow.stages.work.sandbox.cgroup import Group, GroupLimits, GroupPlace, made
 from stageflow.stages.work.sandbox.confinement import FAILED, Inside, wait_for, write_files
 from stageflow.stages.work.sandbox.machine import enter_user_namespace
 
@@ -34,27 +34,27 @@ class Supervisor:
 
     def __init__(
         self,
-        plan: Mapping[str, Any],
+        recipe: Mapping[str, Any],
         *,
         control: socket.socket,
         standard: tuple[int, int, int],
         loaded: tuple[Any, Any] | None,
     ) -> None:
-        self.plan = plan
+        self.recipe = recipe
         self.control = control
         self.standard = standard
         self.loaded = loaded
 
     def run(self) -> dict[str, Any]:
         """Starts, watches and ends it; the report."""
-        plan = self.plan
-        limits = GroupLimits(**plan["group_limits"])
-        where = [Place(**each) for each in plan["cgroups"]]
+        recipe = self.recipe
+        limits = GroupLimits(**recipe["group_limits"])
+        where = [GroupPlace(**each) for each in recipe["cgroups"]]
         with contextlib.ExitStack() as owned:
-            files = None if plan["walled"] else owned.enter_context(_folder(plan["files"]))
+            files = None if recipe["walled"] else owned.enter_context(_folder(recipe["files"]))
             group = owned.enter_context(made(where, f"stageflow-{os.getpid()}", limits))
-            if plan["walled"]:
-                enter_user_namespace(INSIDE_USER, flags=plan["namespaces"])
+            if recipe["walled"]:
+                enter_user_namespace(INSIDE_USER, flags=recipe["namespaces"])
             return self._watched(group, files)
 
     def _watched(self, group: Group, files: str | None) -> dict[str, Any]:
@@ -70,7 +70,11 @@ class Supervisor:
             ours.close()
             self.control.close()
             inside = Inside(
-                self.plan, standard=self.standard, listening=theirs, loaded=self.loaded, files=files
+                self.recipe,
+                standard=self.standard,
+                listening=theirs,
+                loaded=self.loaded,
+                files=files,
             )
             _first_process(inside, go=go_read, status=status_write, parent=parent)
         for descriptor in (status_write, go_read, *self.standard):
@@ -96,7 +100,7 @@ class Supervisor:
     ) -> tuple[dict[str, Any], str | None, float]:
         """Watches until the first process is gone. What it said, the cap that ended it, and the
         processor seconds that were seen last: those of a process that was killed reach nobody."""
-        until = started + float(self.plan["wall_s"])
+        until = started + float(self.recipe["wall_s"])
         cpu = _cpu_clock(group, first)
         waiting = [status, self.control, listening]
         said, ended, used_s = b"", None, 0.0
@@ -115,13 +119,13 @@ class Supervisor:
                 ended = "asked"
             elif left <= 0:
                 ended = "wall"
-            elif (used_s := max(used_s, cpu())) >= float(self.plan["cpu_s"]):
+            elif (used_s := max(used_s, cpu())) >= float(self.recipe["cpu_s"]):
                 ended = "cpu"
             elif group.out_of_memory():
                 ended = "memory"
             if ended is not None:
                 break
-        _kill(first, group_too=not self.plan["walled"])
+        _kill(first, group_too=not self.recipe["walled"])
         # The end of an init process is complete when the last process of its namespace is gone.
         os.waitpid(first, 0)
         if ended is not None:
@@ -144,7 +148,7 @@ def _first_process(inside: Inside, *, go: int, status: int, parent: int) -> NoRe
     try:
         os.setsid()
         kernel.die_with_parent()
-        if inside.plan["walled"] or os.getppid() == parent:
+        if inside.recipe["walled"] or os.getppid() == parent:
             inside.build()
         # Moving a process into its groups takes the kernel some milliseconds, so that both go on
         # side by side; the program is started by one who is in them.

@@ -38,8 +38,8 @@ def main(arguments: Sequence[str]) -> int:
         try:
             loaded = wasm.loaded(Path(arguments[1]) if arguments[1] else None)
         except SandboxError as error:
-            problem = {"code": error.code, "message": error.message, "field": error.field}
-            problem |= {"expected": error.expected, "got": error.got, "fix": error.fix}
+            told = (error.code, error.message, error.field, error.expected, error.got, error.fix)
+            problem = list(told)
     hello = {"machine": probe().to_json(), "problem": problem}
     channel.sendall(json.dumps(hello).encode() + b"\n")
     tempfile.gettempdir()  # looked for once, here, and not in a namespace
@@ -67,10 +67,10 @@ def _serve(
         os.setsid()
         *standard, line = descriptors
         with socket.socket(fileno=line) as control:
-            plan = json.loads(_read(control, int.from_bytes(_read(control, LENGTH_BYTES))))
+            recipe = json.loads(_read(control, int.from_bytes(_read(control, LENGTH_BYTES))))
             first, second, third = standard
             supervisor = Supervisor(
-                plan, control=control, standard=(first, second, third), loaded=loaded
+                recipe, control=control, standard=(first, second, third), loaded=loaded
             )
             try:
                 report = supervisor.run()

@@ -40,7 +40,7 @@ _ADDRESSES: Final = "127.83.0."
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
+class Launch:
     """What is to be run: `argv`, and files by the name that they have in PROGRAM."""
 
     argv: tuple[str, ...]
@@ -61,10 +61,10 @@ def made_of(
     policy: SandboxPolicy,
     machine: Machine,
     back_end: BackEnd,
-    program: Program,
+    program: Launch,
     binds: Sequence[Bind],
 ) -> dict[str, Any]:
-    """The plan. `binds` is what `granted` found when the sandbox was made."""
+    """The recipe. `binds` is what `granted` found when the sandbox was made."""
     walled = is_walled(machine)
     wasm = back_end == "wasm"
     tcp = bool(policy.network)
