@@ -231,7 +231,7 @@ def test_a_plan_grants_what_is_named_and_nothing_else(tmp_path: Path) -> None:
     binds = recipe.granted(policy, wasm=False)
     writable = {each.inside for each in binds if each.writable and not each.device}
     assert writable == {str(tmp_path / "out")}
-    found = recipe.made_of(policy, WHOLE, "process", recipe.Launch(("/bin/true",)), binds)
+    found = recipe.made_of(policy, WHOLE, "process", recipe.Errand(("/bin/true",)), binds)
     assert json.loads(json.dumps(found)) == found
     assert set(found["environment"]) == {"PATH", "HOME", "TMPDIR", "LANG", "USER", "A"}
     rights = dict(found["landlock"]["rules"])

@@ -40,7 +40,7 @@ _ADDRESSES: Final = "127.83.0."
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
+class Errand:
     """What is to be run: `argv`, and files by the name that they have in PROGRAM."""
 
     argv: tuple[str, ...]
@@ -61,7 +61,7 @@ def made_of(
     policy: SandboxPolicy,
     machine: Machine,
     back_end: BackEnd,
-    program: Launch,
+    program: Errand,
     binds: Sequence[Bind],
 ) -> dict[str, Any]:
     """The recipe. `binds` is what `granted` found when the sandbox was made."""

@@ -22,7 +22,7 @@ from stageflow.stages.work.sandbox.policy import SandboxPolicy
 from stageflow.stages.work.sandbox.program import OUT_OF_MEMORY, START, python_program, value_in
 from stageflow.stages.work.sandbox.recipe import (
     PROGRAM,
-    Launch,
+    Errand,
     granted,
     interpreter,
     made_of,
@@ -135,7 +135,7 @@ class Sandbox:
                 got=given[0][:80],
                 fix='Sandbox(policy, back_end="process")',
             )
-        ran = await self._ran(Launch((_found(given[0]), *given[1:])), stdin)
+        ran = await self._ran(Errand((_found(given[0]), *given[1:])), stdin)
         return _result(ran, ran.stdout)
 
     async def run_python(
@@ -150,11 +150,11 @@ class Sandbox:
         made = python_program(code, inputs or {}, nonce=secrets.token_hex(16))
         start = f"{PROGRAM}/{START}"
         python = "python" if self.back_end == "wasm" else interpreter()[0]
-        ran = await self._ran(Launch((python, "-I", "-S", "-B", start), made.files), stdin)
+        ran = await self._ran(Errand((python, "-I", "-S", "-B", start), made.files), stdin)
         printed, value = value_in(ran.stdout, made.mark)
         return _result(ran, printed, value, out_of_memory=OUT_OF_MEMORY)
 
-    async def _ran(self, program: Launch, stdin: bytes) -> Ran:
+    async def _ran(self, program: Errand, stdin: bytes) -> Ran:
         if len(stdin) > STDIN_BYTES_MAX:
             raise _policy("stdin", f"at most {STDIN_BYTES_MAX} bytes", f"{len(stdin)} bytes")
         async with self._places:
