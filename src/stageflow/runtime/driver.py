@@ -688,8 +688,8 @@ class Driver:
         tokens, attempts, values = scheduler.token, scheduler.attempt, self.bag.values
         copy, push, run, tenant = self.context.copy, self.push, self.identity.run, self.tenant
         history = self.history
-        now = time()
-        slice_end_s = now + self.limits.slice_s
+        now, slice_s = time(), self.limits.slice_s
+        slice_end_s = now + slice_s
         try:
             while ready:
                 if self.spreads and len(ready) > 1 and await self._spread():
@@ -707,6 +707,7 @@ class Driver:
                     )
                 error: BaseException | None = None
                 raw: Any = None
+                has_waited = False
                 context = copy()
                 try:
                     coroutine: Any
@@ -729,13 +730,25 @@ class Driver:
                         else:
                             if ready:
                                 self._wake_worker()
-                            raw = await self._waited(
-                                step.node, token, coroutine, context, yielded, started_s
-                            )
-                            slice_end_s = time() + self.limits.slice_s
+                            has_waited = True
+                            attempt = self._waiting(step, token, coroutine, context, started_s)
+                            try:
+                                raw = await attempt.wait(yielded)
+                            except BaseException as raised:
+                                if not self._was_stopped(attempt, step, raised):
+                                    raise
+                                raw = MISSING
+                            finally:
+                                attempt.leave()
+                                del self.attempts[number]
+                            if attempt.why is not None:
+                                self.disturbed = True
+                                raise Stopped(attempt.why, raw)
                 except BaseException as raised:  # the stage boundary: it becomes the outcome
                     error = raised
                 now = time()
+                if has_waited:
+                    slice_end_s = now + slice_s
                 if error is None and now - started_s <= step.timeout_s:
                     actions = self._returned(step, token, raw, started_s, now)
                 else:
@@ -755,7 +768,7 @@ class Driver:
                 if now > slice_end_s and ready:
                     await asyncio.sleep(0)
                     now = time()
-                    slice_end_s = now + self.limits.slice_s
+                    slice_end_s = now + slice_s
         except BaseException as bug:  # not a stage's failure: those are data by now
             self._crash(bug)
 
@@ -766,52 +779,35 @@ class Driver:
         await asyncio.sleep(0)
         return not self.ready
 
-    async def _waited(
+    def _waiting(
         self,
-        node: Node,
+        step: Step,
         token: int,
         coroutine: Any,
         context: contextvars.Context,
-        yielded: Any,
         started_s: float,
-    ) -> Any:
-        """Drives a stage that really waits; raises what it raises, or why it was stopped."""
-        attempt = Attempt(
-            node=node.index,
-            token=token,
-            coroutine=coroutine,
-            context=context,
-            loop=self.loop,
-            deadline_s=started_s + node.timeout_s,
-        )
-        self.attempts[node.index] = attempt
-        if attempt.deadline_s < self.alarm_s:
-            self._set_alarm(attempt.deadline_s)
-        raw: Any = MISSING
-        try:
-            raw = await attempt.wait(yielded)
-        except Killed:
-            self._quarantine(node.name)
-        except asyncio.CancelledError:
-            if attempt.why is None:
-                if attempt.task is not None and attempt.task.cancelling():
-                    # Not ours: the loop is being torn down. End the run as cancelled.
-                    attempt.why = "stop"
-                    self.disturbed = True
-                    self.cancel("loop_closed")
-                    raise Stopped("stop") from None
-                raise
-        except BaseException:
-            if attempt.why is None:
-                raise
-        finally:
-            attempt.disarm()
-            attempt.forgive()
-            del self.attempts[node.index]
-        if attempt.why is not None:
-            self.disturbed = True
-            raise Stopped(attempt.why, raw)
-        return raw
+    ) -> Attempt:
+        """The attempt of a stage that really waits."""
+        deadline_s = started_s + step.timeout_s
+        attempt = Attempt(step.index, token, coroutine, context, self.loop, deadline_s)
+        self.attempts[step.index] = attempt
+        if deadline_s < self.alarm_s:
+            self._set_alarm(deadline_s)
+        return attempt
+
+    def _was_stopped(self, attempt: Attempt, step: Step, error: BaseException) -> bool:
+        """True when a wait raised because it was asked to stop; False when that is its own."""
+        if isinstance(error, Killed):
+            self._quarantine(step.name)
+        elif attempt.why is None:
+            if not isinstance(error, asyncio.CancelledError):
+                return False
+            if attempt.task is None or not attempt.task.cancelling():
+                return False
+            # Not ours: the loop is being torn down. End the run as cancelled.
+            attempt.why = "stop"
+            self.cancel("loop_closed")
+        return True
 
     def _set_alarm(self, at_s: float) -> None:
         """One timer for all that wait, at the earliest of their deadlines: a timer of its own
