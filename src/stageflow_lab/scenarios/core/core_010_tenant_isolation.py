@@ -156,6 +156,7 @@ def check(history: History) -> Judgement:
             "forged_told": share(forged["told"], forged["asked"]),
             "tainted_reused": counted(facts["tainted"], facts["calls"]),
             "own_shown": share(facts["own shown"], facts["owned"]),
+            "labelled": share(facts["labelled"], facts["made"]),
             "planted_found": share(
                 0 if planted is None else planted.data["found"],
                 0 if planted is None else planted.data["planted"],
@@ -252,6 +253,12 @@ SCENARIO = Scenario(
             doc="calls over a connection on which an answer to an earlier one was still due",
         ),
         Metric("own_shown", "==", 1.0, doc="runs that their own tenant finds and reads"),
+        Metric(
+            "labelled",
+            "==",
+            1.0,
+            doc="values and recorded payloads that have the label of the inputs they were made of",
+        ),
         Metric(
             "planted_found", "==", 1.0, doc="canaries planted in every form that the search finds"
         ),

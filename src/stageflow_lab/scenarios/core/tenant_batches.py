@@ -24,6 +24,8 @@ SESSION: Final = "desk"
 """Of every tenant: sessions of one name are each tenant's own."""
 TARGET: Final = "none:none"
 """Of the pipeline: a run's header looks for none."""
+LABEL: Final = "private"
+"""Of what every tenant brings along; the same for all, so that no label keeps them apart."""
 TRIES_EVERY: Final = 8
 """Runs for each foreign id that is tried while they are under way, and for each afterwards."""
 
@@ -113,6 +115,7 @@ class Batch:
         handle = self.runtime.tenant(job.tenant)
         bound = pipeline_of(job.ending).using(
             runtime=handle,
+            labels=LABEL,
             session=SESSION if job.is_turn else None,
             request_key=f"key-{job.number // len(self.sinks.scanner.canaries)}"
             if job.number % 5 == 0
@@ -143,6 +146,8 @@ class Batch:
             sinks.add("outputs", job.tenant, snapshot[name])
             if name in ("profile", "again"):
                 sinks.add("caches", job.tenant, snapshot[name])
+            self.facts["labelled"] += run.labels(name) == {LABEL}
+            self.facts["made"] += 1
         sinks.add_all("outputs", job.tenant, run.nodes.values())
         if run.failure is not None:
             sinks.add("errors", job.tenant, run.failure)
@@ -209,6 +214,8 @@ class Batch:
         for record in loaded.records:
             sinks.add("journal", loaded.header.tenant, f"{record._replace(payload=None)!r}")
             if record.payload is not None:
+                self.facts["labelled"] += record.labels == (LABEL,)
+                self.facts["made"] += 1
                 sinks.add("journal", loaded.header.tenant, record.payload)
         job = self.owners.get(run)
         if status == "suspended" and job is not None:
