@@ -227,8 +227,8 @@ SCENARIO = Scenario(
             "<=",
             5.0,
             "x",
-            doc="a trivial program's time, a quarter of a second after the last one, over that of the "
-            "same as a bare subprocess",
+            doc="a trivial program's time, a quarter of a second after the last one, over that of "
+            "the same as a bare subprocess",
         ),
         Metric("start_wasm", "<=", 5.0, "x", doc="the same in WebAssembly"),
         *(

@@ -199,6 +199,8 @@ class Running:
                 continue
             except OSError:
                 part, sockets = b"", []
+            for each in sockets:
+                os.set_inheritable(each, False)
             self._listeners += [socket.socket(fileno=each) for each in sockets]
             if not part:
                 return {"failed": "its supervisor ended without a report"}
