@@ -210,6 +210,11 @@ async def test_no_descriptor_is_left_behind(commands: Sandbox) -> None:
     assert _descriptors() == before
 
 
+async def test_a_program_is_given_three_descriptors(commands: Sandbox) -> None:
+    ran = await commands.run(["ls", "/proc/self/fd"])
+    assert ran.stdout.split() == [b"0", b"1", b"2", b"3"]  # the last is the folder being listed
+
+
 def _descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import json
 import os
@@ -298,12 +299,15 @@ def test_inputs_without_a_form_are_refused(inputs: dict[str, Any]) -> None:
     assert caught.value.code == "sandbox.inputs"
 
 
-def test_a_programs_text_and_inputs_are_data_in_it() -> None:
-    """Neither a quote nor a brace nor a NUL of theirs ends up as code of the start."""
-    tricky = "'''{x}\\\n\"\"\"\0 é"
-    made_program = python_program(f"output = {tricky!r}", {"a": tricky}, nonce="ab")
-    start = made_program.files[START].decode().replace("sys.platform", "'here'")
-    compile(start, "start.py", "exec")
+def test_a_programs_text_and_inputs_come_back_as_they_were() -> None:
+    """No quote, brace, NUL or lone surrogate of theirs ends up as anything but data."""
+    tricky = "'''{x}\\\n\"\"\"\0 é \ud800"
+    told = python_program(tricky, {"a": [tricky, None, 1.5]}, nonce="ab").told
+    length, text = int(told[:12]), told[12:]
+    assert length == len(text)
+    mark, code, inputs = ast.literal_eval(text.decode("utf-8", "surrogatepass"))
+    assert (mark, code, inputs) == ("\x1eab\x1e", tricky, {"a": [tricky, None, 1.5]})
+    compile(START, "start.py", "exec")
 
 
 def test_the_value_is_behind_the_last_mark() -> None:

@@ -112,7 +112,8 @@ def only_the_program_is_ended() -> Iterator[None]:
     original = recipe.made_of
 
     def made_of(*given: Any) -> dict[str, Any]:
-        return {**original(*given), "namespaces": kernel.CLONE_NEWUSER, "proc": False}
+        changed = {"namespaces": kernel.CLONE_NEWUSER, "proc": False, "cgroups": []}
+        return {**original(*given), **changed}
 
     with patched(face, "made_of", made_of):
         yield

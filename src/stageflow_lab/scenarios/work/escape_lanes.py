@@ -37,6 +37,7 @@ CAPS: Final = {
 _LONG_S: Final = 20.0
 """The wall time of an attempt that is about something else."""
 _CONTROL_S: Final = 20.0
+REST_S: Final = 0.25
 _LOOK_S: Final = 0.12
 _GOT: Final = re.compile(rb"^GOT ([\d.]+)$", re.MULTILINE)
 
@@ -211,28 +212,37 @@ def _taken(attempt: Attempt, written: _Written) -> float:
     return max(told, default=0.0) / CAPS[attempt.cap]
 
 
-async def started(sandbox: Sandbox, rounds: int) -> list[tuple[float, float]]:
-    """Seconds of (a program in the sandbox, the same as a bare subprocess), in turns."""
-    floor = [sys.executable, "-I", "-c", "pass"]
+async def started(sandbox: Sandbox, rounds: int, *, rest_s: float) -> list[tuple[float, float]]:
+    """Seconds of (a program in the sandbox, the same as a bare subprocess), in turns.
+
+    `rest_s` stands before each: what a start costs one who comes now and then, and with 0 one who
+    comes again at once, when the next interpreter is not ready yet.
+    """
 
     async def inside() -> float:
+        await asyncio.sleep(rest_s)
         first = time.perf_counter()
         ran = await sandbox.run_python("pass")
         assert ran.ok, ran
         return time.perf_counter() - first
 
-    def outside() -> float:
+    async def outside() -> float:
+        await asyncio.sleep(rest_s)
         first = time.perf_counter()
-        subprocess.run(floor, capture_output=True, check=True)
+        _floor()
         return time.perf_counter() - first
 
     await inside()
-    outside()
+    await outside()
     pairs = []
     for turn in range(rounds):
         if turn % 2:
-            least = outside()
+            least = await outside()
             pairs.append((await inside(), least))
         else:
-            pairs.append((await inside(), outside()))
+            pairs.append((await inside(), await outside()))
     return pairs
+
+
+def _floor() -> None:
+    subprocess.run([sys.executable, "-I", "-c", "pass"], capture_output=True, check=True)

@@ -95,7 +95,7 @@ SYSCALLS: Final[Mapping[str, str]] = MappingProxyType(
 _BEATS: Final = (
     "def beat():\n"
     "    import time\n"
-    "    for _ in range(150):\n"
+    "    for _ in range(400):\n"
     "        with open(inputs['beat'], 'a') as f: f.write('x')\n"
     "        time.sleep(0.02)\n"
 )
@@ -109,7 +109,7 @@ _CHILD: Final = (
     "import sys\n"
     'text = f"""\n'
     "import time\n"
-    "for _ in range(150):\n"
+    "for _ in range(400):\n"
     "    open({inputs['beat']!r}, 'a').write('x')\n"
     "    time.sleep(0.02)\n"
     '"""\n'

@@ -33,7 +33,7 @@ from ...ratio import ratio_of
 from .escape_attempts import FAMILIES, Attempt, chosen
 from .escape_defects import DEFECTS
 from .escape_ground import VARIABLE, Ground
-from .escape_lanes import Lane, Seen, bare, started
+from .escape_lanes import REST_S, Lane, Seen, bare, started
 from .harmless_programs import Harmless, programs
 
 _NOTES_MAX: Final = 12
@@ -54,8 +54,9 @@ async def _all(world: World, history: History, token: str) -> None:
     harmless = programs(world.size["benign"], random.Random(world.seed_for("benign")))
     for back_end in BACK_ENDS:
         async with Sandbox(SandboxPolicy(), back_end=back_end) as sandbox:
-            pairs = await started(sandbox, world.size["rounds"])
-        history.record("started", back_end=back_end, pairs=pairs)
+            pairs = await started(sandbox, world.size["rounds"], rest_s=REST_S)
+            in_row = await started(sandbox, world.size["rounds"], rest_s=0.0)
+        history.record("started", back_end=back_end, pairs=pairs, in_row=in_row)
     done = [0]
 
     def tell() -> None:
@@ -132,8 +133,9 @@ def check(history: History) -> Judgement:
     taken = [data["taken"] for data in inside if data["taken"] is not None]
     ordinary = [event.data for event in history.of("ordinary")]
     ratios = {
-        f"start_{event.data['back_end']}": ratio_of([(a, b) for a, b in event.data["pairs"]])
+        f"start_{event.data['back_end']}{after}": ratio_of([(a, b) for a, b in event.data[pairs]])
         for event in history.of("started")
+        for after, pairs in (("", "pairs"), ("_in_row", "in_row"))
     }
     return Judgement(
         {
@@ -225,9 +227,16 @@ SCENARIO = Scenario(
             "<=",
             5.0,
             "x",
-            doc="a trivial program's time over that of the same as a bare subprocess",
+            doc="a trivial program's time, a quarter of a second after the last one, over that of "
+            "the same as a bare subprocess",
         ),
         Metric("start_wasm", "<=", 5.0, "x", doc="the same in WebAssembly"),
+        *(
+            Metric(
+                f"start_{name}_in_row", "<=", 5.0, "x", gate=False, doc="the same, without a rest"
+            )
+            for name in BACK_ENDS
+        ),
         Metric(
             "attempts_real",
             ">=",

@@ -1,7 +1,9 @@
-"""A Python program as files: its text, its inputs, and the few lines that run it inside.
+"""A Python program as bytes: its text and its inputs, read by the few lines that run it inside.
 
-Pure. `inputs` is a global of the program; what it leaves in a global `output` comes back as JSON,
-behind a mark at the end of standard output that no other run has.
+Pure. The interpreter is started with START alone, before a program is known, and reads the program
+from its standard input; what follows there is the program's own. `inputs` is a global of the
+program; what it leaves in a global `output` comes back as JSON, behind a mark at the end of
+standard output that no other run has.
 """
 
 from __future__ import annotations
@@ -16,21 +18,30 @@ from stageflow.model.errors import SandboxError
 OUT_OF_MEMORY: Final = 113
 """Exit status of a program whose MemoryError nobody caught. WASI has none above 125."""
 CODE_LENGTH_MAX: Final = 4 * 1024 * 1024
-START: Final = "start.py"
-_START: Final = """
-import sys
+START_NAME: Final = "start.py"
+_LENGTH_DIGITS: Final = 12
+START: Final = f"""
+import posix, sys
+def read(left):
+    parts = []
+    while left:
+        part = posix.read(0, left)
+        if not part: sys.exit(0)
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts).decode("utf-8", "surrogatepass")
 if sys.platform == "wasi":
     # Its C stack holds some 70 levels of memoised recursion; Python's own wrapper needs none of it.
     import _functools
     del _functools._lru_cache_wrapper
-def run(code, inputs):
+def run(mark, code, inputs):
     scope = {{"__name__": "__main__", "__builtins__": __builtins__, "inputs": inputs}}
     sys.argv = ["program.py"]
     try:
         exec(compile(code, "program.py", "exec"), scope)
     except MemoryError:
         sys.stderr.write("MemoryError\\n")
-        sys.exit({out_of_memory})
+        sys.exit({OUT_OF_MEMORY})
     except SystemExit:
         raise
     except BaseException as error:
@@ -40,16 +51,17 @@ def run(code, inputs):
         sys.exit(1)
     if "output" in scope:
         import json
-        sys.stdout.write({mark!r} + json.dumps(scope["output"]))
-run({code!r}, {inputs!r})
+        sys.stdout.write(mark + json.dumps(scope["output"]))
+run(*eval(read(int(read({_LENGTH_DIGITS})))))
 """
+"""Waits for a program without importing anything that it does not need."""
 
 
 @dataclass(frozen=True, slots=True)
 class PythonProgram:
-    """The files of one program, by the name they have inside, and the mark of its value."""
+    """What the interpreter reads, and the mark of the program's value."""
 
-    files: Mapping[str, bytes]
+    told: bytes
     mark: bytes
 
 
@@ -77,10 +89,8 @@ def python_program(code: str, inputs: Mapping[str, Any], *, nonce: str) -> Pytho
         )
     mark = f"\x1e{nonce}\x1e"
     # Values that came from JSON are their own Python source, which needs no module to be read.
-    start = _START.format(
-        out_of_memory=OUT_OF_MEMORY, mark=mark, code=code, inputs=json.loads(given)
-    )
-    return PythonProgram({START: start.encode("utf-8", "backslashreplace")}, mark.encode())
+    told = repr((mark, code, json.loads(given))).encode("utf-8", "surrogatepass")
+    return PythonProgram(f"{len(told):0{_LENGTH_DIGITS}}".encode() + told, mark.encode())
 
 
 def value_in(stdout: bytes, mark: bytes) -> tuple[bytes, Any]:

@@ -1,4 +1,7 @@
-"""One run from outside: its pipes, its line to the supervisor, and what is read from them."""
+"""One run from outside: its pipes, its line to the supervisor, and what is read from them.
+
+A run is asked for first and told what to do later, so that it can be made ready beforehand.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import contextlib
 import errno
 import json
 import os
+import select
 import socket
 from dataclasses import dataclass
 from typing import Any, Final
@@ -38,21 +42,24 @@ class Ran:
 
 
 class Running:
-    """Owned by one call of `Sandbox.run`. `ask` once, await `over` once, `close` always."""
+    """Owned by one call of `Sandbox.run`, and before that by the sandbox that keeps it ready.
 
-    def __init__(self, policy: SandboxPolicy, stdin: bytes) -> None:
+    `ask` once, await `over` once, `close` always.
+    """
+
+    def __init__(self, policy: SandboxPolicy) -> None:
         self._policy = policy
         self._control, self._theirs = socket.socketpair()
         self._read: dict[int, bytearray] = {}
         self._pipes: list[tuple[int, int]] = [os.pipe() for _ in range(2)]
-        self._stdin = _given(stdin)
+        self._their_stdin, self._stdin = os.pipe()
         self._left = policy.output_bytes
         self._ended: str | None = None
         self._listeners: list[socket.socket] = []
 
     def ask(self, channel: socket.socket, request: bytes) -> None:
         """Hands the far ends to the warden. Raises SandboxError `sandbox.start` if it has gone."""
-        far = [self._stdin, *(write for _, write in self._pipes), self._theirs.fileno()]
+        far = [self._their_stdin, *(write for _, write in self._pipes), self._theirs.fileno()]
         try:
             socket.send_fds(channel, [b"r"], far)
             self._control.sendall(request)
@@ -64,13 +71,23 @@ class Running:
                 fix="make another Sandbox",
             ) from error
         self._theirs.close()
-        for _, write in self._pipes:
+        for write in (self._their_stdin, *(write for _, write in self._pipes)):
             os.close(write)
+        self._their_stdin = -1
         self._pipes = [(read, -1) for read, _ in self._pipes]
 
-    async def over(self) -> Ran:
-        """Reads until the program and all it started are gone. When cancelled, ends them first."""
+    def is_waiting(self) -> bool:
+        """Whether nothing has been heard of it: it is being made ready, or is."""
+        ready, _, _ = select.select([self._control], [], [], 0)
+        return not ready
+
+    async def over(self, stdin: bytes) -> Ran:
+        """Gives it `stdin`, from when its time counts, and reads until the program and all it
+        started are gone. When cancelled, ends them first."""
         loop = asyncio.get_running_loop()
+        with contextlib.suppress(OSError):  # it has ended; its report says why
+            self._control.send(b"g")
+        self._feed(memoryview(stdin))
         closed = [loop.create_future() for _ in self._pipes]
         for (read, _), done in zip(self._pipes, closed, strict=True):
             os.set_blocking(read, False)
@@ -89,21 +106,47 @@ class Running:
             await asyncio.shield(self._gone())
             raise
         finally:
+            self._fed()
             for read, _ in self._pipes:
                 loop.remove_reader(read)
         return self._ran(report)
 
     def close(self) -> None:
         """Lets go of everything; a program that still runs is ended by it. Any number of times."""
+        self._fed()
         self._control.close()
         self._theirs.close()
         for listener in self._listeners:
             listener.close()
-        for descriptor in (self._stdin, *(each for pair in self._pipes for each in pair)):
+        for descriptor in (self._their_stdin, *(each for pair in self._pipes for each in pair)):
             if descriptor >= 0:
                 with contextlib.suppress(OSError):
                     os.close(descriptor)
-        self._stdin, self._pipes = -1, []
+        self._their_stdin, self._pipes = -1, []
+
+    def _feed(self, left: memoryview) -> None:
+        """Writes what the pipe takes now, and the rest when it takes more; then closes it."""
+        os.set_blocking(self._stdin, False)
+        try:
+            left = left[os.write(self._stdin, left) :] if left else left
+        except BlockingIOError:
+            pass
+        except OSError:  # it reads no more
+            left = left[:0]
+        if not left:
+            self._fed()
+            return
+        loop = asyncio.get_running_loop()
+        loop.remove_writer(self._stdin)
+        loop.add_writer(self._stdin, self._feed, left)
+
+    def _fed(self) -> None:
+        """Closes standard input. Any number of times."""
+        if self._stdin >= 0:
+            with contextlib.suppress(RuntimeError):  # no loop any more: nothing waits to write
+                asyncio.get_running_loop().remove_writer(self._stdin)
+            os.close(self._stdin)
+            self._stdin = -1
 
     def _take(self, read: int, done: asyncio.Future[None]) -> None:
         """One part of an output. Past the cap the run is ended, and nothing more is kept."""
@@ -156,6 +199,8 @@ class Running:
                 continue
             except OSError:
                 part, sockets = b"", []
+            for each in sockets:
+                os.set_inheritable(each, False)
             self._listeners += [socket.socket(fileno=each) for each in sockets]
             if not part:
                 return {"failed": "its supervisor ended without a report"}
@@ -205,21 +250,6 @@ async def _readable(loop: asyncio.AbstractEventLoop, line: socket.socket) -> Non
         await ready
     finally:
         loop.remove_reader(line)
-
-
-def _given(stdin: bytes) -> int:
-    """A descriptor from which the program reads `stdin`: a file in memory that can't be changed."""
-    if not stdin:
-        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-    import fcntl  # not on every platform, and this file is imported on all of them
-
-    made = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    with os.fdopen(os.dup(made), "wb") as file:
-        file.write(stdin)
-    os.lseek(made, 0, os.SEEK_SET)
-    sealed = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-    fcntl.fcntl(made, fcntl.F_ADD_SEALS, sealed)
-    return made
 
 
 def _broken(message: str) -> SandboxError:

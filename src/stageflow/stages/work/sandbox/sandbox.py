@@ -19,7 +19,13 @@ from stageflow.model.errors import SandboxError
 from stageflow.stages.work.sandbox.machine import Machine, machine_from
 from stageflow.stages.work.sandbox.needs import BACK_ENDS, BackEnd, needs
 from stageflow.stages.work.sandbox.policy import SandboxPolicy
-from stageflow.stages.work.sandbox.program import OUT_OF_MEMORY, START, python_program, value_in
+from stageflow.stages.work.sandbox.program import (
+    OUT_OF_MEMORY,
+    START,
+    START_NAME,
+    python_program,
+    value_in,
+)
 from stageflow.stages.work.sandbox.recipe import (
     PROGRAM,
     Errand,
@@ -77,6 +83,7 @@ class Sandbox:
         self._channel: socket.socket | None = None
         self._machine: Machine | None = None
         self._closed = False
+        self._ready: Running | None = None
 
     async def __aenter__(self) -> Sandbox:
         await self.open()
@@ -107,6 +114,9 @@ class Sandbox:
     async def aclose(self) -> None:
         """Ends what still runs, and the warden. Any number of times."""
         self._closed = True
+        ready, self._ready = self._ready, None
+        if ready is not None:
+            ready.close()
         channel, self._channel = self._channel, None
         warden, self._warden = self._warden, None
         if channel is not None:
@@ -135,7 +145,8 @@ class Sandbox:
                 got=given[0][:80],
                 fix='Sandbox(policy, back_end="process")',
             )
-        ran = await self._ran(Errand((_found(given[0]), *given[1:])), stdin)
+        errand = Errand((_found(given[0]), *given[1:]))
+        ran = await self._ran(errand, stdin)
         return _result(ran, ran.stdout)
 
     async def run_python(
@@ -148,29 +159,54 @@ class Sandbox:
         `open` raises. Cancelling ends the program and all it started.
         """
         made = python_program(code, inputs or {}, nonce=secrets.token_hex(16))
-        start = f"{PROGRAM}/{START}"
         python = "python" if self.back_end == "wasm" else interpreter()[0]
-        ran = await self._ran(Errand((python, "-I", "-S", "-B", start), made.files), stdin)
+        argv = (python, "-I", "-S", "-B", f"{PROGRAM}/{START_NAME}")
+        ran = await self._ran(
+            Errand(argv, {START_NAME: START.encode()}), made.told + stdin, keep_ready=True
+        )
         printed, value = value_in(ran.stdout, made.mark)
         return _result(ran, printed, value, out_of_memory=OUT_OF_MEMORY)
 
-    async def _ran(self, program: Errand, stdin: bytes) -> Ran:
+    async def _ran(self, errand: Errand, stdin: bytes, *, keep_ready: bool = False) -> Ran:
+        """One run. With `keep_ready` it is one that was made ready before, if there is one, and
+        the next is made ready after it: an interpreter that has not been given any program."""
         if len(stdin) > STDIN_BYTES_MAX:
             raise _policy("stdin", f"at most {STDIN_BYTES_MAX} bytes", f"{len(stdin)} bytes")
         async with self._places:
             machine = await self.open()
-            recipe = made_of(self.policy, machine, self.back_end, program, self._binds)
-            request = json.dumps(recipe).encode()
-            running = Running(self.policy, stdin)
+            running = self._taken() if keep_ready else None
+            if running is None:
+                running = self._asked(errand, machine)
             try:
-                if self._channel is None:
-                    raise SandboxError(
-                        "sandbox.closed", "this sandbox was closed", fix="make another Sandbox"
-                    )
-                running.ask(self._channel, len(request).to_bytes(LENGTH_BYTES) + request)
-                return await running.over()
+                return await running.over(stdin)
             finally:
                 running.close()
+                if keep_ready and self._ready is None and self._channel is not None:
+                    self._ready = self._asked(errand, machine)
+
+    def _taken(self) -> Running | None:
+        """The run that was made ready; None when there is none, or it has failed meanwhile."""
+        running, self._ready = self._ready, None
+        if running is not None and not running.is_waiting():
+            running.close()
+            return None
+        return running
+
+    def _asked(self, errand: Errand, machine: Machine) -> Running:
+        """A new run that waits to be told what to do."""
+        if self._channel is None:
+            raise SandboxError(
+                "sandbox.closed", "this sandbox was closed", fix="make another Sandbox"
+            )
+        recipe = made_of(self.policy, machine, self.back_end, errand, self._binds)
+        request = json.dumps(recipe).encode()
+        running = Running(self.policy)
+        try:
+            running.ask(self._channel, len(request).to_bytes(LENGTH_BYTES) + request)
+        except BaseException:
+            running.close()
+            raise
+        return running
 
     async def _started(self) -> Machine:
         ours, theirs = socket.socketpair()

@@ -44,6 +44,7 @@ class Supervisor:
         self.control = control
         self.standard = standard
         self.loaded = loaded
+        self._told_s = 0.0
 
     def run(self) -> dict[str, Any]:
         """Starts, watches and ends it; the report."""
@@ -61,7 +62,6 @@ class Supervisor:
         status_read, status_write = os.pipe()
         go_read, go_write = os.pipe()
         ours, theirs = socket.socketpair()
-        started = time.monotonic()
         parent = os.getpid()
         first = os.fork()
         if first == 0:
@@ -84,8 +84,8 @@ class Supervisor:
         os.write(go_write, b"g")
         os.close(go_write)
         with ours, os.fdopen(status_read, "rb", buffering=0) as status:
-            said, ended, seen_s = self._until_over(first, status, ours, group, started)
-        wall_s = time.monotonic() - started
+            said, ended, seen_s = self._until_over(first, status, ours, group)
+        wall_s = time.monotonic() - self._told_s if self._told_s else 0.0
         cpu_s = group.cpu_s()
         return {
             **said,
@@ -96,17 +96,16 @@ class Supervisor:
         }
 
     def _until_over(
-        self, first: int, status: Any, listening: socket.socket, group: Group, started: float
+        self, first: int, status: Any, listening: socket.socket, group: Group
     ) -> tuple[dict[str, Any], str | None, float]:
         """Watches until the first process is gone. What it said, the cap that ended it, and the
         processor seconds that were seen last: those of a process that was killed reach nobody."""
-        until = started + float(self.recipe["wall_s"])
         cpu = _cpu_clock(group, first)
         waiting = [status, self.control, listening]
         said, ended, used_s = b"", None, 0.0
         while status in waiting:
-            left = until - time.monotonic()
-            ready, _, _ = select.select(waiting, [], [], max(0.0, min(left, _LOOK_S)))
+            wait_s = _LOOK_S if self._told_s else None  # nothing is used while nothing is to do
+            ready, _, _ = select.select(waiting, [], [], wait_s)
             if listening in ready:
                 waiting.remove(listening)
                 self._hand_on(listening)
@@ -115,9 +114,9 @@ class Supervisor:
                 said += part
                 if not part:
                     waiting.remove(status)
-            if self.control in ready and not self.control.recv(1):
+            if self.control in ready and not self._hear():
                 ended = "asked"
-            elif left <= 0:
+            elif self._told_s and time.monotonic() - self._told_s >= self.recipe["wall_s"]:
                 ended = "wall"
             elif (used_s := max(used_s, cpu())) >= float(self.recipe["cpu_s"]):
                 ended = "cpu"
@@ -131,6 +130,13 @@ class Supervisor:
         if ended is not None:
             said += status.read(65_536)
         return _told(said), ended, used_s
+
+    def _hear(self) -> bool:
+        """The program is given now, from when its time counts; False when nobody asks any more."""
+        if not self.control.recv(1):
+            return False
+        self._told_s = time.monotonic()
+        return True
 
     def _hand_on(self, listening: socket.socket) -> None:
         """Passes the listening sockets to whoever relays them."""

@@ -48,6 +48,8 @@ def main(arguments: Sequence[str]) -> int:
     gc.freeze()
     while True:
         message, descriptors, _, _ = socket.recv_fds(channel, 1, DESCRIPTORS)
+        for each in descriptors:
+            os.set_inheritable(each, False)  # what comes over a socket is not closed on exec
         if not message:
             return 0
         if os.fork() == 0:
