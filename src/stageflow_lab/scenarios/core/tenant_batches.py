@@ -26,6 +26,8 @@ TARGET: Final = "none:none"
 """Of the pipeline: a run's header looks for none."""
 LABEL: Final = "private"
 """Of what every tenant brings along; the same for all, so that no label keeps them apart."""
+ELSEWHERE: Final = 1_000
+"""Of the latest runs in the journal, those that are looked through for other processes'."""
 TRIES_EVERY: Final = 8
 """Runs for each foreign id that is tried while they are under way, and for each afterwards."""
 
@@ -108,7 +110,7 @@ class Batch:
         self.facts["runs"] += 1
         self.facts[f"{job.ending} as {run.status}"] += 1
         self._seen(job, run)
-        if job.number % TRIES_EVERY == 0:
+        if self.facts["runs"] % TRIES_EVERY == 0:
             await self._try_another(job.tenant)
 
     async def _ended(self, job: Job) -> Run[Any]:
@@ -131,7 +133,7 @@ class Batch:
             return await going
         await sent.wait()
         await asyncio.sleep(self.rng.uniform(0.0, 0.01))
-        if job.number % 2:
+        if self.rng.random() < 0.5:
             going.cancel()
             return await going
         try:
@@ -180,7 +182,13 @@ class Batch:
             )
 
     async def _afterwards(self) -> None:
-        """What can be looked up later, and more foreign ids."""
+        """What can be looked up later, and more foreign ids, those of other processes too."""
+        here = {job.tenant for job in self.jobs}
+        self.elsewhere = [
+            (line.header.tenant, line.header.run)
+            for line in await self.runtime.runs(limit=ELSEWHERE)
+            if line.header.tenant not in here
+        ]
         for job in {job.tenant: job for job in self.jobs}.values():
             handle, sinks = self.runtime.tenant(job.tenant), self.sinks
             mine = [run for run, each in self.owners.items() if each.tenant == job.tenant]
@@ -191,7 +199,8 @@ class Batch:
                 await self._looked_up(job.tenant, line.header.run, line.status)
             turns = await handle.session(SESSION, pipeline=pipeline_of("ok"))
             sinks.add_all("sessions", job.tenant, [(t.inputs, t.output, t.run) for t in turns])
-            if job.number % TRIES_EVERY == 1:
+            self.facts["looked up"] += 1
+            if self.facts["looked up"] % TRIES_EVERY == 1:
                 await self._try_another(job.tenant)
         for tenant, answer, is_after_cut in self.traffic.answers:
             self.sinks.add("pools", tenant, answer)

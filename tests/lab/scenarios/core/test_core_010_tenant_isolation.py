@@ -29,6 +29,7 @@ FORGERIES = {
     "endpoints": 9,
     "tried": 9,
     "while live": 3,
+    "while elsewhere": 3,
     "names": ["load"],
     "examples": [],
 }
