@@ -58,10 +58,10 @@ from stageflow.runtime.handle import Handle
 from stageflow.runtime.limits import Limits
 from stageflow.runtime.outcome import Candidate, NodeOutcome, Run
 from stageflow.runtime.pipeline import Pipeline, RunStream
-from stageflow.runtime.pools import Deadlock, Deadlocked, DeadlockMember
 from stageflow.runtime.runtime import Runtime
 from stageflow.runtime.stream import Emitted
 from stageflow.runtime.waiting import Waiting
+from stageflow.runtime.waits import Deadlock, Deadlocked, DeadlockMember
 from stageflow.runtime.worker import Worker
 
 __all__ = [

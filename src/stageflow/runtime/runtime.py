@@ -101,6 +101,8 @@ class Runtime:
         """Whose turn it is in each session."""
         self.pools = Pools({} if pools is None else pools, waiters_max=self.limits.pool_waiters)
         """What `ctx.pool` gives; `pools.deadlocks` are the last that were found."""
+        self.waits = self.pools.waits
+        """Who waits for whom."""
         self.requests = Requests(self.limits.requests)
         """Keyed runs that are live here."""
         self._ids = RunIds()
