@@ -59,6 +59,7 @@ from stageflow.runtime.limits import Limits
 from stageflow.runtime.outcome import Candidate, NodeOutcome, Run
 from stageflow.runtime.pipeline import Pipeline, RunStream
 from stageflow.runtime.runtime import Runtime
+from stageflow.runtime.shared_pools import SharedPool
 from stageflow.runtime.stream import Emitted
 from stageflow.runtime.waiting import Waiting
 from stageflow.runtime.waits import Deadlock, Deadlocked, DeadlockMember
@@ -108,6 +109,7 @@ __all__ = [
     "RunStream",
     "Runtime",
     "Session",
+    "SharedPool",
     "SimulationError",
     "Stage",
     "StageFailed",

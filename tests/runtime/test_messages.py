@@ -118,6 +118,10 @@ def test_two_that_wait_for_each_other(seed: int) -> None:
     assert runtime.pools.deadlocks[0].victim.node == "b"
 
 
+def test_a_stage_that_waits_for_itself() -> None:
+    assert ended(Runtime(), asks("a", "a")).reason == "deadlock"
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_two_that_have_never_waited_before(seed: int) -> None:
     runtime = Runtime()

@@ -14,6 +14,7 @@ from stageflow.runtime.durable import do_step
 from stageflow.runtime.fanout import mapped
 from stageflow.runtime.messages import receive, send
 from stageflow.runtime.pools import Lease
+from stageflow.runtime.shared_pools import SharedLease
 
 if TYPE_CHECKING:  # both refer to each other's instances; neither needs the other's class
     from stageflow.runtime.driver import Driver
@@ -74,13 +75,15 @@ class Context:
         text = f"{identity.tenant}\0{identity.run}\0{self.node}"
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
-    def pool(self, name: str, units: int = 1) -> Lease:
+    def pool(self, name: str, units: int = 1) -> Lease | SharedLease:
         """Units of a pool of the runtime for the length of an `async with`; waits until they are
         free, in the order of asking and for no longer than this attempt may take.
 
         For async stages. Raises RunError: at once `pool.unknown`, `pool.request`; when entered
         `pool.full`, and `run.deadlock` when this wait would close a cycle of stages that wait for
-        one another. A stage that lets the latter through fails with reason `deadlock`.
+        one another. A stage that lets the latter through fails with reason `deadlock`. Of a shared
+        pool `async with` gives a fence, a number that grows with every grant, and when it is left
+        raises `pool.lease_lost` if the units were no longer this process's.
         """
         return self._driver.runtime.pools.lease(self._driver, self.node, name, units)
 

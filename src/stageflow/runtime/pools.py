@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from stageflow.model.errors import BuildError, RunError, nearest
+from stageflow.runtime.shared_pools import SharedLease, SharedPool, SharedPools
 from stageflow.runtime.waits import Deadlock, Waiter, WaitGraph
 from stageflow.scheduler import PoolState
 
@@ -79,8 +80,11 @@ class _Pool:
 class Pools:
     """The pools of one runtime. Used from one event loop at a time."""
 
-    def __init__(self, units: Mapping[str, int], *, waiters_max: int) -> None:
-        for name, count in units.items():
+    def __init__(self, units: Mapping[str, int | SharedPool], *, waiters_max: int) -> None:
+        self.shared: SharedPools | None = None
+        """Pools that other processes share; None when there are none."""
+        own = {name: each for name, each in units.items() if not isinstance(each, SharedPool)}
+        for name, count in own.items():
             if isinstance(count, bool) or not isinstance(count, int) or count < 1:
                 raise BuildError(
                     "pool.units",
@@ -90,7 +94,7 @@ class Pools:
                     got=repr(count)[:80],
                     fix=f"Runtime(pools={{{name!r}: 1}})",
                 )
-        self._pools = {name: _Pool(name, count) for name, count in units.items()}
+        self._pools = {name: _Pool(name, count) for name, count in own.items()}
         self._waiters_max = waiters_max
         self.waits = WaitGraph(self)
         """Who waits, for pools and otherwise."""
@@ -100,28 +104,34 @@ class Pools:
         """The last that were found, of all tenants; for whoever operates the runtime."""
         return self.waits.deadlocks
 
-    def lease(self, run: Driver, node: str, name: str, units: int) -> Lease:
+    def lease(self, run: Driver, node: str, name: str, units: int) -> Lease | SharedLease:
         """Checked; nothing is asked for before it is entered."""
+        shared = {} if self.shared is None else self.shared.units
         pool = self._pools.get(name)
-        if pool is None:
-            close = nearest(name, self._pools)
+        total = shared.get(name) if pool is None else pool.units
+        if total is None:
+            names = [*self._pools, *shared]
+            close = nearest(name, names)
             raise RunError(
                 "pool.unknown",
                 f"there is no pool {name!r}",
                 node=node,
-                expected="one of " + ", ".join(self._pools) if self._pools else "a runtime's pool",
+                expected="one of " + ", ".join(names) if names else "a runtime's pool",
                 got=name[:80],
                 fix=f"did you mean {close!r}?" if close else f"Runtime(pools={{{name!r}: 1}})",
             )
-        if isinstance(units, bool) or not isinstance(units, int) or not 1 <= units <= pool.units:
+        if isinstance(units, bool) or not isinstance(units, int) or not 1 <= units <= total:
             raise RunError(
                 "pool.request",
                 f"nobody can have {units!r} units of pool {name!r}",
                 node=node,
-                expected=f"between 1 and {pool.units}",
+                expected=f"between 1 and {total}",
                 got=repr(units)[:80],
                 fix="ask for less, or raise the units of Runtime(pools=...)",
             )
+        if pool is None:
+            assert self.shared is not None, "it has the pool"
+            return self.shared.lease(run, node, name, units)
         return Lease(self, pool, run, node, units)
 
     async def acquire(self, pool: _Pool, run: Driver, node: str, units: int) -> asyncio.Task[Any]:

@@ -12,7 +12,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from stageflow.journal.journal import GroupCommit, Journal
-from stageflow.journal.opening import opened
+from stageflow.journal.opening import opened, pool_store
+from stageflow.journal.pools import PoolStore
 from stageflow.journal.store import (
     QUEUED,
     SUSPENDED,
@@ -43,6 +44,7 @@ from stageflow.runtime.processes import ProcessPool
 from stageflow.runtime.recovery import recovered
 from stageflow.runtime.request import Requests, request_run_id
 from stageflow.runtime.sessions import Sessions
+from stageflow.runtime.shared_pools import SharedPool, SharedPools
 from stageflow.runtime.simulated import is_simulated
 from stageflow.runtime.stream import StreamQueue
 from stageflow.runtime.submission import result
@@ -63,8 +65,9 @@ class Runtime:
     `journal` is a Journal, the path of a SQLite file, or an address: "sqlite:///runs.db",
     "postgresql://host/database" (docs/postgres.md); None keeps runs in memory only. `deps`
     maps names to factories, `Dep`s, or values; `pools` maps names to how many units `ctx.pool` has
-    to give, to the runs of all tenants. Close it (`async with`, or `aclose`) when it holds
-    a journal or deps.
+    to give, to the runs of all tenants, or to a `SharedPool` for the runs of several processes,
+    kept in `shared_pools`: a PostgreSQL address, by default the journal's. Close it (`async with`,
+    or `aclose`) when it holds a journal, deps or shared pools.
     """
 
     def __init__(
@@ -72,7 +75,8 @@ class Runtime:
         *,
         journal: Journal | str | Path | None = None,
         deps: Mapping[str, Any] | None = None,
-        pools: Mapping[str, int] | None = None,
+        pools: Mapping[str, int | SharedPool] | None = None,
+        shared_pools: PoolStore | str | None = None,
         limits: Limits | None = None,
         events: Iterable[Subscription] = (),
         adapters: Iterable[Adapter[Any]] = (),
@@ -103,6 +107,17 @@ class Runtime:
         """What `ctx.pool` gives; `pools.deadlocks` are the last that were found."""
         self.waits = self.pools.waits
         """Who waits for whom."""
+        shared = {
+            name: each for name, each in (pools or {}).items() if isinstance(each, SharedPool)
+        }
+        if shared:
+            self.pools.shared = self.waits.shared = SharedPools(
+                shared,
+                pool_store(journal if shared_pools is None else shared_pools),
+                graph=self.waits,
+                limits=self.limits,
+                new_id=self._new_id,
+            )
         self.requests = Requests(self.limits.requests)
         """Keyed runs that are live here."""
         self._ids = RunIds()
@@ -138,6 +153,8 @@ class Runtime:
             await asyncio.wait(owed)
         await self._deps.close(self.limits.close_s)
         await self.processes.close()
+        if self.pools.shared is not None:
+            await self.pools.shared.close()
         if self.journal is not None:
             await self.journal.close()
 

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from stageflow.graph import Role
@@ -25,6 +26,7 @@ from stageflow.scheduler import AwaitedEnds, NodeState, PoolState, Waits, cycles
 if TYPE_CHECKING:
     from stageflow.runtime.driver import Driver
     from stageflow.runtime.pools import Pools
+    from stageflow.runtime.shared_pools import SharedPools
 
 DEADLOCKS_KEPT: Final = 100
 
@@ -130,6 +132,10 @@ class WaitGraph:
         self._pools = pools
         self.waiting: dict[asyncio.Task[Any], Waiter] = {}
         """Whoever stands in a pool's queue or waits for messages."""
+        self.numbers: dict[asyncio.Task[Any], int] = {}
+        """Of the wait of each; a wait that begins anew has another."""
+        self._count = count(1)
+        self.shared: SharedPools | None = None
         self.deadlocks: deque[Deadlock] = deque(maxlen=DEADLOCKS_KEPT)
         """The last that were found, of all tenants; for whoever operates the runtime."""
 
@@ -137,11 +143,17 @@ class WaitGraph:
     def waits(self, task: asyncio.Task[Any], waiter: Waiter) -> Iterator[None]:
         """While the block runs, `task` waits. Raises Deadlocked when that would never end."""
         self.waiting[task] = waiter
+        self.numbers[task] = next(self._count)
         try:
             self._refuse_deadlock(task)
             yield
         finally:
-            del self.waiting[task]
+            del self.waiting[task], self.numbers[task]
+
+    def holds(self, task: asyncio.Task[Any]) -> dict[str, int]:
+        """Pool to units."""
+        shared = {} if self.shared is None else self.shared.holds(task)
+        return {**self._pools.holds(task), **shared}
 
     def _refuse_deadlock(self, task: asyncio.Task[Any]) -> None:
         waiter = self.waiting[task]
@@ -158,7 +170,8 @@ class WaitGraph:
         """False when it is plain that nobody can wait for `task`, or that what it waits for goes
         on; spares the look at everybody who waits."""
         if waiter.senders:
-            ends = (NodeEnd(waiter.run, node) for node in waiter.senders)
+            mine = waiter.run.plan.index[waiter.node]
+            ends = (NodeEnd(waiter.run, node) for node in waiter.senders if node != mine)
             return sum(self._goes_on(end) for end in ends) < waiter.need
         others_receive = any(each.senders for each in self.waiting.values())
         return others_receive or any(self._pools.holds(each) for each in _line(task, waiter.run))
@@ -216,7 +229,7 @@ class WaitGraph:
             awaits = "the end of " + ", ".join(names)
         elif isinstance(who, asyncio.Task):
             waiter = self.waiting.get(who)
-            holds = self._pools.holds(who)
+            holds = self.holds(who)
             if waiter is not None:
                 run, node, awaits = waiter.run, waiter.node, waiter.awaits
             else:
