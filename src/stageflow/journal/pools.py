@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class Entry:
+class PoolEntry:
     """Somebody who holds units, or waits for them."""
 
     request: str
@@ -44,8 +44,8 @@ class SharedState:
     """One pool."""
 
     units: int
-    holds: list[Entry] = field(default_factory=list)
-    queue: list[Entry] = field(default_factory=list)
+    holds: list[PoolEntry] = field(default_factory=list)
+    queue: list[PoolEntry] = field(default_factory=list)
 
     @property
     def free(self) -> int:
@@ -103,7 +103,7 @@ class PoolBook:
             pool.queue = [each for each in pool.queue if each.owner != owner]
             pool.serve(self.next_number)
 
-    def ask(self, name: str, total: int, entry: Entry, *, waiters_max: int) -> Entry | None:
+    def ask(self, name: str, total: int, entry: PoolEntry, *, waiters_max: int) -> PoolEntry | None:
         """The request's entry, with a fence when it was granted; None when too many wait.
 
         `total` are the pool's units as the asker knows them; they become the pool's while nobody
@@ -123,7 +123,7 @@ class PoolBook:
         pool.serve(self.next_number)
         return entry
 
-    def find(self, request: str) -> Entry | None:
+    def find(self, request: str) -> PoolEntry | None:
         """The entry of a request; None when there is none any more."""
         for pool in self.pools.values():
             for entry in (*pool.holds, *pool.queue):
@@ -175,8 +175,8 @@ class PoolBook:
         pools = {
             name: SharedState(
                 pool["units"],
-                [Entry(**each) for each in pool["holds"]],
-                [Entry(**each) for each in pool["queue"]],
+                [PoolEntry(**each) for each in pool["holds"]],
+                [PoolEntry(**each) for each in pool["queue"]],
             )
             for name, pool in plain["pools"].items()
         }

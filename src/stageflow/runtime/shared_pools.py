@@ -21,7 +21,7 @@ from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-from stageflow.journal.pools import Entry, PoolBook, PoolStore
+from stageflow.journal.pools import PoolEntry, PoolBook, PoolStore
 from stageflow.model.errors import BuildError, RunError, StageflowError
 from stageflow.runtime.limits import Limits
 from stageflow.runtime.lingering import RUN
@@ -32,8 +32,9 @@ from stageflow.scheduler import Sighting, cycles, standing
 if TYPE_CHECKING:
     from stageflow.runtime.driver import Driver
 
-LOOKS: Final = 4
-"""Looks in a scan interval: one publishes, and two more make sure of what was seen."""
+LOOKS: Final = 5
+"""Looks in a scan interval. After at most one the last wait is published, after another it is seen,
+and after two more it is sure."""
 POLL_S: Final = 0.05
 """How often whoever waits asks whether he was given his units."""
 EARLIER: Final = 2
@@ -171,10 +172,10 @@ class SharedPools:
         self._held[ask.request] = ask
         return ask
 
-    def _enter(self, book: PoolBook, now_s: float, ask: _Ask) -> Entry | None:
+    def _enter(self, book: PoolBook, now_s: float, ask: _Ask) -> PoolEntry | None:
         if not book.renew(self._owner, now_s=now_s, lease_s=self._store.lease_s):
             book.begin(self._owner, now_s=now_s, lease_s=self._store.lease_s)
-        entry = Entry(ask.request, self._owner, self._names.of(ask.task), ask.units, 0)
+        entry = PoolEntry(ask.request, self._owner, self._names.of(ask.task), ask.units, 0)
         total = self.units[ask.name]
         try:
             return book.ask(ask.name, total, entry, waiters_max=self._limits.pool_waiters)
