@@ -21,7 +21,7 @@ from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-from stageflow.journal.pools import PoolEntry, PoolBook, PoolStore
+from stageflow.journal.pools import PoolBook, PoolEntry, PoolStore
 from stageflow.model.errors import BuildError, RunError, StageflowError
 from stageflow.runtime.limits import Limits
 from stageflow.runtime.lingering import RUN
