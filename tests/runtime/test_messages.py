@@ -218,6 +218,28 @@ def test_messages_pools_and_child_runs_in_one_cycle() -> None:
     assert {each.node: dict(each.holds) for each in found.members}["holder"] == {"gpu": 1}
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_who_was_sent_a_message_and_has_not_run_since_waits_no_more(seed: int) -> None:
+    """
+    1. `holder` has the unit and waits for a message
+    2. `sender` sends it, and in the same step waits for the unit: `holder` is about to go on
+    """
+    runtime = Runtime(pools={"gpu": 1})
+
+    async def holder(ctx: Context) -> Any:
+        async with ctx.pool("gpu"):
+            return await ctx.receive("m", "sender")
+
+    async def sender(ctx: Context) -> None:
+        await asyncio.sleep(1)
+        await ctx.send("m", 1)
+        async with ctx.pool("gpu"):
+            pass
+
+    run = ended(runtime, agent(holder), agent(sender), seed=seed)
+    assert run.status == "ok" and not runtime.pools.deadlocks
+
+
 def test_a_guard_that_may_block_is_a_way_out() -> None:
     """`asker` waits for what takes its value and a guarded one, which is blocked in the end."""
     runtime = Runtime()

@@ -12,7 +12,8 @@ when it would wait for somebody who waits for it, that is a deadlock (`stageflow
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from stageflow.contracts import contract_of
@@ -43,13 +44,14 @@ class Mailbox:
         self._unfinished = -1
         """Nodes of the run that had not ended at the last look."""
 
-    async def news(self, driver: Driver, senders: Collection[int]) -> None:
-        """Returns when one of `senders` has sent something, or some node has ended."""
+    @contextmanager
+    def told(self, driver: Driver, senders: Collection[int]) -> Iterator[asyncio.Future[None]]:
+        """A future that is done when one of `senders` has sent something, or some node ended."""
         future: asyncio.Future[None] = driver.loop.create_future()
         for sender in senders:
             self._waiting.setdefault(sender, set()).add(future)
         try:
-            await future
+            yield future
         finally:
             for sender in senders:
                 self._waiting[sender].discard(future)
@@ -167,16 +169,18 @@ async def _arrived(
         names = ", ".join(driver.nodes[each].name for each in left)
         missing = need - len(have)
         some = "" if missing == len(left) else f"{missing} of "
-        waiter = Waiter(
-            driver,
-            driver.nodes[number].name,
-            f"message {key!r} of {some}{names}",
-            ADVICE,
-            senders=frozenset(left),
-            need=missing,
-        )
-        with driver.runtime.waits.waits(task, waiter):
-            await driver.mailbox.news(driver, left)
+        with driver.mailbox.told(driver, left) as news:
+            waiter = Waiter(
+                driver,
+                driver.nodes[number].name,
+                f"message {key!r} of {some}{names}",
+                ADVICE,
+                senders=frozenset(left),
+                need=missing,
+                woken=news,
+            )
+            with driver.runtime.waits.waits(task, waiter):
+                await news
 
 
 def _never(driver: Driver, number: int, key: str, silent: Sequence[int]) -> RunError:

@@ -177,7 +177,9 @@ class Pools:
         """Who holds and waits, as of now."""
         return {
             pool.name: PoolState(
-                pool.units, dict(pool.held), [(each.owner, each.units) for each in pool.queue]
+                pool.units,
+                dict(pool.held),
+                [(each.owner, each.units) for each in pool.queue if not each.is_given_up],
             )
             for pool in self._pools.values()
         }

@@ -70,6 +70,13 @@ class Waiter(NamedTuple):
     """Nodes whose messages it waits for; empty when it stands in a pool's queue."""
     need: int = 0
     """How many of `senders` are enough."""
+    woken: asyncio.Future[None] | None = None
+    """Done when its task was told of something and has not run since: then it may go on."""
+
+    @property
+    def receives(self) -> bool:
+        """True while it waits for messages, and was told of nothing."""
+        return self.woken is not None and not self.woken.done()
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +176,11 @@ class WaitGraph:
     def _may_close(self, task: asyncio.Task[Any], waiter: Waiter) -> bool:
         """False when it is plain that nobody can wait for `task`, or that what it waits for goes
         on; spares the look at everybody who waits."""
-        if waiter.senders:
+        if waiter.receives:
             mine = waiter.run.plan.index[waiter.node]
             ends = (NodeEnd(waiter.run, node) for node in waiter.senders if node != mine)
             return sum(self._goes_on(end) for end in ends) < waiter.need
-        others_receive = any(each.senders for each in self.waiting.values())
+        others_receive = any(each.receives for each in self.waiting.values())
         return others_receive or any(self._pools.holds(each) for each in _line(task, waiter.run))
 
     def _goes_on(self, end: NodeEnd) -> bool:
@@ -201,7 +208,7 @@ class WaitGraph:
             if task in each.run.workers
         }
         for task, waiter in self.waiting.items():
-            if waiter.senders:
+            if waiter.receives:
                 of = {NodeEnd(waiter.run, node) for node in waiter.senders}
                 ends[task] = AwaitedEnds(frozenset(of), waiter.need)
                 _add_ends(of, ends, begun)
