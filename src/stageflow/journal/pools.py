@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -166,21 +166,50 @@ class PoolBook:
 
     def dumped(self) -> str:
         """As JSON."""
-        return json.dumps(asdict(self), ensure_ascii=True, separators=(",", ":"))
+        pools = {
+            name: [pool.units, [_row(each) for each in pool.holds], [_row(e) for e in pool.queue]]
+            for name, pool in self.pools.items()
+        }
+        plain = [self.last_number, self.leases, pools]
+        return json.dumps(plain, ensure_ascii=True, separators=(",", ":"))
 
     @staticmethod
     def loaded(text: str) -> PoolBook:
         """From JSON."""
-        plain: dict[str, Any] = json.loads(text)
+        last_number, leases, plain = json.loads(text)
         pools = {
             name: SharedState(
-                pool["units"],
-                [PoolEntry(**each) for each in pool["holds"]],
-                [PoolEntry(**each) for each in pool["queue"]],
+                units, [PoolEntry(*row) for row in holds], [PoolEntry(*row) for row in queue]
             )
-            for name, pool in plain["pools"].items()
+            for name, (units, holds, queue) in plain.items()
         }
-        return PoolBook(pools, plain["leases"], plain["last_number"])
+        return PoolBook(pools, leases, last_number)
+
+
+def _row(entry: PoolEntry) -> tuple[Any, ...]:
+    return (
+        entry.request,
+        entry.owner,
+        entry.who,
+        entry.units,
+        entry.ticket,
+        entry.fence,
+        entry.doomed,
+    )
+
+
+class BookReader:
+    """Reads a book that has not changed only once."""
+
+    def __init__(self) -> None:
+        self._text = ""
+        self._book = PoolBook()
+
+    def book(self, text: str) -> PoolBook:
+        """Not to be changed: the next reader may be given the same."""
+        if text != self._text:
+            self._text, self._book = text, PoolBook.loaded(text)
+        return self._book
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +233,7 @@ class PoolStore(Protocol):
         ...
 
     async def read(self) -> tuple[PoolBook, float]:
-        """The book, and the store's clock, unix seconds."""
+        """The book, which is not to be changed, and the store's clock in seconds."""
         ...
 
     async def sight(self, owner: str, picture: str) -> Sight:
@@ -223,6 +252,7 @@ class MemoryPools:
         self.lease_s = lease_s
         self._now_s = _loop_time_s if now_s is None else now_s
         self._book = PoolBook().dumped()
+        self._reader = BookReader()
         self._pictures: dict[str, str] = {}
 
     async def change(self, decide: Callable[[PoolBook, float], T]) -> T:
@@ -232,7 +262,7 @@ class MemoryPools:
         return answer
 
     async def read(self) -> tuple[PoolBook, float]:
-        return PoolBook.loaded(self._book), self._now_s()
+        return self._reader.book(self._book), self._now_s()
 
     async def sight(self, owner: str, picture: str) -> Sight:
         book, now_s = await self.read()

@@ -158,6 +158,9 @@ async def _arrived(
         driver.mailbox = Mailbox()
     task = asyncio.current_task()
     assert task is not None, "stages run in tasks"
+    graph = driver.runtime.waits
+    waits_for: list[int] = []
+    wait_number = 0
     while True:
         have = [each for each in senders if _message_of(driver, each, key) is not None]
         if len(have) >= need:
@@ -166,6 +169,8 @@ async def _arrived(
         left = [each for each in senders if each not in have and not status[each].is_terminal]
         if len(have) + len(left) < need:
             raise _never(driver, number, key, [each for each in senders if each not in have])
+        if left != waits_for:
+            waits_for, wait_number = left, graph.new_number()
         names = ", ".join(driver.nodes[each].name for each in left)
         missing = need - len(have)
         some = "" if missing == len(left) else f"{missing} of "
@@ -179,7 +184,7 @@ async def _arrived(
                 need=missing,
                 woken=news,
             )
-            with driver.runtime.waits.waits(task, waiter):
+            with graph.waits(task, waiter, number=wait_number):
                 await news
 
 

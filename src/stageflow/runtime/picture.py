@@ -10,7 +10,7 @@ import asyncio
 import json
 import weakref
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
@@ -56,7 +56,7 @@ def picture_of(graph: WaitGraph, names: Names, *, made_s: float) -> str:
     for who in everybody:
         member = graph.member(who, everybody)
         if member is not None:
-            told[names.of(who)] = asdict(member)
+            told[names.of(who)] = _plain(member)
     return json.dumps(
         {
             "made_s": made_s,
@@ -77,6 +77,10 @@ def picture_of(graph: WaitGraph, names: Names, *, made_s: float) -> str:
             "told": told,
         }
     )
+
+
+def _plain(member: DeadlockMember) -> list[Any]:
+    return [member.run, member.tenant, member.node, dict(member.holds), member.awaits]
 
 
 def _names(of: Iterable[Who], names: Names) -> list[str]:
@@ -131,20 +135,20 @@ class Evidence:
         told: dict[str, DeadlockMember] = {}
         for owner, text in sight.pictures.items():
             for who, member in json.loads(text)["told"].items():
-                told[f"{owner} {who}"] = DeadlockMember(**member)
+                told[f"{owner} {who}"] = DeadlockMember(*member)
         if any(who not in told for who in cycle if who.split(" ")[1].startswith("task-")):
             return None
         return Evidence({who: told[who] for who in cycle if who in told})
 
     def dumped(self) -> str:
         """As JSON."""
-        return json.dumps({who: asdict(each) for who, each in self.members.items()})
+        return json.dumps({who: _plain(each) for who, each in self.members.items()})
 
     @staticmethod
     def loaded(text: str) -> Evidence:
         """From JSON."""
         plain: dict[str, Any] = json.loads(text)
-        return Evidence({who: DeadlockMember(**each) for who, each in plain.items()})
+        return Evidence({who: DeadlockMember(*each) for who, each in plain.items()})
 
     def told(self, victim: str) -> Deadlock:
         """As a report; `victim` is the name of whose wait was ended."""

@@ -140,22 +140,30 @@ class WaitGraph:
         self.waiting: dict[asyncio.Task[Any], Waiter] = {}
         """Whoever stands in a pool's queue or waits for messages."""
         self.numbers: dict[asyncio.Task[Any], int] = {}
-        """Of the wait of each; a wait that begins anew has another."""
+        """Of the wait of each; one that begins anew, or for less than before, has another."""
         self._count = count(1)
         self.shared: SharedPools | None = None
         self.deadlocks: deque[Deadlock] = deque(maxlen=DEADLOCKS_KEPT)
         """The last that were found, of all tenants; for whoever operates the runtime."""
 
     @contextmanager
-    def waits(self, task: asyncio.Task[Any], waiter: Waiter) -> Iterator[None]:
-        """While the block runs, `task` waits. Raises Deadlocked when that would never end."""
+    def waits(
+        self, task: asyncio.Task[Any], waiter: Waiter, *, number: int | None = None
+    ) -> Iterator[None]:
+        """While the block runs, `task` waits. Raises Deadlocked when that would never end.
+
+        `number` is given by whoever has looked up from the same wait, and goes on with it."""
         self.waiting[task] = waiter
-        self.numbers[task] = next(self._count)
+        self.numbers[task] = self.new_number() if number is None else number
         try:
             self._refuse_deadlock(task)
             yield
         finally:
             del self.waiting[task], self.numbers[task]
+
+    def new_number(self) -> int:
+        """For a wait that begins."""
+        return next(self._count)
 
     def holds(self, task: asyncio.Task[Any]) -> dict[str, int]:
         """Pool to units."""

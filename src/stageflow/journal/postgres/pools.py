@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import psycopg
 
-from stageflow.journal.pools import PoolBook, Sight
+from stageflow.journal.pools import BookReader, PoolBook, Sight
 from stageflow.journal.postgres.access import Access, Connection, Work, translated, unreachable
 from stageflow.journal.postgres.address import Address, parsed
 from stageflow.journal.postgres.link import Link, Watch, is_lost
@@ -63,6 +63,7 @@ class PostgresPools:
         self._access = Access(self._link, away_s=self._address.away_s)
         self._watch = Watch(self._address.answer_s, (self._link,))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="stageflow-pools")
+        self._reader = BookReader()
         self._is_ready = False
 
     async def change(self, decide: Callable[[PoolBook, float], T]) -> T:
@@ -82,7 +83,7 @@ class PostgresPools:
     async def read(self) -> tuple[PoolBook, float]:
         def do(connection: Connection) -> tuple[PoolBook, float]:
             text, now_s = _row(connection, _READ)
-            return PoolBook.loaded(_text(text)), now_s
+            return self._reader.book(_text(text)), now_s
 
         return await self._in_thread(lambda: self._access.durably(Work(do)))
 
@@ -94,7 +95,7 @@ class PostgresPools:
                 connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
                 text, now_s = _row(connection, _READ)
                 pictures = connection.execute(_PICTURES).fetchall()
-                book = PoolBook.loaded(_text(text))
+                book = self._reader.book(_text(text))
                 known = {_text(key): _text(value) for key, value in pictures}
             gone = [each for each in known if each not in book.leases]
             if gone:

@@ -120,11 +120,14 @@ class Plan:
         within = {who: wanted for who, wanted in graph.items() if who not in apart}
         return cycles(within) or cycles(graph)
 
-    def graph(self, *, without: Sequence[str] = ()) -> dict[str, tuple[int, tuple[str, ...]]]:
-        """As it stands once everybody waits, and who ends in silence has ended."""
+    def graph(
+        self, *, without: Sequence[str] = (), early: bool = False
+    ) -> dict[str, tuple[int, tuple[str, ...]]]:
+        """As it stands once everybody waits, and who ends in silence has ended. `early`: while that
+        one may still send."""
         found: dict[str, tuple[int, tuple[str, ...]]] = {}
-        silent = {each.name for each in self.members if each.is_silent}
-        early = {each.name for each in self.members if each.sends_first}
+        silent = {each.name for each in self.members if each.is_silent and not early}
+        sent = {each.name for each in self.members if each.sends_first}
         for each in self.members:
             wait = each.wait
             if wait is None:
@@ -132,7 +135,7 @@ class Plan:
             of = tuple(self.members[number].name for number in wait.of)
             if wait.kind in BY_MESSAGE:
                 hoped = tuple(
-                    f"the message of {name}" if name in early else name
+                    f"the message of {name}" if name in sent else name
                     for name in of
                     if name not in silent
                 )
@@ -201,9 +204,7 @@ def _is_meant(plan: Plan) -> bool:
     closer = next(each for each in plan.members if each.name == plan.closer)
     if not closer.is_silent:
         return not stuck(plan.graph(without=_part_names(closer)))
-    # Whoever hoped for the silent one goes on while it has not ended.
-    hoping = [each.name for each in plan.members if each.wait and closer.number in each.wait.of]
-    return not stuck(plan.graph(without=hoping))
+    return not stuck(plan.graph(early=True))
 
 
 def _part_names(member: Member) -> list[str]:
@@ -299,7 +300,7 @@ class _Draw:
         assert chosen.wait is not None
         closes_s = CLOSES_S + self.rng.uniform(0.0, 1.0)
         number = self._add(Member(0, chosen.run, None, closes_s, is_silent=True))
-        wait = replace(chosen.wait, kind="some", of=(*chosen.wait.of, number))
+        wait = replace(chosen.wait, kind="some", of=(*chosen.wait.of, number), need=1)
         self.members[chosen.number] = replace(chosen, wait=wait)
         self.closer = number
         self._hurry()
