@@ -1,8 +1,8 @@
 """Random graphs of waits with one planted cycle, or with the same cycle and a way out of it.
 
-Stages `a0`, `a1`, ... hold units of pools, then wait as their kind of wait says, then send a message
-and give back. Who is stuck, and which cycles there are, is worked out here from the plan alone, by
-trying (`stuck`) and by walking (`cycles`): slow, and nothing of the engine's.
+Stages `a0`, `a1`, ... hold units of pools, then wait as their kind of wait says, then send a
+message and give back. Who is stuck, and which cycles there are, is worked out here from the plan
+alone, by trying (`stuck`) and by walking (`cycles`): slow, and nothing of the engine's.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ SHARE_OF_FADING: Final = 0.2
 """Of planted cycles: closed by the silent end of the last who could have sent."""
 SHARE_SHARED: Final = 0.2
 """Of pools whose users are all in one process: shared all the same."""
-CLOSES_S: Final = 2.0
+CLOSES_S: Final = 1.2
 PASSING_S: Final = 1.5
-FREE_S: Final = 6.0
+FREE_S: Final = 3.2
 """Seconds after all hold what they hold: when the cycle is closed, how long somebody works who was
 just sent a message, and when free stages end."""
 
@@ -109,6 +109,14 @@ class Plan:
         """The sets that may be reported: cycles within one process, which are found at once and by
         themselves, and where there are none those through several."""
         graph = self.graph(without=without)
+        return self._within(graph) or cycles(graph)
+
+    @property
+    def is_across(self) -> bool:
+        """Whether no cycle is within one process."""
+        return not self._within(self.graph())
+
+    def _within(self, graph: Graph) -> list[frozenset[str]]:
         apart = {
             f"{part}{each.number}"
             for each in self.members
@@ -117,8 +125,7 @@ class Plan:
             and self.pool(each.number) in self.shared
             for part in ("inner" if each.wait.kind == "child" else "a",)
         }
-        within = {who: wanted for who, wanted in graph.items() if who not in apart}
-        return cycles(within) or cycles(graph)
+        return cycles({who: wanted for who, wanted in graph.items() if who not in apart})
 
     def graph(
         self, *, without: Sequence[str] = (), early: bool = False
@@ -185,11 +192,12 @@ def _reached(start: str, graph: Graph, left: set[str]) -> set[str]:
 
 
 def plan_of(seed: int, *, is_planted: bool, hosts: int | None = None) -> Plan:
-    """The plan of a seed. `hosts`: in how many processes; None draws one to three."""
+    """The plan of a seed. `hosts`: in how many processes, and its cycle through several of them;
+    None draws one to three."""
     rng = random.Random(seed)
     for _ in range(1_000):
         drawn = _drawn(rng, seed, is_planted=is_planted, hosts=hosts)
-        if _is_meant(drawn):
+        if _is_meant(drawn) and (hosts is None or not drawn.closer or drawn.is_across):
             return drawn
     raise AssertionError("most that is drawn is meant")
 
@@ -257,13 +265,13 @@ class _Draw:
         """Each stage of the ring waits for the next, and perhaps for others that can't help."""
         run_of = [number * self.runs // self.length for number in range(self.length)]
         for number in range(self.length):
-            at_s = self.rng.uniform(0.1, 1.0)
+            at_s = self.rng.uniform(0.1, 0.9)
             self.members.append(Member(number, run_of[number], None, at_s))
         for number in range(self.length):
             target = (number + 1) % self.length
             wait = self._link(number, target)
             self.members[number] = replace(self.members[number], wait=wait)
-        closes_s = CLOSES_S + self.rng.uniform(0.0, 1.0)
+        closes_s = CLOSES_S + self.rng.uniform(0.0, 0.5)
         self.members[0] = replace(self.members[0], at_s=closes_s)
 
     def _link(self, number: int, target: int) -> PlannedWait:
@@ -298,7 +306,7 @@ class _Draw:
             return
         chosen = self.rng.choice(able)
         assert chosen.wait is not None
-        closes_s = CLOSES_S + self.rng.uniform(0.0, 1.0)
+        closes_s = CLOSES_S + self.rng.uniform(0.0, 0.5)
         number = self._add(Member(0, chosen.run, None, closes_s, is_silent=True))
         wait = replace(chosen.wait, kind="some", of=(*chosen.wait.of, number), need=1)
         self.members[chosen.number] = replace(chosen, wait=wait)
@@ -307,7 +315,7 @@ class _Draw:
 
     def _hurry(self) -> None:
         """The first stage closes nothing: it waits as early as the others."""
-        self.members[0] = replace(self.members[0], at_s=self.rng.uniform(0.1, 1.0))
+        self.members[0] = replace(self.members[0], at_s=self.rng.uniform(0.1, 0.9))
 
     def open_up(self) -> None:
         """One link of the ring gets a way out that is free."""
@@ -329,7 +337,7 @@ class _Draw:
         message, gets it, and works on; its sender begins to wait for the first just then."""
         self._hurry()
         last = self.members[self.length - 1]
-        at_s = CLOSES_S + self.rng.uniform(0.0, 1.0)
+        at_s = CLOSES_S + self.rng.uniform(0.0, 0.5)
         wait = PlannedWait("pool", (0,), 1)
         sender = self._add(Member(0, last.run, wait, at_s, sends_first=True))
         self.members[last.number] = replace(
@@ -345,7 +353,7 @@ class _Draw:
             self._add(Member(0, run, None, self._free_s()))
             return
         kind = "pool" if target.run != run else rng.choice(("all", "pool", "behind", "any_branch"))
-        at_s = rng.uniform(0.1, 1.0)
+        at_s = rng.uniform(0.1, 0.9)
         if kind == "behind":
             if target.wait is None or target.wait.kind not in ("pool", "any_unit"):
                 kind = "all"

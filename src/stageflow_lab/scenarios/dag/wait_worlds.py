@@ -64,7 +64,8 @@ class Host:
         self._all_hold = all_hold
         self._base_s = 0.0
         self._holding = 0
-        self._began: asyncio.Event = asyncio.Event()
+        self._held = asyncio.Event()
+        self._began = asyncio.Event()
         pools: dict[str, Any] = {
             self.pool(pool): SharedPool(len(holders)) if pool in plan.shared else len(holders)
             for pool, holders in plan.pools().items()
@@ -100,8 +101,7 @@ class Host:
         return self.seen
 
     async def _start_together(self) -> None:
-        while self._holding < len(self.members):
-            await asyncio.sleep(0.01)
+        await self._held.wait()
         self._base_s = await self._all_hold()
         self._began.set()
 
@@ -134,6 +134,8 @@ class Host:
                 for pool in holds:
                     await stack.enter_async_context(ctx.pool(pool))
                 self._holding += 1
+                if self._holding == len(self.members):
+                    self._held.set()
                 await self._began.wait()
                 await asyncio.sleep(max(0.0, self._base_s + member.at_s - self._time()))
                 if member.sends_first:
