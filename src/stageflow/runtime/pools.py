@@ -173,6 +173,10 @@ class Pools:
         """Pool to units."""
         return {pool.name: pool.held[who] for pool in self._pools.values() if who in pool.held}
 
+    def is_wanted_of(self, who: asyncio.Task[Any]) -> bool:
+        """Whether somebody waits for units of a pool of which it holds some."""
+        return any(who in pool.held and pool.queue for pool in self._pools.values())
+
     def states(self) -> dict[str, PoolState[Any]]:
         """Who holds and waits, as of now."""
         return {

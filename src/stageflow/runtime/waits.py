@@ -182,14 +182,19 @@ class WaitGraph:
                 raise deadlocked(found, waiter)
 
     def _may_close(self, task: asyncio.Task[Any], waiter: Waiter) -> bool:
-        """False when it is plain that nobody can wait for `task`, or that what it waits for goes
-        on; spares the look at everybody who waits."""
+        """False when it is plain that nobody waits for `task`, or that what it waits for goes on;
+        spares the look at everybody who waits."""
+        run, mine = waiter.run, waiter.run.plan.index[waiter.node]
         if waiter.receives:
-            mine = waiter.run.plan.index[waiter.node]
-            ends = (NodeEnd(waiter.run, node) for node in waiter.senders if node != mine)
-            return sum(self._goes_on(end) for end in ends) < waiter.need
-        others_receive = any(each.receives for each in self.waiting.values())
-        return others_receive or any(self._pools.holds(each) for each in _line(task, waiter.run))
+            ends = (NodeEnd(run, node) for node in waiter.senders if node != mine)
+            if sum(self._goes_on(end) for end in ends) >= waiter.need:
+                return False
+        return (
+            run.caller is not None
+            or bool(run.plan.children[mine] or run.plan.raw_children[mine])
+            or self._pools.is_wanted_of(task)
+            or any(each.run is run and mine in each.senders for each in self.waiting.values())
+        )
 
     def _goes_on(self, end: NodeEnd) -> bool:
         """True when the node runs, and no task of it waits for anything that is known here."""
@@ -351,16 +356,6 @@ def _parents_among(end: NodeEnd, cycle: frozenset[Who]) -> list[int]:
     run, node = end.run, end.node
     around = {*_open_parents(run, node), *run.nodes[node].guards}
     return [each for each in around if NodeEnd(run, each) in cycle]
-
-
-def _line(task: asyncio.Task[Any], run: Driver) -> list[asyncio.Task[Any]]:
-    """The task that asks, and those that wait for its run and the runs above."""
-    line = [task]
-    while run.caller is not None:
-        line.append(run.caller.task)
-        assert run.parent is not None, "a child has a parent"
-        run = run.parent
-    return line
 
 
 def _child_of(task: asyncio.Task[Any], who: Who) -> list[Driver]:

@@ -221,7 +221,7 @@ def _part_names(member: Member) -> list[str]:
 
 def _drawn(rng: random.Random, seed: int, *, is_planted: bool, hosts: int | None) -> Plan:
     length = rng.randint(2, LENGTH_MAX)
-    stages = rng.randint(length, STAGES_MAX)
+    stages = round(rng.triangular(length, STAGES_MAX, length))
     escape = "" if is_planted else rng.choice(ESCAPES)
     processes = rng.choice((1, 1, 2, 3)) if hosts is None else hosts
     runs = max(processes, rng.randint(1, 3))
