@@ -55,3 +55,28 @@ def test_two_take_turns(postgres_url: str) -> None:
     lines = [said(process) for process in pair]
     assert [each[-1]["status"] for each in lines] == ["ok", "ok"]
     assert lines[0][0]["fence"] != lines[1][0]["fence"]
+
+
+def test_a_role_of_one_tenant_sees_nothing_of_who_waits(
+    postgres_url: str, postgres_server: Any
+) -> None:
+    """With the rights that docs/postgres.md gives it."""
+    said(started(postgres_url, "x", 0.1))
+    schema = postgres_url.partition("schema=")[2]
+    role = f"{schema}_acme"
+    postgres_server.execute(f'CREATE ROLE "{role}"')
+    try:
+        for right in (
+            f'USAGE ON SCHEMA "{schema}"',
+            f'SELECT, UPDATE ON ALL TABLES IN SCHEMA "{schema}"',
+        ):
+            postgres_server.execute(f'GRANT {right} TO "{role}"')
+        with postgres_server.transaction():
+            postgres_server.execute(f'SET LOCAL ROLE "{role}"')
+            postgres_server.execute("SELECT set_config('stageflow.scope', 'every', true)")
+            for table in ("pool_book", "pool_pictures"):
+                seen = postgres_server.execute(f'SELECT count(*) FROM "{schema}".{table}')
+                assert seen.fetchone() == (0,)
+    finally:
+        postgres_server.execute(f'DROP OWNED BY "{role}"')
+        postgres_server.execute(f'DROP ROLE "{role}"')

@@ -11,6 +11,7 @@ import pytest
 from stageflow import (
     BuildError,
     Context,
+    JournalError,
     Limits,
     Pipeline,
     RunError,
@@ -97,6 +98,7 @@ def test_a_ring_of_processes_loses_one_within_two_scans(seed: int, length: int) 
         assert all(len(each.holds) == 1 for each in found[0].members)
         (failed,) = [run for run in runs if run.status == "failed"]
         assert failed.reason == "deadlock" and found[0].victim.run == failed.id
+        assert found[0].policy == "the last to ask for a shared pool"
 
     simulate(main, seed=seed)
 
@@ -225,6 +227,28 @@ def test_who_is_cancelled_while_it_waits_or_holds_leaves_nothing(seed: int) -> N
         assert not book.leases
 
     simulate(main, seed=seed)
+
+
+def test_closing_ends_although_the_store_is_away() -> None:
+    class Away(MemoryPools):
+        is_away = False
+
+        async def change(self, decide: Any) -> Any:
+            if self.is_away:
+                raise JournalError("journal.unreachable", "away")
+            return await super().change(decide)
+
+    async def main(sim: Sim) -> None:
+        store = Away()
+        one = host(store, "gpu")
+        held = taking("gpu", pause_s=1.0).using(runtime=one).start()
+        await asyncio.sleep(0.5)
+        store.is_away = True
+        assert (await held).status == "ok"
+        await one.aclose()
+        assert asyncio.get_running_loop().time() <= 1.5 + one.limits.close_s
+
+    simulate(main, seed=0)
 
 
 def test_what_cannot_be_meant_is_refused() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from stageflow.journal.pools import Sight
 from stageflow.runtime.waits import (
+    LAST_TO_ASK,
     BranchEnds,
     Deadlock,
     DeadlockMember,
@@ -152,4 +153,4 @@ class Evidence:
 
     def told(self, victim: str) -> Deadlock:
         """As a report; `victim` is the name of whose wait was ended."""
-        return Deadlock(in_order(self.members.values()), self.members[victim])
+        return Deadlock(in_order(self.members.values()), self.members[victim], LAST_TO_ASK)

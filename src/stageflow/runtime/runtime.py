@@ -90,6 +90,22 @@ class Runtime:
         self.events = tuple(events)
         self.freezer = Freezer(adapters)
         self.clock: Clock = SystemClock() if clock is None else clock
+        # Before anything is opened that a mistake here would leave open.
+        self.pools = Pools({} if pools is None else pools, waiters_max=self.limits.pool_waiters)
+        """What `ctx.pool` gives; `pools.deadlocks` are the last that were found."""
+        self.waits = self.pools.waits
+        """Who waits for whom."""
+        shared = {
+            name: each for name, each in (pools or {}).items() if isinstance(each, SharedPool)
+        }
+        if shared:
+            self.pools.shared = self.waits.shared = SharedPools(
+                shared,
+                pool_store(journal if shared_pools is None else shared_pools),
+                graph=self.waits,
+                limits=self.limits,
+                new_id=self._new_id,
+            )
         self.journal = opened(journal) if isinstance(journal, (str, Path)) else journal
         self.threads = ThreadPool(self.limits.threads)
         self.processes = ProcessPool(self.limits.processes)
@@ -107,21 +123,6 @@ class Runtime:
         the store, all tasks of this process are the owner that may claim again."""
         self.sessions = Sessions(self.limits)
         """Whose turn it is in each session."""
-        self.pools = Pools({} if pools is None else pools, waiters_max=self.limits.pool_waiters)
-        """What `ctx.pool` gives; `pools.deadlocks` are the last that were found."""
-        self.waits = self.pools.waits
-        """Who waits for whom."""
-        shared = {
-            name: each for name, each in (pools or {}).items() if isinstance(each, SharedPool)
-        }
-        if shared:
-            self.pools.shared = self.waits.shared = SharedPools(
-                shared,
-                pool_store(journal if shared_pools is None else shared_pools),
-                graph=self.waits,
-                limits=self.limits,
-                new_id=self._new_id,
-            )
         self.cache = ResultCache(
             entries_max=self.limits.cache_entries, bytes_max=self.limits.cache_bytes
         )

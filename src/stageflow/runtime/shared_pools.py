@@ -261,6 +261,7 @@ class SharedPools:
                     self._settle(book)
             except StageflowError as error:
                 self._fail(error)
+                next_look_s = loop.time() + look_s
             wait_s = max(0.0, next_look_s - loop.time())
             if self._asks:
                 wait_s = min(wait_s, POLL_S)
@@ -348,7 +349,8 @@ class SharedPools:
         """Waits until nothing is owed to the book. Runs must have ended."""
         keeper = self._keeper
         if keeper is not None and keeper.get_loop() is asyncio.get_running_loop():
-            await asyncio.wait([keeper])
+            await asyncio.wait([keeper], timeout=self._limits.close_s)
+            keeper.cancel()  # the store is away: the lease ends by itself
         if self._kept_in is not None:
             await self._kept_in.close()
 

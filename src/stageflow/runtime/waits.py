@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from stageflow.runtime.shared_pools import SharedPools
 
 DEADLOCKS_KEPT: Final = 100
+LAST_TO_WAIT: Final = "the last to wait"
+LAST_TO_ASK: Final = "the last to ask for a shared pool"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +99,14 @@ class Deadlock:
     """Stages that waited for one another, and which of them was ended.
 
     Within a process that is the one whose wait closed the cycle: it has waited least. Between
-    processes, the one that asked last for units of a shared pool."""
+    processes, the one that asked last for units of a shared pool.
+    """
 
     members: tuple[DeadlockMember, ...]
     """By run and node; the victim is one of them."""
     victim: DeadlockMember
+    policy: str = LAST_TO_WAIT
+    """Why that one: `the last to wait`, or `the last to ask for a shared pool`."""
 
     def told_to(self, tenant: str) -> str:
         """A line per member. Of other tenants' members it says only that there are some."""
@@ -112,6 +117,8 @@ class Deadlock:
         ]
         if len(mine) < len(self.members):
             lines.append("and others")
+        if self.victim in mine:
+            lines.append(f"ended is {self.policy}, {self.victim.node}")
         return "; ".join(lines)
 
 

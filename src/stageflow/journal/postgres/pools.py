@@ -18,14 +18,23 @@ from stageflow.journal.pools import BookReader, PoolBook, Sight
 from stageflow.journal.postgres.access import Access, Connection, Work, translated, unreachable
 from stageflow.journal.postgres.address import Address, parsed
 from stageflow.journal.postgres.link import Link, Watch, is_lost
-from stageflow.journal.postgres.schema import prepare
+from stageflow.journal.postgres.schema import SEES_EVERY, prepare
 from stageflow.model.errors import BuildError
 
-_TABLES = """
-CREATE TABLE IF NOT EXISTS pool_book (id int PRIMARY KEY, book text NOT NULL);
-CREATE TABLE IF NOT EXISTS pool_pictures (owner text PRIMARY KEY, picture text NOT NULL);
-"""
-_FIRST = "INSERT INTO pool_book VALUES (1, %s) ON CONFLICT DO NOTHING"
+_IS_THERE = "SELECT to_regclass('pool_book') IS NOT NULL"
+_TABLES = "".join(
+    f"""
+CREATE TABLE {table};
+ALTER TABLE {table.split()[0]} ENABLE ROW LEVEL SECURITY;
+ALTER TABLE {table.split()[0]} FORCE ROW LEVEL SECURITY;
+CREATE POLICY every_tenant ON {table.split()[0]} USING {SEES_EVERY} WITH CHECK {SEES_EVERY};"""
+    for table in (
+        "pool_book (id int PRIMARY KEY, book text NOT NULL)",
+        "pool_pictures (owner text PRIMARY KEY, picture text NOT NULL)",
+    )
+)
+"""They name runs of all tenants, so a role of one tenant sees nothing of them."""
+_FIRST = "INSERT INTO pool_book VALUES (1, %s)"
 _NOW = "extract(epoch FROM clock_timestamp())::double precision"
 _LOCK = "SELECT book FROM pool_book WHERE id = 1 FOR UPDATE"
 _NOW_S = f"SELECT {_NOW}"
@@ -134,8 +143,9 @@ class PostgresPools:
                 with connection.transaction():
                     key = zlib.crc32(f"stageflow pools {self._address.schema}".encode())
                     connection.execute("SELECT pg_advisory_xact_lock(%s)", (key,))
-                    connection.execute(_TABLES)
-                    connection.execute(_FIRST, (PoolBook().dumped(),))
+                    if not _row(connection, _IS_THERE)[0]:
+                        connection.execute(_TABLES.encode())
+                        connection.execute(_FIRST, (PoolBook().dumped(),))
         except psycopg.Error as error:
             self._link.drop()
             if is_lost(error):

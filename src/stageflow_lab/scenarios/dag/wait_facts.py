@@ -59,9 +59,10 @@ def facts_of(plan: Plan, seen: Sequence[Seen], *, engine: str, scan_s: float) ->
 
 
 def _is_whole(plan: Plan, report: Mapping[str, Any]) -> bool:
-    """Whether each member is told with what it holds and awaits, and the victim is one of them."""
+    """Whether each member is told with what it holds and awaits, the victim is one of them, and it
+    is said why that one."""
     told = report["members"]
-    if report["victim"] not in told:
+    if report["victim"] not in told or not report["policy"]:
         return False
     for each in plan.members:
         if each.name in told:

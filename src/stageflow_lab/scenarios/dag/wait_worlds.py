@@ -96,6 +96,7 @@ class Host:
                         each.node: [dict(each.holds), each.awaits] for each in found.members
                     },
                     "victim": found.victim.node,
+                    "policy": found.policy,
                 }
             )
         return self.seen
