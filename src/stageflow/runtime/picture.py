@@ -94,12 +94,18 @@ def sighting_of(sight: Sight) -> Sighting[str]:
     ends: dict[str, AwaitedEnds[str]] = {}
     numbers: dict[str, int] = {}
     made_s: dict[str, float] = {}
+    asking = {
+        f"{each.owner} {each.who}" for pool in sight.book.pools.values() for each in pool.queue
+    }
+    """They wait for that and nothing else, whatever an older picture says."""
     for owner, text in sight.pictures.items():
         picture: dict[str, Any] = json.loads(text)
         for who, number in picture["numbers"].items():
             numbers[f"{owner} {who}"] = number
             made_s[f"{owner} {who}"] = picture["made_s"]
         for who, awaited in picture["ends"].items():
+            if f"{owner} {who}" in asking:
+                continue
             of = frozenset(f"{owner} {each}" for each in awaited["of"])
             ends[f"{owner} {who}"] = AwaitedEnds(of, awaited["need"])
             made_s[f"{owner} {who}"] = picture["made_s"]
@@ -107,7 +113,11 @@ def sighting_of(sight: Sight) -> Sighting[str]:
             pools[f"{owner} {name}"] = PoolState(
                 pool["units"],
                 {f"{owner} {who}": units for who, units in pool["held"].items()},
-                [(f"{owner} {who}", units) for who, units in pool["queue"]],
+                [
+                    (f"{owner} {who}", units)
+                    for who, units in pool["queue"]
+                    if f"{owner} {who}" not in asking
+                ],
             )
     for name, shared in sight.book.pools.items():
         held: dict[str, int] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -42,7 +43,7 @@ def simulate(seed: int, *, is_planted: bool) -> Facts:
     plan = plan_of(seed, is_planted=is_planted)
 
     async def main(sim: Sim) -> list[Seen]:
-        loop = asyncio.get_running_loop()
+        loop, rng = asyncio.get_running_loop(), random.Random(seed)
         store = MemoryPools()
         numbers = sorted(set(plan.hosts))
         ready = asyncio.Barrier(len(numbers))
@@ -62,7 +63,13 @@ def simulate(seed: int, *, is_planted: bool) -> Facts:
             )
             for number in numbers
         ]
-        return list(await asyncio.gather(*(each.run() for each in hosts)))
+
+        async def started(host: Host) -> Seen:
+            # Processes look at one another each at its own time.
+            await asyncio.sleep(rng.uniform(0.0, SCAN_S))
+            return await host.run()
+
+        return list(await asyncio.gather(*(started(each) for each in hosts)))
 
     result: Any = trial(main, seed=seed, schedule=RandomWalk(seed))
     if result.returned is None:

@@ -56,8 +56,8 @@ class Member:
     """When it begins to wait, or ends."""
     is_silent: bool = False
     """It ends without its message."""
-    sends_first: bool = False
-    """It sends its message before it waits, not after."""
+    after: int | None = None
+    """The stage whose message it awaits first; it then sends its own, and begins to wait."""
     works_s: float = 0.0
     """How long it goes on after its wait."""
 
@@ -134,7 +134,7 @@ class Plan:
         one may still send."""
         found: dict[str, tuple[int, tuple[str, ...]]] = {}
         silent = {each.name for each in self.members if each.is_silent and not early}
-        sent = {each.name for each in self.members if each.sends_first}
+        sent = {each.name for each in self.members if each.after is not None}
         for each in self.members:
             wait = each.wait
             if wait is None:
@@ -223,7 +223,7 @@ def _drawn(rng: random.Random, seed: int, *, is_planted: bool, hosts: int | None
     length = rng.randint(2, LENGTH_MAX)
     stages = round(rng.triangular(length, STAGES_MAX, length))
     escape = "" if is_planted else rng.choice(ESCAPES)
-    processes = rng.choice((1, 1, 2, 3)) if hosts is None else hosts
+    processes = hosts or rng.choice((2, 3) if escape == ESCAPES[-1] else (1, 1, 2, 3))
     runs = max(processes, rng.randint(1, 3))
     if length < runs:
         runs = processes = min(length, runs)
@@ -338,8 +338,8 @@ class _Draw:
         self._hurry()
         last = self.members[self.length - 1]
         at_s = CLOSES_S + self.rng.uniform(0.0, 0.5)
-        wait = PlannedWait("pool", (0,), 1)
-        sender = self._add(Member(0, last.run, wait, at_s, sends_first=True))
+        first = self._add(Member(0, last.run, None, at_s))
+        sender = self._add(Member(0, last.run, PlannedWait("pool", (0,), 1), at_s, after=first))
         self.members[last.number] = replace(
             last, wait=PlannedWait("all", (sender,), 1), works_s=PASSING_S
         )

@@ -138,14 +138,16 @@ class Host:
                 if self._holding == len(self.members):
                     self._held.set()
                 await self._began.wait()
-                await asyncio.sleep(max(0.0, self._base_s + member.at_s - self._time()))
-                if member.sends_first:
+                if member.after is None:
+                    await asyncio.sleep(max(0.0, self._base_s + member.at_s - self._time()))
+                else:
+                    await ctx.receive("done", self.plan.members[member.after].name)
                     await ctx.send("done", member.number)
                 self.seen.waits_s[member.name] = self._now_s()
                 if member.wait is not None:
                     await self._waited(ctx, member)
                     await asyncio.sleep(member.works_s)
-                if not member.is_silent and not member.sends_first:
+                if not member.is_silent and member.after is None:
                     await ctx.send("done", member.number)
             return member.name
 
