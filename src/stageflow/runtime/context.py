@@ -77,8 +77,11 @@ class Context:
         Derives from tenant, run and node only, so a sink that honours it applies an effect once.
         """
         identity = self._driver.identity
-        text = f"{identity.tenant}\0{identity.run}\0{self.node}"
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        digest = hashlib.blake2b(digest_size=16)
+        for part in (identity.tenant, identity.run, self.node):
+            data = part.encode("utf-8", "surrogatepass")
+            digest.update(len(data).to_bytes(8, "big") + data)  # no two lists of parts read alike
+        return digest.hexdigest()
 
     def pool(self, name: str, units: int = 1) -> Lease | SharedLease:
         """Units of a pool of the runtime for the length of an `async with`; waits until they are
