@@ -39,6 +39,7 @@ from stageflow.model.outputs import (
     Decision,
     Feedback,
     Happened,
+    LetStand,
     NotHappened,
     Redact,
     Revise,
@@ -56,7 +57,7 @@ from stageflow.runtime.events import Event, EventType, Subscription
 from stageflow.runtime.failure import Failure, StageFailed
 from stageflow.runtime.handle import Handle
 from stageflow.runtime.limits import Limits
-from stageflow.runtime.outcome import Candidate, NodeOutcome, Run
+from stageflow.runtime.outcome import Candidate, NodeOutcome, Run, Undo
 from stageflow.runtime.pipeline import Pipeline, RunStream
 from stageflow.runtime.pools import Deadlock, Deadlocked, DeadlockMember
 from stageflow.runtime.runtime import Runtime
@@ -95,6 +96,7 @@ __all__ = [
     "InputError",
     "JournalError",
     "Kind",
+    "LetStand",
     "Limits",
     "NodeOutcome",
     "NotHappened",
@@ -117,6 +119,7 @@ __all__ = [
     "Stream",
     "Subscription",
     "Turn",
+    "Undo",
     "ValueRefused",
     "Waiting",
     "Window",

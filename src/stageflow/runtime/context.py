@@ -109,6 +109,15 @@ class Context:
         )
         return run.value_or_raise()
 
+    async def undo(self, pipeline: Pipeline[Any], /, *, key: str) -> None:
+        """Takes the child back that the undone step ran under `key`; returns when that is done.
+
+        For the undo of a stage that calls `run` or `map`; `as_stage` has one by itself. Does
+        nothing when there was no such child, or it is taken back already. RunError
+        `run.undo_stuck` when a step of it needs a person, `run.not_an_undo` elsewhere.
+        """
+        await self._driver.undo_child(self._node, pipeline, key)
+
     async def map(
         self,
         pipeline: Pipeline[O],

@@ -1,4 +1,4 @@
-"""Runs that stages start: under a journal, found again by a stage that is executed again.
+"""Runs that stages start: under a journal, found again by whoever executes or undoes the stage.
 
 A child's id follows from its parent's run, its node and its key, so whoever executes the stage
 again meets the same child: one that ended ok gives its recorded output, any other goes on where it
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from stageflow.model.errors import JournalError
+from stageflow.model.record import UNDO_RUN
 from stageflow.runtime.deps import Fakes
 from stageflow.runtime.driver import Driver
 from stageflow.runtime.history import changed_inputs, decode_inputs
@@ -86,4 +87,51 @@ async def taken_up(
     driver.depth = parent.depth + 1
     driver.fakes = fakes_for(run, pipeline, parent)
     driver.deadline_s = deadline_s
+    return driver, actions
+
+
+async def to_take_back(
+    parent: Driver, pipeline: Pipeline[Any], *, node: str, key: str
+) -> tuple[Driver, list[Action]] | None:
+    """The journalled child that `node` ran under `key`, about to be undone; None when it never
+    began. One that was done, and one that is undone, is taken up all the same."""
+    runtime, run = parent.runtime, child_run_id(parent.identity.run, node, key)
+    assert runtime.journal is not None, "only journalled runs have children that are found again"
+    try:
+        seen = await runtime.journal.load(run)
+    except JournalError as error:
+        if error.code == "journal.unknown_run":
+            return None
+        raise
+    driver, actions = await recovered(
+        runtime,
+        run,
+        pipeline=pipeline,
+        rerun=(UNDO_RUN,),
+        events=parent.events[len(runtime.events) :],
+        seen=seen,
+    )
+    driver.depth = parent.depth + 1
+    driver.fakes = fakes_for(run, pipeline, parent)
+    return driver, actions
+
+
+def taken_back(child: Driver) -> tuple[Driver, list[Action]]:
+    """A driver that undoes a child which has ended in this process, where no journal keeps it."""
+    actions = child.scheduler.undo("undone")
+    driver = Driver(
+        child.runtime,
+        child.program,
+        identity=child.identity,
+        inputs=child.inputs,
+        seed=child.seed,
+        depth=child.depth,
+        events=child.events[len(child.runtime.events) :],
+        scheduler=child.scheduler,
+    )
+    driver.bag, driver.held, driver.fakes = child.bag, child.held, child.fakes
+    driver.session = child.session
+    driver.failures.update(child.failures)
+    driver.kept_results.update(child.kept_results)
+    driver.kept_children.update(child.kept_children)
     return driver, actions

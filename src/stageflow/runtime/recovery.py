@@ -13,7 +13,7 @@ from stageflow.model.errors import JournalError
 from stageflow.model.identity import Identity
 from stageflow.model.marks import reached
 from stageflow.model.progress import Stall
-from stageflow.model.record import RecordType
+from stageflow.model.record import SETTLE_RUN, UNDO_RUN, RecordType
 from stageflow.model.values import thaw
 from stageflow.runtime.deps import Fakes
 from stageflow.runtime.driver import Driver
@@ -56,11 +56,12 @@ async def recovered(
     plan = pipeline.plan
     check_unchanged(plan, known)
     for name in rerun or ():
-        plan.find(name)
+        if name not in (UNDO_RUN, SETTLE_RUN):
+            plan.find(name)
     loaded = known
     if claimed is not None:
         runtime.expect_heir(run)
-    elif known.status != "ok":
+    elif known.status != "ok" or UNDO_RUN in (rerun or ()):
         heir = runtime.expect_heir(run)
         try:
             loaded = await journal.claim(run, rerun=None if rerun is None else sorted(rerun))
@@ -284,6 +285,8 @@ def _restore(driver: Driver, loaded: LoadedRun) -> None:
             driver.reasons[number] = reason
         if record.is_accepted:
             value, replaced = decode_value(plan, node, record, driver.runtime.freezer)
+            if node.guards and number in plan.undos:
+                driver.kept_results[number] = value
             if node.guards:
                 driver.bag.put(
                     number, value, record.attempt, record.token, record.revision, held=True

@@ -25,6 +25,8 @@ from stageflow.journal.store import (
 from stageflow.model.errors import BuildError, JournalError, RunError, StageflowError
 from stageflow.model.identity import Identity
 from stageflow.model.ids import RunIds
+from stageflow.model.outputs import Happened, LetStand, NotHappened
+from stageflow.model.record import UNDO_RUN
 from stageflow.model.session import Turn
 from stageflow.model.values import Adapter, Freezer
 from stageflow.runtime.clock import Clock, SystemClock
@@ -36,13 +38,14 @@ from stageflow.runtime.heir import Heir
 from stageflow.runtime.history import History
 from stageflow.runtime.limits import Limits
 from stageflow.runtime.lingering import RUN
-from stageflow.runtime.nested import child_run_id, fakes_for, taken_up
+from stageflow.runtime.nested import child_run_id, fakes_for, taken_back, taken_up, to_take_back
 from stageflow.runtime.outcome import Run
 from stageflow.runtime.pools import Pools
 from stageflow.runtime.processes import ProcessPool
 from stageflow.runtime.recovery import recovered
 from stageflow.runtime.request import Requests, request_run_id
 from stageflow.runtime.sessions import Sessions
+from stageflow.runtime.settling import settled, why_not_undoable
 from stageflow.runtime.simulated import is_simulated
 from stageflow.runtime.stream import StreamQueue
 from stageflow.runtime.submission import result
@@ -262,6 +265,59 @@ class Runtime:
         await driver.answer_live(node, value, by=by, shown=shown)
         return Handle(driver, driver.watch())
 
+    async def settle(
+        self,
+        run: str,
+        node: str,
+        found: Happened | NotHappened | LetStand,
+        *,
+        by: str,
+        pipeline: Pipeline[Any] | None = None,
+        events: Sequence[Subscription] = (),
+    ) -> Handle[Any]:
+        """A person says how a stuck node of a suspended run stands, and the run goes on.
+
+        Of a step whose effect is unknown: Happened(value), or, in a run that is taken back,
+        NotHappened(). Of an undo, "STEP.undo", that is stuck: Happened(None) when somebody undid
+        it by hand, NotHappened() to have it tried again, LetStand(reason) when the effect stays.
+        `by` is kept in the journal. What was said is durable when this returns. RunError
+        `run.not_stuck`.
+        """
+        async with self.taking_up(run):
+            return await settled(self, run, node, found, by=by, pipeline=pipeline, events=events)
+
+    async def undo(
+        self,
+        run: str,
+        *,
+        pipeline: Pipeline[Any] | None = None,
+        events: Sequence[Subscription] = (),
+    ) -> Run[Any]:
+        """Takes back what a finished or suspended run has done, in reverse order; returns its
+        account, `cancelled`, with what was undone.
+
+        A run that took itself back already stays as it is; one past its pivot is suspended. A
+        turn of a session, which later turns have seen, and a child, which is its parent's, are
+        refused: RunError `run.not_undoable`.
+        """
+        async with self.taking_up(run):
+            seen = await self.load(run)
+            why = why_not_undoable(seen, pipeline, is_active=run in self.active)
+            if why is not None:
+                raise RunError(
+                    "run.not_undoable",
+                    f"run {run} can't be taken back by itself",
+                    pipeline=seen.header.pipeline,
+                    expected="a run with undos that is over or suspended, no turn and no child",
+                    got=why,
+                    fix="cancel a run that goes on; take back a child's parent",
+                )
+            driver, actions = await recovered(
+                self, run, pipeline=pipeline, rerun=(UNDO_RUN,), events=events, seen=seen
+            )
+            self.active[run] = driver
+        return await driver.execute(actions)
+
     async def cancel(
         self, run: str, *, reason: str = "by_user", pipeline: Pipeline[Any] | None = None
     ) -> Run[Any]:
@@ -446,6 +502,16 @@ class Runtime:
         )
         driver.session = parent.session
         return driver, None
+
+    async def to_take_back(
+        self, parent: Driver, pipeline: Pipeline[Any], *, node: str, key: str
+    ) -> tuple[Driver, list[Action]] | None:
+        """The journalled child that a stage of `parent` ran, to be undone; None without one."""
+        return await to_take_back(parent, pipeline, node=node, key=key)
+
+    def taken_back(self, child: Driver) -> tuple[Driver, list[Action]]:
+        """A driver that undoes a child which has ended here and is in no journal."""
+        return taken_back(child)
 
     def _driver(
         self,

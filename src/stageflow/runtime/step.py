@@ -35,6 +35,7 @@ class Step:
             and node.stage.mode == "async"
             and node.fallback is None
             and node.stage.reconcile is None
+            and node.undoes is None
         )
         """A plain async function that gives every value of its node: stepped in place."""
         self.taken = tuple(

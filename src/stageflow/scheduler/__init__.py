@@ -4,9 +4,11 @@ from stageflow.scheduler.actions import Action, Ask, End, Launch, Stop, Wait
 from stageflow.scheduler.deadlock import AwaitedEnds, PoolState, Waits, cycles
 from stageflow.scheduler.program import Program
 from stageflow.scheduler.recovery import put_questions, replay, take_over
+from stageflow.scheduler.saga import Move, Stand, next_move
 from stageflow.scheduler.scheduler import ABANDONED_MAX, Scheduler
 from stageflow.scheduler.stagnation import Complaint, SentBack, stall_of
 from stageflow.scheduler.state import Cause, NodeState
+from stageflow.scheduler.undoing import stands_of
 from stageflow.scheduler.wording import text_of, wording_of
 
 __all__ = [
@@ -18,18 +20,22 @@ __all__ = [
     "Complaint",
     "End",
     "Launch",
+    "Move",
     "NodeState",
     "PoolState",
     "Program",
     "Scheduler",
     "SentBack",
+    "Stand",
     "Stop",
     "Wait",
     "Waits",
     "cycles",
+    "next_move",
     "put_questions",
     "replay",
     "stall_of",
+    "stands_of",
     "take_over",
     "text_of",
     "wording_of",
