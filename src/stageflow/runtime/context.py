@@ -11,6 +11,7 @@ from stageflow.model.session import Session
 from stageflow.model.snapshot import ContextSnapshot
 from stageflow.runtime.durable import do_step
 from stageflow.runtime.fanout import mapped
+from stageflow.runtime.locks import WAIT_S
 from stageflow.runtime.pools import Lease
 
 if TYPE_CHECKING:  # both refer to each other's instances; neither needs the other's class
@@ -81,6 +82,26 @@ class Context:
         one another. A stage that lets the latter through fails with reason `deadlock`.
         """
         return self._driver.runtime.pools.lease(self._driver, self.node, name, units)
+
+    async def hold(self, *names: str, wait_s: float = WAIT_S) -> None:
+        """Holds names until the outermost run that this one is part of has ended, undone or done.
+
+        Whoever reads by `clean_read` does not see what a holder may yet take back. Waits while
+        another run holds one of them; all are taken at once, or none. Held already: does nothing.
+        A suspended run holds on. RunError `lock.busy` after `wait_s`, `lock.no_store`.
+        """
+        await self._driver.runtime.locks.hold(self._driver, names, wait_s=wait_s)
+
+    async def clean_read(
+        self, read: Callable[[], Awaitable[T]], /, *names: str, wait_s: float = WAIT_S
+    ) -> T:
+        """What `read` gives when no saga of this tenant held any of `names` meanwhile.
+
+        Calls it again until that is so: it must only read. RunError `lock.busy` after `wait_s`.
+        """
+        driver = self._driver
+        tenant = driver.identity.tenant
+        return await driver.runtime.locks.clean_read(tenant, names, read, wait_s=wait_s)
 
     async def emit(self, item: Any) -> None:
         """Sends an item to the run's stream; waits while the reader is behind.

@@ -122,6 +122,7 @@ class Driver:
         "first",
         "held",
         "history",
+        "holds",
         "identity",
         "inputs",
         "is_open",
@@ -255,6 +256,8 @@ class Driver:
         """Seconds of each node's last attempt in this process."""
         self.parent: Driver | None = None
         """The run whose stage started this one."""
+        self.holds = scheduler is not None and runtime.locks.is_kept
+        """True when this run may hold locks; of the outermost run."""
         self.parent_undoes = False
         """Of a child: its parent takes its effects back when it ends it; it need not itself."""
         self.caller: Caller | None = None
@@ -480,6 +483,7 @@ class Driver:
         """True when ending needs no waiting: the common case costs no task."""
         return (
             not self._may_linger()
+            and not self.holds
             and not self.plan.deps
             and all(worker.done() for worker in self.workers)
         )
@@ -501,10 +505,17 @@ class Driver:
             if self._may_linger():
                 await self._end_tasks()
             await self._settled(self.workers)
+            if self._gives_back():
+                await self.runtime.locks.give_back(self.identity.run)
             if self.plan.deps:
                 await self.runtime.close_deps(self)
         finally:
             self._let_go()
+
+    def _gives_back(self) -> bool:
+        """True when locks that the run may hold are to be free: its saga has ended."""
+        is_over = self.bug is None and self.end is not None and self.end.status != "suspended"
+        return self.holds and self.identity.parent is None and is_over
 
     async def _end_tasks(self) -> None:
         """Ends child runs and whatever else stages have left behind."""

@@ -5,13 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
-from collections.abc import AsyncIterator, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextvars import copy_context
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from stageflow.journal.journal import GroupCommit, Journal
+from stageflow.journal.locks import LockStore
 from stageflow.journal.opening import opened
 from stageflow.journal.store import (
     QUEUED,
@@ -38,6 +48,8 @@ from stageflow.runtime.heir import Heir
 from stageflow.runtime.history import History
 from stageflow.runtime.limits import Limits
 from stageflow.runtime.lingering import RUN
+from stageflow.runtime.locks import WAIT_S, Locks
+from stageflow.runtime.locks import opened as opened_locks
 from stageflow.runtime.nested import child_run_id, fakes_for, taken_back, taken_up, to_take_back
 from stageflow.runtime.outcome import Run
 from stageflow.runtime.pools import Pools
@@ -57,6 +69,7 @@ from stageflow.scheduler import Action
 if TYPE_CHECKING:
     from stageflow.runtime.pipeline import Pipeline
 
+T = TypeVar("T")
 LOCAL_ROOT = ".stageflow"
 
 
@@ -66,8 +79,9 @@ class Runtime:
     `journal` is a Journal, the path of a SQLite file, or an address: "sqlite:///runs.db",
     "postgresql://host/database" (docs/postgres.md); None keeps runs in memory only. `deps`
     maps names to factories, `Dep`s, or values; `pools` maps names to how many units `ctx.pool` has
-    to give, to the runs of all tenants. Close it (`async with`, or `aclose`) when it holds
-    a journal or deps.
+    to give, to the runs of all tenants; `locks` is the path of a SQLite file, or a LockStore, in
+    which it is kept what `ctx.hold` holds, and only needed beside a journal. Close it (`async
+    with`, or `aclose`) when it holds a journal or deps.
     """
 
     def __init__(
@@ -76,6 +90,7 @@ class Runtime:
         journal: Journal | str | Path | None = None,
         deps: Mapping[str, Any] | None = None,
         pools: Mapping[str, int] | None = None,
+        locks: LockStore | str | Path | None = None,
         limits: Limits | None = None,
         events: Iterable[Subscription] = (),
         adapters: Iterable[Adapter[Any]] = (),
@@ -104,6 +119,8 @@ class Runtime:
         """Whose turn it is in each session."""
         self.pools = Pools({} if pools is None else pools, waiters_max=self.limits.pool_waiters)
         """What `ctx.pool` gives; `pools.deadlocks` are the last that were found."""
+        self.locks = Locks(self, opened_locks(locks, is_durable=self.journal is not None))
+        """What `ctx.hold` takes."""
         self.requests = Requests(self.limits.requests)
         """Keyed runs that are live here."""
         self._ids = RunIds()
@@ -118,7 +135,10 @@ class Runtime:
     @classmethod
     def local(cls, root: str | Path = LOCAL_ROOT, **options: Any) -> Runtime:
         """A runtime with a SQLite journal in `root`, by default `.stageflow/` here."""
-        return cls(journal=Path(root) / "journal.db", **options)
+        return cls(
+            journal=Path(root) / "journal.db",
+            **{"locks": Path(root) / "locks.db", **options},
+        )
 
     async def __aenter__(self) -> Runtime:
         return self
@@ -139,6 +159,7 @@ class Runtime:
             await asyncio.wait(owed)
         await self._deps.close(self.limits.close_s)
         await self.processes.close()
+        await self.locks.close()
         if self.journal is not None:
             await self.journal.close()
 
@@ -264,6 +285,20 @@ class Runtime:
                 return await Handle.opened(driver, going_on(actions, answered))
         await driver.answer_live(node, value, by=by, shown=shown)
         return Handle(driver, driver.watch())
+
+    async def clean_read(
+        self,
+        read: Callable[[], Awaitable[T]],
+        /,
+        *names: str,
+        tenant: str = "default",
+        wait_s: float = WAIT_S,
+    ) -> T:
+        """What `read` gives when no saga of the tenant held any of `names` meanwhile (`ctx.hold`).
+
+        Calls it again until that is so: it must only read. RunError `lock.busy` after `wait_s`.
+        """
+        return await self.locks.clean_read(tenant, names, read, wait_s=wait_s)
 
     async def settle(
         self,
