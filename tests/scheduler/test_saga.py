@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stageflow.graph import Stage, work
 from stageflow.graph.undo import effects_behind
-from stageflow.scheduler import Stand, next_move
+from stageflow.scheduler import End, Launch, Stand, Wait, next_move
+
+from .told import Told
 
 SEEDS = st.integers(min_value=0, max_value=2**48)
 
@@ -71,3 +75,50 @@ def test_what_is_taken_back_keeps_the_order_and_ends_undone_or_stuck(seed: int) 
         waits = any(reaches(graph, node, other) for other in held)
         if node not in held and stand is not Stand.LEFT:
             assert stand is (Stand.OWED if waits else Stand.UNDONE)
+
+
+# -- the scheduler's part ------------------------------------------------------------------------
+
+
+async def body() -> None:
+    """Never called: these histories run no stage."""
+
+
+def keyed_step(name: str, **options: Any) -> Stage[..., Any]:
+    return work(body, name=name, keyed=True, undo=work(body, name="undo"), **options)
+
+
+def test_a_doubt_outlives_an_attempt_that_never_began() -> None:
+    """1. s is begun. 2. its process dies. 3. s is handed out again. 4. the run is cancelled before
+    its body is entered. What the first attempt did is as unknown as before."""
+    told = Told(keyed_step("s"))
+    told.tell("abandoned", "s")
+    told.scheduler.cancel("enough")
+    actions = told.tell("cancelled", "s", unstarted=True)
+    assert [type(action) for action in actions] == [Launch]  # it is sent once more
+    assert told.scheduler.goes_on(told.number("s"))
+    actions = told.tell("completed", "s")
+    assert actions == [Launch(told.number("s.undo"))]
+    (end,) = told.tell("completed", "s.undo")
+    assert end == End("cancelled", "enough")
+
+
+def test_what_a_step_says_itself_leaves_no_doubt() -> None:
+    told = Told(keyed_step("s"))
+    told.tell("abandoned", "s")
+    (end,) = told.tell("failed", "s", "refused")
+    assert end == End("failed", "refused")
+
+
+def test_a_keyed_step_is_sent_again_for_a_bounded_time() -> None:
+    told = Told(keyed_step("s"))
+    actions = told.tell("failed", "s", "timeout", cut_off=True)
+    times = 0
+    while not any(type(action) is End for action in actions):
+        times += 1
+        if type(actions[0]) is Wait:
+            actions = told.tell("retry_due", "s")
+        assert [type(action) for action in actions] == [Launch]
+        actions = told.tell("failed", "s", "timeout", cut_off=True)
+    assert times == 5 and actions == [End("suspended", "undo_stuck:s")]
+    assert told.scheduler.can_settle(told.number("s"), "happened")

@@ -16,7 +16,7 @@ from stageflow.model.session import Seen
 from stageflow.model.snapshot import ContextSnapshot
 from stageflow.model.values import thaw
 from stageflow.runtime.failure import Failure, StageFailed
-from stageflow.scheduler import Cause, NodeState, Program, Scheduler, Stand, stands_of
+from stageflow.scheduler import Cause, NodeState, Program, Scheduler, Stand, in_doubt, stands_of
 
 if TYPE_CHECKING:
     from stageflow.runtime.driver import Driver
@@ -434,9 +434,10 @@ def _undo_of(scheduler: Scheduler) -> Undo | None:
     def named(*those: Stand) -> tuple[str, ...]:
         return tuple(plan.nodes[node].name for node in order if stands[node] in those)
 
+    pivots = (plan.nodes[node].name for node in sorted(in_doubt(scheduler)) if node in plan.pivots)
     return Undo(
         undone=named(Stand.UNDONE),
-        stuck=named(Stand.STUCK, Stand.DOUBT),
+        stuck=(*pivots, *named(Stand.STUCK, Stand.DOUBT)),
         waiting=named(Stand.OWED, Stand.RUNNING),
         left=named(Stand.LEFT),
     )

@@ -8,7 +8,7 @@ from stageflow.scheduler.saga import Move, Stand, next_move
 from stageflow.scheduler.scheduler import ABANDONED_MAX, Scheduler
 from stageflow.scheduler.stagnation import Complaint, SentBack, stall_of
 from stageflow.scheduler.state import Cause, NodeState
-from stageflow.scheduler.undoing import stands_of
+from stageflow.scheduler.undoing import in_doubt, stands_of
 from stageflow.scheduler.wording import text_of, wording_of
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Wait",
     "Waits",
     "cycles",
+    "in_doubt",
     "next_move",
     "put_questions",
     "replay",

@@ -339,8 +339,8 @@ class Scheduler:
         if node in self.asking or not (by_stage or unstarted or not self._may_repeat_effect(node)):
             self._lose_sight(node, actions)
             return self._close(actions)
-        if self.undos:
-            self._note_doubt(node, cut_off=not (by_stage or unstarted))
+        if self.undos and not unstarted:  # else an attempt before it may still be in doubt
+            self._note_doubt(node, cut_off=not by_stage)
         self._finish(node, CANCELLED, (Cause.OWN if by_stage else Cause.RUN_ENDED, node))
         if by_stage:
             self._stop("cancelled", reason, actions)

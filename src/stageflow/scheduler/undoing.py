@@ -83,7 +83,7 @@ def begun(machine: Machine) -> Undoing | None:
     end = machine.ending
     assert end is not None, "a run that goes on takes nothing back"
     if end.status not in UNDOES or not (
-        machine.effects or _in_doubt(machine) or _children_begun(machine)
+        machine.effects or in_doubt(machine) or _children_begun(machine)
     ):
         return None
     return Undoing(end)
@@ -94,7 +94,7 @@ def go_on(machine: Machine, undoing: Undoing, actions: list[Action]) -> End | No
     if not _settled(machine, undoing, actions):
         return None
     pivots = [node for node in machine.plan.pivots if node in machine.effects]
-    lost = [node for node in machine.plan.pivots if node in _in_doubt(machine)]
+    lost = [node for node in machine.plan.pivots if node in in_doubt(machine)]
     if pivots or lost:
         blame = (pivots or lost)[0]
         word = "past_pivot" if pivots else "undo_stuck"
@@ -127,7 +127,7 @@ def _needs_person(machine: Machine, undoing: Undoing, reason: str) -> End:
 
 def stands_of(machine: Machine) -> dict[int, Stand]:
     """Where the undo of each effect stands that was done, or may have been."""
-    doubt = _in_doubt(machine)
+    doubt = in_doubt(machine)
     owed = machine.effects | doubt | set(_children_begun(machine))
     return {node: _stand(machine, node, doubt) for node in machine.plan.undos if node in owed}
 
@@ -147,7 +147,7 @@ def _stand(machine: Machine, node: int, doubt: set[int]) -> Stand:
             return Stand.DOUBT if node in doubt else Stand.OWED
 
 
-def _in_doubt(machine: Machine) -> set[int]:
+def in_doubt(machine: Machine) -> set[int]:
     """Steps with an undo, and pivots, of which nobody knows whether their effect happened."""
     return {
         node
@@ -171,7 +171,7 @@ def _children_begun(machine: Machine) -> list[int]:
 
 def _settled(machine: Machine, undoing: Undoing, actions: list[Action]) -> bool:
     """False while some step is being asked whether its effect happened. Begins to ask."""
-    for node in sorted(_in_doubt(machine)):
+    for node in sorted(in_doubt(machine)):
         if machine.status[node] in _BUSY:
             continue
         times = undoing.sent_again.get(node, 0)
@@ -217,7 +217,7 @@ def taken_up(
     """
     undoing.sent_again.clear()
     for node in rerun:
-        if node in _in_doubt(machine):
+        if node in in_doubt(machine):
             did_not_happen(machine, node)
     for node, stand in stands_of(machine).items():
         if stand is Stand.STUCK:

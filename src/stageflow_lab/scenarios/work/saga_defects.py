@@ -74,7 +74,7 @@ def doubts_are_dropped() -> Iterator[None]:
     def in_doubt(machine: Any) -> set[int]:
         return set()
 
-    with patched(undoing, "_in_doubt", in_doubt):
+    with patched(undoing, "in_doubt", in_doubt):
         yield
 
 
