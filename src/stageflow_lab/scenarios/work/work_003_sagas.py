@@ -40,7 +40,7 @@ from .simulated_sagas import branch_story
 
 AT_ONCE: Final = 10
 """Sagas of a branch, side by side in one simulation."""
-LONG_EVERY: Final = 12
+LONG_EVERY: Final = 25
 """One in so many sagas is drawn and long; the others are numbered and short."""
 READERS: Final = 2
 CHUNK: Final = 5
