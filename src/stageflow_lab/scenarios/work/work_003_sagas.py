@@ -27,6 +27,7 @@ from stageflow_lab import (
     Scenario,
     Sizes,
     World,
+    counted,
     share,
 )
 
@@ -168,10 +169,10 @@ def check(history: History) -> Judgement:
     broken = history.last("broken")
     return Judgement(
         {
-            "illegal_ends": total["illegal"],
-            "conservation_violated": total["unbalanced"],
+            "illegal_ends": counted(total["illegal"], total["sagas"]),
+            "conservation_violated": counted(total["unbalanced"], total["sagas"]),
             "compensated_once_in_order": share(total["right"], total["owed"]),
-            "dirty_reads": total["dirty"],
+            "dirty_reads": counted(total["dirty"], total["clean"]),
             "sagas_sim": engines.get("sim", {}).get("sagas", 0),
             "kills_real": engines.get("real", {}).get("died", 0),
             "sagas_real": engines.get("real", {}).get("sagas", 0),
