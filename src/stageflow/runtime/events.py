@@ -19,6 +19,8 @@ class EventType(enum.Enum):
     QUARANTINED = "quarantined"
     """A stage ignored its cancellation past the grace period."""
     RUN_ENDED = "run_ended"
+    ACCESS_REFUSED = "access_refused"
+    """Tenant `tenant` asked for `run`, which it has not. reason: the method of its handle."""
 
 
 class Event(NamedTuple):

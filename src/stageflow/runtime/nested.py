@@ -130,7 +130,9 @@ def taken_back(child: Driver) -> tuple[Driver, list[Action]]:
         scheduler=child.scheduler,
     )
     driver.bag, driver.held, driver.fakes = child.bag, child.held, child.fakes
-    driver.session = child.session
+    driver.session, driver.flows = child.session, child.flows
+    if child.flows:
+        driver.flow.follow(child.flow)
     driver.failures.update(child.failures)
     driver.kept_results.update(child.kept_results)
     driver.kept_children.update(child.kept_children)

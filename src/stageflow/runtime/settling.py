@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from stageflow.journal.store import SUSPENDED, LoadedRun
 from stageflow.model.errors import RunError, StageflowError
+from stageflow.model.labels import NONE
 from stageflow.model.outputs import Happened, Inquiry, LetStand, NotHappened
 from stageflow.model.record import SETTLE_RUN
 from stageflow.runtime.driver import Driver, going_on
@@ -71,7 +72,8 @@ def _settle(driver: Driver, name: str, found: Inquiry, by: str) -> list[Action]:
     token = scheduler.token[number]
     actions = scheduler.settled(number, word, {"by": by})
     if payload is not None:
-        history.attach(scheduler, token, payload, contract)
+        labels = driver.flow.note(driver, number) if driver.flows else NONE
+        history.attach(scheduler, token, payload, contract, labels)
     if isinstance(found, Happened):
         driver.bag.put(number, frozen, scheduler.attempt[number], token, held=bool(node.guards))
         if node.guards:

@@ -95,6 +95,11 @@ class Mortal:
         await self.living()
         return await self._journal.load(run)
 
+    async def holds(self, run: str, *, tenant: str) -> bool:
+        await self.living()
+        held: bool = await self._journal.holds(run, tenant=tenant)
+        return held
+
     async def runs(self, *, tenant: str | None = None, limit: int = 50) -> Any:
         return await self._journal.runs(tenant=tenant, limit=limit)
 
