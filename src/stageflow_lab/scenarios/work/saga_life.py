@@ -148,6 +148,8 @@ class Sender:
             fault == "flaky" and times <= FLAKY_TIMES
         ):
             raise Refused(f"{leg.name} is refused")
+        if fault == "unheard" and times == 1:
+            await asyncio.sleep(100 * ANSWER_S)
         if fault == "cancelled" and times == 1:
             self._cancel()
             await process.travel()

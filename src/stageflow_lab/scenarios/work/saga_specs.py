@@ -13,11 +13,11 @@ from typing import Final, TypeAlias
 
 RECEIVERS: Final = ("keyed", "asked", "plain")
 """Receivers that honour keys; that tell what they have done; that do neither."""
-FAULTS: Final = ("refuses", "flaky", "lost", "cancelled")
+FAULTS: Final = ("refuses", "flaky", "lost", "unheard", "cancelled")
 """What one step does: it is refused for good; twice, and then goes; it is done, and its answer is
-lost; its run is cancelled while it is under way."""
+lost; its request is lost; its run is cancelled while it is under way."""
 UNDO_FAULTS: Final = ("none", "none", "none", "flaky", "lost", "broken")
-SHAPES: Final = ("chain", "side_by_side", "diamond", "pivot")
+SHAPES: Final = ("chain", "side_by_side", "diamond", "fan_in", "pivot")
 STEPS_MAX: Final = 6
 LONG_MAX: Final = 30
 ACCOUNTS: Final = 4
@@ -169,8 +169,10 @@ def short(number: int, rng: random.Random, *, name: str, branch: int) -> Saga:
 
 
 def _after(shape: str, place: int, steps: int) -> tuple[str, ...]:
-    if place == 0 or shape == "side_by_side":
+    if place == 0 or shape == "side_by_side" or (shape == "fan_in" and place < steps - 1):
         return ()
+    if shape == "fan_in":
+        return tuple(f"s{other}" for other in range(place))
     if shape == "diamond":
         if place == steps - 1:
             return tuple(f"s{middle}" for middle in range(1, place)) or ("s0",)
@@ -181,9 +183,9 @@ def _after(shape: str, place: int, steps: int) -> tuple[str, ...]:
 # -- long ones, drawn ------------------------------------------------------------------------
 
 
-def long(rng: random.Random, *, name: str, branch: int) -> Saga:
-    """Up to 30 steps, side by side, and in up to three pipelines within one another."""
-    count = rng.randint(4, LONG_MAX)
+def long(rng: random.Random, *, name: str, branch: int, most: int = LONG_MAX) -> Saga:
+    """Up to `most` steps, side by side, and in up to three pipelines within one another."""
+    count = rng.randint(4, most)
     names = [f"s{number}" for number in range(count)]
     parts = _drawn(names, rng, depth=0)
     legs = {leg.name: leg for leg in legs_of(parts)}

@@ -36,7 +36,7 @@ from .saga_books import Followed, MemoryBooks
 from .saga_defects import DEFECTS
 from .saga_facts import Facts, Sums, facts_of
 from .saga_rounds import Plan, command
-from .saga_specs import SHORT, Saga, long, short
+from .saga_specs import LONG_MAX, SHORT, Saga, long, short
 from .simulated_sagas import branch_story
 
 AT_ONCE: Final = 10
@@ -74,9 +74,9 @@ def load(world: World) -> History:
 def _simulate(world: World, history: History) -> None:
     count = world.size["sim"]
     sums = Sums("sim")
-    seed, first = world.seed_for("sim"), world.seed_for("first") % len(SHORT)
+    seed, first = world.seed_for("sim"), world.seed_for("first") % world.size["cases"]
     asked = [(number, min(AT_ONCE, count - number)) for number in range(0, count, AT_ONCE)]
-    simulated = functools.partial(_branches, seed, first)
+    simulated = functools.partial(_branches, seed, first, world.size["steps"])
     for done, facts in enumerate(
         spread(simulated, asked, workers=world.size["workers"], chunk=CHUNK)
     ):
@@ -85,13 +85,13 @@ def _simulate(world: World, history: History) -> None:
     sums.write(history)
 
 
-def _branches(seed: int, first: int, asked: Sequence[tuple[int, int]]) -> list[Facts]:
-    return [_branch(seed, first, number, sagas) for number, sagas in asked]
+def _branches(seed: int, first: int, steps: int, asked: Sequence[tuple[int, int]]) -> list[Facts]:
+    return [_branch(seed, first, steps, number, sagas) for number, sagas in asked]
 
 
-def _branch(seed: int, first: int, number: int, count: int) -> Facts:
+def _branch(seed: int, first: int, steps: int, number: int, count: int) -> Facts:
     rng = random.Random(f"{seed}/{number}")
-    sagas = [_saga(first, each, rng) for each in range(number, number + count)]
+    sagas = [_saga(first, steps, each, rng) for each in range(number, number + count)]
 
     async def main(sim: Sim) -> tuple[list[Followed], MemoryBooks, Counter[str]]:
         return await branch_story(sim, sagas, rng, READERS)
@@ -100,10 +100,10 @@ def _branch(seed: int, first: int, number: int, count: int) -> Facts:
     return facts_of(found, books.posts, books, reads)
 
 
-def _saga(first: int, number: int, rng: random.Random) -> Saga:
+def _saga(first: int, steps: int, number: int, rng: random.Random) -> Saga:
     name = f"n{number}"
     if number % LONG_EVERY == LONG_EVERY - 1:
-        return long(rng, name=name, branch=0)
+        return long(rng, name=name, branch=0, most=steps)
     return short(first + number - number // LONG_EVERY, rng, name=name, branch=0)
 
 
@@ -217,9 +217,9 @@ SCENARIO = Scenario(
     claim="whatever fails or crashes, a saga ends done, undone, or stuck-and-reported, and "
     "balances always add up.",
     sizes=Sizes(
-        quick={"sim": 5_000, "kills": 100, "workers": 2},
-        full={"sim": 500_000, "kills": 1_000, "workers": 2},
-        fixed=("workers",),
+        quick={"sim": 5_000, "kills": 100, "cases": len(SHORT), "steps": LONG_MAX, "workers": 2},
+        full={"sim": 500_000, "kills": 1_000, "cases": len(SHORT), "steps": LONG_MAX, "workers": 2},
+        fixed=("cases", "steps", "workers"),
     ),
     metrics=(
         Metric(

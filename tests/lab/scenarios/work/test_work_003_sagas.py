@@ -180,7 +180,7 @@ def test_processes_that_broke_decide_nothing() -> None:
 
 
 def test_the_short_sagas_hold_every_failure_at_every_crash_point() -> None:
-    assert len(SHORT) == len(set(SHORT)) > 15_000
+    assert len(SHORT) == len(set(SHORT)) > 20_000
     assert {case[4] for case in SHORT if case[0] == 6} == set(deaths_of(6))
     seen = {short(number, random.Random(0), name="x", branch=0).deaths for number in range(2_000)}
     assert len(seen) == len(deaths_of(6))
