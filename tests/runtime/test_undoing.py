@@ -447,6 +447,35 @@ async def test_an_undo_takes_what_the_step_took(runtime: Runtime) -> None:
     assert seen == [("charged 5", 5, "made 5", "charge.undo", "hi")]
 
 
+async def test_what_an_undo_gives_has_the_labels_of_what_it_took(runtime: Runtime) -> None:
+    async def undo(result: str) -> str:
+        return f"undone {result}"
+
+    @work(undo=undo, labels="secret")
+    async def charge() -> str:
+        return "charged"
+
+    @work
+    async def last(charge: str) -> str:
+        raise ValueError
+
+    run = await Pipeline("shop", [charge, last]).using(runtime=runtime).run()
+    assert run["charge.undo"] == "undone charged"
+    assert run.labels("charge.undo") == run.labels("charge") == {"secret"}
+
+
+async def test_an_undo_that_skips_leaves_the_effect(world: World, runtime: Runtime) -> None:
+    async def undo(result: str) -> StageOutput:
+        return StageOutput.skip("it has lapsed by itself")
+
+    @work(undo=undo)
+    async def offer() -> str:
+        return "offer"
+
+    run = await saga(world, offer, world.last("b", "c")).using(runtime=runtime).run()
+    assert run.status == "failed" and run.undo is not None and run.undo.left == ("offer",)
+
+
 @pytest.mark.parametrize(
     ("options", "undo"),
     [

@@ -558,7 +558,8 @@ class Driver:
     def _gives_back(self) -> bool:
         """True when locks that the run may hold are to be free: its saga has ended."""
         is_over = self.bug is None and self.end is not None and self.end.status != "suspended"
-        return self.holds and self.identity.parent is None and is_over
+        # Without a journal nobody goes on with it, whatever has happened.
+        return self.holds and self.identity.parent is None and (is_over or self.history is None)
 
     async def _end_tasks(self) -> None:
         """Ends child runs and whatever else stages have left behind."""

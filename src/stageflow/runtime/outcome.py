@@ -76,7 +76,7 @@ class Undo:
     waiting: tuple[str, ...]
     """Done, and not undone before what is stuck."""
     left: tuple[str, ...]
-    """Done, and to stay so, as a person said."""
+    """Done, and to stay so, as a person said, or the undo itself by skipping."""
 
 
 class Run(Generic[O]):

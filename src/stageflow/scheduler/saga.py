@@ -28,7 +28,7 @@ class Stand(enum.Enum):
     STUCK = "stuck"
     """It failed for good, or nobody knows what it did: a person is needed."""
     LEFT = "left"
-    """A person said that the effect stays."""
+    """A person, or the undo itself, said that the effect stays."""
     DOUBT = "doubt"
     """Nobody knows whether the effect itself happened, and nobody could find out."""
 
