@@ -607,6 +607,27 @@ async def test_a_child_that_is_stuck_makes_its_parent_so(world: World, kept: Run
     assert ended.status == "failed" and world.log[-1] == "-a" and world.log.count("-b") == 1
 
 
+async def test_a_child_past_its_pivot_is_not_taken_for_undone(
+    world: World, runtime: Runtime
+) -> None:
+    async def body() -> str:
+        return world.do("pivot")
+
+    pivot = work(body, name="pivot", after=("b", "c"), pivot=True)
+    world.fails["d"] = 99
+    inner = saga(world, pivot, world.step("d", "pivot"))
+    outer = Pipeline("outer", [world.step("first"), inner.as_stage("inner").named(after="first")])
+    run = await outer.using(runtime=runtime).run()
+    assert run.reason == "undo_stuck:inner.undo" and "-first" not in world.log
+    assert "past_pivot:pivot" in run.failures["inner.undo"].message
+    if runtime.journal is None:
+        return
+    world.fails.clear()
+    found = LetStand("it goes on by itself")
+    handle = await runtime.settle(run.id, "inner.undo", found, by="ann", pipeline=outer)
+    assert (await handle).status == "failed" and world.log[-1] == "-first"
+
+
 async def test_only_an_undo_undoes_children(runtime: Runtime, world: World) -> None:
     @work
     async def wrong(ctx: Context) -> None:

@@ -57,7 +57,18 @@ from stageflow.runtime.retry_after import retry_after_s
 from stageflow.runtime.simulated import is_simulated
 from stageflow.runtime.step import Compiled, Step
 from stageflow.runtime.stream import Emitted, StreamQueue
-from stageflow.scheduler import Action, Ask, End, Launch, NodeState, Scheduler, SentBack, Stop, Wait
+from stageflow.scheduler import (
+    NEEDS_PERSON,
+    Action,
+    Ask,
+    End,
+    Launch,
+    NodeState,
+    Scheduler,
+    SentBack,
+    Stop,
+    Wait,
+)
 
 if TYPE_CHECKING:
     from stageflow.runtime.pipeline import Pipeline
@@ -1544,14 +1555,14 @@ class Driver:
             self._check_undone(name, await self.drive_child(number, child, first))
 
     def _check_undone(self, name: str, run: Run[Any]) -> None:
-        if run.undo is not None and run.undo.stuck:
+        if run.status == "suspended" or run.reason.partition(":")[0] in NEEDS_PERSON:
             raise RunError(
                 "run.undo_stuck",
                 f"the run that {name!r} started can't be taken back: {run.reason}",
                 pipeline=self.plan.name,
                 node=name,
                 expected="every step of it undone",
-                got=f"run {run.id} is stuck at {', '.join(run.undo.stuck)}",
+                got=f"run {run.id}: {run.reason}",
                 fix="runtime.settle(...) what is stuck in that run, then resume this one",
             )
 

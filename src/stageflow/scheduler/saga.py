@@ -17,6 +17,11 @@ UNDOES = ("failed", "blocked", "cancelled")
 declared to be bearable (`on_failure="isolate"`)."""
 
 
+NEEDS_PERSON = ("undo_stuck", "past_pivot")
+"""What the reason of a saga begins with, before a colon and a node, that is neither done nor
+undone."""
+
+
 class Stand(enum.Enum):
     """Where the undo of one effect stands."""
 
