@@ -618,14 +618,64 @@ async def test_a_child_past_its_pivot_is_not_taken_for_undone(
     inner = saga(world, pivot, world.step("d", "pivot"))
     outer = Pipeline("outer", [world.step("first"), inner.as_stage("inner").named(after="first")])
     run = await outer.using(runtime=runtime).run()
-    assert run.reason == "undo_stuck:inner.undo" and "-first" not in world.log
-    assert "past_pivot:pivot" in run.failures["inner.undo"].message
+    assert run.reason == "past_pivot:inner"
+    assert not any(what.startswith("-") for what in world.log)
     if runtime.journal is None:
+        assert run.status == "failed"
         return
+    assert run.status == "suspended" and run.undo is None
+    again = await runtime.resume(run.id, pipeline=outer)
+    assert (again.status, again.reason) == ("suspended", "past_pivot:inner")
     world.fails.clear()
-    found = LetStand("it goes on by itself")
-    handle = await runtime.settle(run.id, "inner.undo", found, by="ann", pipeline=outer)
-    assert (await handle).status == "failed" and world.log[-1] == "-first"
+    done = await runtime.resume(run.id, pipeline=outer)
+    assert done.status == "ok" and world.log[-1] == "d" and world.log.count("pivot") == 1
+
+
+async def test_a_child_is_asked_for_its_pivot_before_anything_is_taken_back(
+    world: World, kept: Runtime
+) -> None:
+    """1. the child passes its pivot, and goes on. 2. a stage beside it fails: the child is ended.
+    3. nothing may be taken back, in the parent neither."""
+    passed = asyncio.Event()
+    ends = True
+
+    async def body() -> str:
+        return world.do("pivot")
+
+    @transform(after="pivot")
+    async def waits() -> str:
+        passed.set()
+        if ends:
+            await asyncio.Event().wait()
+        return "done"
+
+    @transform
+    async def breaks() -> str:
+        await passed.wait()
+        if ends:
+            raise ValueError
+        return ""
+
+    pivot = work(body, name="pivot", after=("b", "c"), pivot=True)
+    inner = saga(world, pivot, waits)
+    outer = Pipeline("outer", [world.step("first"), inner.as_stage("inner"), breaks])
+    run = await outer.using(runtime=kept).run()
+    assert (run.status, run.reason) == ("suspended", "past_pivot:inner")
+    assert not any(what.startswith("-") for what in world.log)
+    ends = False
+    done = await kept.resume(run.id, pipeline=outer)
+    assert done.status == "ok" and sorted(world.log) == ["a", "b", "c", "first", "pivot"]
+
+
+async def test_a_child_before_its_pivot_is_taken_back_first(world: World, kept: Runtime) -> None:
+    async def body() -> str:
+        raise ValueError("no pivot")
+
+    pivot = work(body, name="pivot", after=("b", "c"), pivot=True)
+    inner = saga(world, pivot)
+    outer = Pipeline("outer", [world.step("first"), inner.as_stage("inner").named(after="first")])
+    run = await outer.using(runtime=kept).run()
+    assert run.status == "failed" and world.log[-2:] == ["-a", "-first"]
 
 
 async def test_only_an_undo_undoes_children(runtime: Runtime, world: World) -> None:

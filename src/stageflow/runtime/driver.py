@@ -59,6 +59,7 @@ from stageflow.runtime.step import Compiled, Step
 from stageflow.runtime.stream import Emitted, StreamQueue
 from stageflow.scheduler import (
     NEEDS_PERSON,
+    PAST_PIVOT,
     Action,
     Ask,
     End,
@@ -1555,16 +1556,21 @@ class Driver:
             self._check_undone(name, await self.drive_child(number, child, first))
 
     def _check_undone(self, name: str, run: Run[Any]) -> None:
-        if run.status == "suspended" or run.reason.partition(":")[0] in NEEDS_PERSON:
-            raise RunError(
-                "run.undo_stuck",
-                f"the run that {name!r} started can't be taken back: {run.reason}",
-                pipeline=self.plan.name,
-                node=name,
-                expected="every step of it undone",
-                got=f"run {run.id}: {run.reason}",
-                fix="runtime.settle(...) what is stuck in that run, then resume this one",
-            )
+        word = run.reason.partition(":")[0]
+        if run.status != "suspended" and word not in NEEDS_PERSON:
+            return
+        is_past = word == "past_pivot"
+        raise RunError(
+            PAST_PIVOT if is_past else "run.undo_stuck",
+            f"the run that {name!r} started can't be taken back: {run.reason}",
+            pipeline=self.plan.name,
+            node=name,
+            expected="every step of it undone",
+            got=f"run {run.id}: {run.reason}",
+            fix="resume this run when what failed is mended: it only goes forward"
+            if is_past
+            else "runtime.settle(...) what is stuck in that run, then resume this one",
+        )
 
     async def drive_child(
         self,

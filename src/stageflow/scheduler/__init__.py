@@ -8,12 +8,13 @@ from stageflow.scheduler.saga import NEEDS_PERSON, Move, Stand, next_move
 from stageflow.scheduler.scheduler import ABANDONED_MAX, Scheduler
 from stageflow.scheduler.stagnation import Complaint, SentBack, stall_of
 from stageflow.scheduler.state import Cause, NodeState
-from stageflow.scheduler.undoing import in_doubt, stands_of
+from stageflow.scheduler.undoing import PAST_PIVOT, in_doubt, stands_of
 from stageflow.scheduler.wording import text_of, wording_of
 
 __all__ = [
     "ABANDONED_MAX",
     "NEEDS_PERSON",
+    "PAST_PIVOT",
     "Action",
     "Ask",
     "AwaitedEnds",

@@ -23,6 +23,9 @@ SETTLING = Retry(attempts=5, base_s=0.2, max_s=5.0)
 """How often, and how far apart, a keyed step that was cut off is sent once more, to learn whether
 its effect happened."""
 
+PAST_PIVOT = "run.past_pivot"
+"""With which reason the undo of a node fails whose child is past its pivot."""
+
 _STUCK = (NodeState.FAILED, NodeState.CANCELLED, NodeState.UNKNOWN)
 _BUSY = (NodeState.RUNNING, NodeState.RETRYING)
 
@@ -95,12 +98,19 @@ def go_on(machine: Machine, undoing: Undoing, actions: list[Action]) -> End | No
         return None
     pivots = [node for node in machine.plan.pivots if node in machine.effects]
     lost = [node for node in machine.plan.pivots if node in in_doubt(machine)]
+    asked = _children_with_pivots(machine)
+    pivots += [node for node in asked if _is_past(machine, node)]
     if pivots or lost:
         blame = (pivots or lost)[0]
         word = "past_pivot" if pivots else "undo_stuck"
         undoing.is_forward = bool(pivots)
+        if pivots:
+            _take_nothing_back(machine)
         return _needs_person(machine, undoing, f"{word}:{machine.nodes[blame].name}")
     stands = stands_of(machine)
+    if any(stands[node] in (Stand.OWED, Stand.RUNNING) for node in asked):
+        # Nothing stands on them, since they gave no value: they may be first in any order.
+        stands = {node: stands[node] for node in asked}
     for node in stands:
         undo = machine.plan.undos[node]
         if machine.status[undo] is NodeState.SKIPPED and stands[node] is Stand.OWED:
@@ -118,6 +128,31 @@ def go_on(machine: Machine, undoing: Undoing, actions: list[Action]) -> End | No
             node = machine.plan.undos[node]
         return _needs_person(machine, undoing, f"undo_stuck:{machine.nodes[node].name}")
     return undoing.end
+
+
+def _children_with_pivots(machine: Machine) -> list[int]:
+    """Nodes whose child run did not end well, and may be past a pivot of its own. Only the child
+    knows: it is taken back before everything else, and says that it can't be."""
+    begun_ = set(_children_begun(machine)) - machine.effects
+    return [node for node in machine.plan.pivots if node in begun_]
+
+
+def _is_past(machine: Machine, node: int) -> bool:
+    undo = machine.plan.undos[node]
+    return machine.status[undo] is NodeState.FAILED and machine.failures.get(undo) == PAST_PIVOT
+
+
+def _take_nothing_back(machine: Machine) -> None:
+    """It turned out that the run goes forward: undos that were begun, or were to, are as before."""
+    for undo in machine.plan.undos.values():
+        if machine.status[undo] is NodeState.WAITING:
+            machine.unfinished -= 1
+        elif machine.status[undo] is not NodeState.FAILED:
+            continue
+        machine.status[undo] = NodeState.SKIPPED
+        machine.cause[undo] = (Cause.NOT_NEEDED, undo)
+        machine.failures.pop(undo, None)
+        machine.before[undo] = machine.attempt[undo]
 
 
 def _needs_person(machine: Machine, undoing: Undoing, reason: str) -> End:
