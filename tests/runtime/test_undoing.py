@@ -305,6 +305,24 @@ async def test_past_its_pivot_a_run_only_goes_forward(world: World, runtime: Run
     assert done.status == "ok" and world.log[-1] == "d" and world.log.count("pivot") == 1
 
 
+async def test_a_pivot_counts_without_any_undo(world: World, kept: Runtime) -> None:
+    async def body() -> str:
+        return world.do("pivot")
+
+    pivot = work(body, name="pivot", pivot=True)
+    last = world.step("d", "pivot")
+    world.fails["d"] = 1
+    pipeline = Pipeline("p", [pivot, work(last.function, name="d", after="pivot")])
+    run = await pipeline.using(runtime=kept).run()
+    assert (run.status, run.reason) == ("suspended", "past_pivot:pivot")
+    inner = Pipeline("inner", [pivot, work(last.function, name="d", after="pivot")])
+    world.fails["d"] = 1
+    outer = Pipeline("outer", [world.step("first"), inner.as_stage("inner").named(after="first")])
+    run = await outer.using(runtime=kept).run()
+    assert run.reason == "past_pivot:inner" and "-first" not in world.log
+    assert (await kept.resume(run.id, pipeline=outer)).status == "ok"
+
+
 async def test_before_its_pivot_a_run_is_taken_back(world: World, runtime: Runtime) -> None:
     async def body() -> str:
         raise ValueError("pivot failed")
@@ -593,6 +611,34 @@ async def test_a_stage_that_runs_children_undoes_them_itself(
     run = await Pipeline("outer", [both, world.last("both")]).using(runtime=runtime).run()
     assert run.status == "failed" and run.undo is not None and run.undo.undone == ("both",)
     assert world.log.count("-a") == 2
+
+
+async def test_a_child_that_took_itself_back_runs_anew_when_its_parent_goes_forward(
+    world: World, kept: Runtime
+) -> None:
+    keys: list[str] = []
+
+    @work(after=("b", "c"))
+    async def tail(ctx: Context) -> str:
+        keys.append(ctx.effect_key)
+        return world.do("tail")
+
+    async def body() -> str:
+        return world.do("pivot")
+
+    world.fails["tail"] = 1
+    inner = saga(world, tail)
+    pivot = work(body, name="pivot", pivot=True)
+    outer = Pipeline("outer", [pivot, inner.as_stage("inner").named(after="pivot")])
+    run = await outer.using(runtime=kept).run()
+    assert (run.status, run.reason) == ("suspended", "past_pivot:pivot")
+    assert world.log[-1] == "-a"
+    done = await kept.resume(run.id, pipeline=outer)
+    assert done.status == "ok" and world.log[-1] == "tail"
+    assert [world.log.count(each) for each in ("a", "-a", "b", "-b")] == [2, 1, 2, 1]
+    assert len(set(keys)) == 2  # it is another run, and its effects are others
+    undone = await kept.undo(run.id, pipeline=outer)
+    assert undone.reason == "past_pivot:pivot" and world.log[-1] == "tail"
 
 
 async def test_a_child_that_is_stuck_makes_its_parent_so(world: World, kept: Runtime) -> None:

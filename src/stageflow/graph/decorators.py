@@ -446,7 +446,9 @@ def _stage(
         fallback=options.get("fallback"),
         version=options.get("version", "1"),
         place=place,
-        revisions=_revisions(options.get("revisions", 5 if undo is None else 1), name),
+        revisions=_revisions(
+            options.get("revisions", 1 if undo or options.get("pivot") else 5), name
+        ),
         progress=options.get("progress") or Progress(),
         branches=None
         if branches is None

@@ -133,6 +133,12 @@ class Plan:
     later: Mapping[int, frozenset[int]]
     """Of each key of `undos`: those other keys that depend on it, however remotely."""
     pivots: tuple[int, ...]
+    """Nodes after whose effect a run only goes forward."""
+
+    @property
+    def is_saga(self) -> bool:
+        """True when a run that does not end well takes effects back, or may not end so."""
+        return bool(self.undos or self.pivots)
 
     def find(self, key: Stage[..., Any] | str) -> int:
         """The node that a stage or a name stands for. RunError `run.unknown_node` otherwise."""

@@ -95,7 +95,7 @@ class Child:
     """True when the stage's value is the one output, False when it is a dict by stage name."""
     exports: tuple[Export, ...]
     undo: Stage[..., Any] | None = None
-    """Undoes the child's run; None when no stage of it has an `undo`."""
+    """Undoes the child's run; None when no stage of it has an `undo` or is a pivot."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

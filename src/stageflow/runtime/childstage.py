@@ -56,10 +56,10 @@ def child_stage(
             ),
             single_output=plan.single_output,
             exports=tuple(_exports(pipeline, name, exports, outputs)),
-            undo=_undo(pipeline) if plan.undos else None,
+            undo=_undo(pipeline) if plan.is_saga else None,
         ),
         # Each revision would be a run of its own to take back.
-        revisions=1 if plan.undos else 5,
+        revisions=1 if plan.is_saga else 5,
         pivot=bool(plan.pivots),
     )
 

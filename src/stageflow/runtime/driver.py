@@ -1518,7 +1518,7 @@ class Driver:
             else:
                 (child, first), is_cancelled = await making, False
             child.parent_undoes = self.nodes[number].kind is Kind.CHILD
-            if self.history is None and child.scheduler.undos:
+            if self.history is None and child.scheduler.is_saga:
                 self.kept_children.setdefault((number, key), []).append(child)
             run = await self.drive_child(
                 number, child, first, is_cancelled=is_cancelled, caller=caller

@@ -27,7 +27,16 @@ from stageflow.runtime.history import (
     decode_value,
 )
 from stageflow.runtime.outcome import Run, make_run
-from stageflow.scheduler import Action, End, Scheduler, Wait, put_questions, replay, take_over
+from stageflow.scheduler import (
+    UNDOES,
+    Action,
+    End,
+    Scheduler,
+    Wait,
+    put_questions,
+    replay,
+    take_over,
+)
 
 if TYPE_CHECKING:
     from stageflow.runtime.pipeline import Pipeline
@@ -102,6 +111,15 @@ def _drop_old_times(driver: Driver) -> None:
     for record in driver.scheduler.records:
         if record.type is RecordType.ASKED:
             driver.due_wall_s.pop(driver.plan.index[record.node or ""], None)
+
+
+def is_taken_back(pipeline: Pipeline[Any], seen: LoadedRun) -> bool:
+    """True for a run that is over, and that took back whatever it had done."""
+    if seen.status not in UNDOES or not pipeline.plan.is_saga:
+        return False
+    scheduler = Scheduler(pipeline.program, seed=seen.header.seed)
+    replay(scheduler, seen.records)
+    return scheduler.undoing is not None
 
 
 async def account_of(runtime: Runtime, seen: LoadedRun, pipeline: Pipeline[Any]) -> Run[Any]:

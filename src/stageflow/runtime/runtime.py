@@ -53,7 +53,14 @@ from stageflow.runtime.limits import Limits
 from stageflow.runtime.lingering import RUN
 from stageflow.runtime.locks import WAIT_S, Locks
 from stageflow.runtime.locks import opened as opened_locks
-from stageflow.runtime.nested import child_run_id, fakes_for, taken_back, taken_up, to_take_back
+from stageflow.runtime.nested import (
+    child_run_id,
+    fakes_for,
+    latest_child,
+    taken_back,
+    taken_up,
+    to_take_back,
+)
 from stageflow.runtime.outcome import Run
 from stageflow.runtime.pools import Pools
 from stageflow.runtime.processes import ProcessPool
@@ -529,11 +536,19 @@ class Runtime:
         if self.journal is None:
             run = self._new_id()
         else:
-            run = child_run_id(parent.identity.run, node, key)
-            found = again and await taken_up(
-                self, parent, pipeline, run=run, node=node, inputs=inputs, deadline_s=deadline_s
-            )
-            if found:
+            run, seen = child_run_id(parent.identity.run, node, key), None
+            if again:
+                run, seen = await latest_child(parent, pipeline, node=node, key=key)
+            if seen is not None:
+                found = await taken_up(
+                    self,
+                    parent,
+                    pipeline,
+                    seen=seen,
+                    node=node,
+                    inputs=inputs,
+                    deadline_s=deadline_s,
+                )
                 if labels:
                     found[0].flow.run |= labels
                 return found

@@ -4,7 +4,7 @@ from stageflow.scheduler.actions import Action, Ask, End, Launch, Stop, Wait
 from stageflow.scheduler.deadlock import AwaitedEnds, PoolState, Waits, cycles
 from stageflow.scheduler.program import Program
 from stageflow.scheduler.recovery import put_questions, replay, take_over
-from stageflow.scheduler.saga import NEEDS_PERSON, Move, Stand, next_move
+from stageflow.scheduler.saga import NEEDS_PERSON, UNDOES, Move, Stand, next_move
 from stageflow.scheduler.scheduler import ABANDONED_MAX, Scheduler
 from stageflow.scheduler.stagnation import Complaint, SentBack, stall_of
 from stageflow.scheduler.state import Cause, NodeState
@@ -15,6 +15,7 @@ __all__ = [
     "ABANDONED_MAX",
     "NEEDS_PERSON",
     "PAST_PIVOT",
+    "UNDOES",
     "Action",
     "Ask",
     "AwaitedEnds",

@@ -70,6 +70,7 @@ class Scheduler:
         "ended",
         "ending",
         "flawed",
+        "is_saga",
         "nodes",
         "parked",
         "parks",
@@ -177,6 +178,7 @@ class Scheduler:
         self.unfinished = count - len(plan.undos)
         """Nodes that are not terminal."""
         self.undos = plan.undos
+        self.is_saga = plan.is_saga
         self.undoing: Undoing | None = None
         """While, and after, effects are taken back; the end is decided then."""
         self.defers = False
@@ -235,7 +237,7 @@ class Scheduler:
             self._outcome(node, "ok", control=control, accepted=True, extra=extra)
         self.running -= 1
         self.produced[node] = 1
-        if self.undos:
+        if self.is_saga:
             self._note_effect(node)
         actions: list[Action] = []
         if control is not None:
@@ -305,9 +307,9 @@ class Scheduler:
                 self.cut[node] = (reason, retryable)
             self._lose_sight(node, actions)
             return self._close(actions)
-        if self.undos:
+        if self.is_saga:
             self._note_doubt(node, cut_off=cut_off)
-        told = cut_off and bool(self.undos)
+        told = cut_off and self.is_saga
         is_wanted = self.ending is None or self.nodes[node].undoes is not None
         if retryable and is_wanted and self._tries_again(node):
             self._outcome(node, "failed", reason=reason, cut_off=told, retries=True)
@@ -339,7 +341,7 @@ class Scheduler:
         if node in self.asking or not (by_stage or unstarted or not self._may_repeat_effect(node)):
             self._lose_sight(node, actions)
             return self._close(actions)
-        if self.undos and not unstarted:  # else an attempt before it may still be in doubt
+        if self.is_saga and not unstarted:  # else an attempt before it may still be in doubt
             self._note_doubt(node, cut_off=not by_stage)
         self._finish(node, CANCELLED, (Cause.OWN if by_stage else Cause.RUN_ENDED, node))
         if by_stage:
@@ -376,7 +378,7 @@ class Scheduler:
     def _made(self, node: int) -> int:
         """Attempts that count for its retry policy."""
         made = self.attempt[node] - self.abandoned_count.get(node, 0)
-        return made - self.before.get(node, 0) if self.undos else made
+        return made - self.before.get(node, 0) if self.is_saga else made
 
     def _wait(self, node: int, token: int, after_s: float | None = None) -> Wait:
         """The node waits for its next attempt."""
@@ -441,7 +443,7 @@ class Scheduler:
             self.ending = None
         if self.ending is not None:
             return actions
-        self.defers = defers and bool(self.undos)
+        self.defers = defers and self.is_saga
         data: dict[str, Any] = {"status": status, "reason": reason}
         if self.defers:
             data["defers"] = True
@@ -464,7 +466,7 @@ class Scheduler:
             return self._close(actions)
         count = self.abandoned_count.get(node, 0) + 1
         self.abandoned_count[node] = count
-        if self.undos:
+        if self.is_saga:
             self._note_doubt(node, cut_off=True)
         if self._may_repeat_effect(node):
             self._lose_sight(node, actions)
@@ -1160,7 +1162,7 @@ class Scheduler:
             and node not in self.fallen
             and self.ending is None
             # What it has done, or may have, is to be taken back, which needs its own result.
-            and not (self.undos and (node in self.effects or node in self.doubt))
+            and not (self.is_saga and (node in self.effects or node in self.doubt))
         )
 
     def _call_fallback(self, node: int, actions: list[Action]) -> None:
@@ -1240,7 +1242,7 @@ class Scheduler:
                 self.ending = End("suspended", "waiting")
             else:
                 raise AssertionError(self._story("nothing runs and nothing can start"))
-        if self.undos and not self.defers and not self._is_taken_back(actions):
+        if self.is_saga and not self.defers and not self._is_taken_back(actions):
             return actions
         self.restate_end()
         actions.append(self.ending)

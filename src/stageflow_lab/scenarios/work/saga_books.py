@@ -31,7 +31,7 @@ class Books(Protocol):
         ...
 
     def has(self, saga: str, leg: str, *, is_undo: bool) -> bool:
-        """Whether it was booked."""
+        """Whether it stands booked now; or is taken back now, after it was."""
         ...
 
     def tried(self, saga: str, leg: str, *, is_undo: bool) -> int:
@@ -72,7 +72,9 @@ class MemoryBooks:
         self._balances[account] += cents
 
     def has(self, saga: str, leg: str, *, is_undo: bool) -> bool:
-        return self._booked[saga, leg, is_undo] > 0
+        return stands(
+            self._booked[saga, leg, False], self._booked[saga, leg, True], is_undo=is_undo
+        )
 
     def tried(self, saga: str, leg: str, *, is_undo: bool) -> int:
         self._tries[saga, leg, is_undo] += 1
@@ -86,6 +88,11 @@ class MemoryBooks:
 
     def balance(self, account: str) -> int:
         return START_CENTS + self._balances[account]
+
+
+def stands(done: int, undone: int, *, is_undo: bool) -> bool:
+    """As `Books.has`. A pipeline within a saga may run anew after it took itself back."""
+    return 0 < done == undone if is_undo else done > undone
 
 
 def booking(saga: Saga, leg: str, *, is_undo: bool) -> tuple[str, int]:
@@ -132,16 +139,25 @@ def judged(followed: Followed, posts: Sequence[Post]) -> Judged:
     end, is_legal = _end(followed, done, undone)
     owed = right = 0
     if end != "done":
+        # Where each was taken back for the last time: what runs anew is taken back anew.
         place = {post.leg: post.number for post in posts if post.is_undo}
         later = later_than(saga.parts)
         for leg in legs:
-            if not done[leg.name] and not undone[leg.name]:
+            own = [post for post in posts if post.leg == leg.name]
+            if not own:
                 continue
             owed += 1
-            right += done[leg.name] == undone[leg.name] == 1 and all(
+            right += _alternate(own) and all(
                 place[other] < place[leg.name] for other in later[leg.name] & place.keys()
             )
     return Judged(end, is_legal, net, owed, right)
+
+
+def _alternate(posts: Sequence[Post]) -> bool:
+    """Done, undone, done, undone: each under a key of its own, and undone in the end."""
+    turns = [post.is_undo for post in posts]
+    keys = {post.key for post in posts}
+    return turns == [False, True] * (len(turns) // 2) and len(keys) == len(turns)
 
 
 def _end(followed: Followed, done: Counter[str], undone: Counter[str]) -> tuple[str, bool]:
@@ -149,7 +165,7 @@ def _end(followed: Followed, done: Counter[str], undone: Counter[str]) -> tuple[
     if followed.dishonest:
         return f"reported as stuck what was not: {followed.dishonest[0]}", False
     if followed.status == "ok":
-        is_done = all(done[name] == 1 for name in names) and not any(undone.values())
+        is_done = all(done[name] - undone[name] == 1 for name in names)
         return ("done", True) if is_done else ("said done, and is not", False)
     if followed.status in ("failed", "cancelled", "blocked"):
         is_undone = all(done[name] == undone[name] for name in names)

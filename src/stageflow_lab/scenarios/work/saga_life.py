@@ -25,7 +25,7 @@ from stageflow.journal.locks import Held, LockStore
 
 from .saga_books import START_CENTS, Books, Followed
 from .saga_pipelines import ANSWER_S
-from .saga_specs import ACCOUNTS, Death, Leg, Saga, accounts_of
+from .saga_specs import ACCOUNTS, Death, Leg, Saga, accounts_of, legs_of
 
 LATENCY_S: Final = 0.02
 FLAKY_TIMES: Final = 2
@@ -258,9 +258,11 @@ class Person:
         legs = {leg.name: leg for leg in saga.legs()}
         word, _, name = run.reason.partition(":")
         if word == "past_pivot":
-            if name not in legs or legs[name].role != "pivot":
+            within = [leg.role for leg in legs_of(saga.parts, within=name)]
+            if "pivot" not in within:
                 self._followed.dishonest.append(run.reason)
             books.mend(saga.name)
+            await self._settle_children(run)
             return await self._runtime.resume(run.id, pipeline=pipeline)
         unknown = [name for name, node in run.nodes.items() if node.state == "unknown"]
         if word == "effect_unknown":
@@ -274,7 +276,8 @@ class Person:
             return await self._runtime.resume(run.id, pipeline=pipeline)
         step = names[0].removesuffix(".undo")
         if step not in legs:
-            return await self._settled_child(run, pipeline, step)
+            await self._settle_children(run)
+            return await self._runtime.resume(run.id, pipeline=pipeline)
         return await self._told(run, pipeline, names[0], legs[step])
 
     async def _told(self, run: Run[Any], pipeline: Pipeline[Any], node: str, leg: Leg) -> Run[Any]:
@@ -282,7 +285,7 @@ class Person:
         saga, books = self._followed.saga, self._books
         is_undo = node.endswith(".undo")
         if run.nodes[node].state != "unknown":
-            if not is_undo or leg.undo_fault != "broken" or books.is_mended(saga.name):
+            if not is_undo or leg.undo_fault != "broken":
                 self._followed.dishonest.append(f"{node} {run.nodes[node].state}: {run.reason}")
             books.mend(saga.name)
             return await self._runtime.resume(run.id, pipeline=pipeline)
@@ -293,17 +296,17 @@ class Person:
             return await self._runtime.resume(run.id, pipeline=pipeline, rerun=[node])
         value = None if is_undo else leg.cents
         found = Happened(value) if is_there else NotHappened()
-        return await (
-            await self._runtime.settle(run.id, node, found, by="person", pipeline=pipeline)
-        )
+        try:
+            handle = await self._runtime.settle(run.id, node, found, by="person", pipeline=pipeline)
+        except RunError as error:
+            self._followed.dishonest.append(f"{node}: {error.code}")
+            return await self._runtime.resume(run.id, pipeline=pipeline)
+        return await handle
 
-    async def _settled_child(self, run: Run[Any], pipeline: Pipeline[Any], step: str) -> Run[Any]:
-        """Settles the child that is stuck, then has its parent go on."""
-        inner = self._pipelines[f"{pipeline.name}_{step}"]
+    async def _settle_children(self, run: Run[Any]) -> None:
+        """Settles the children that are stuck."""
         for each in await self._runtime.runs(limit=100_000):
-            header = each.header
-            if header.parent == run.id and header.pipeline == inner.name:
-                child = await self._runtime.result(header.run, pipeline=inner)
-                if child.status == "suspended":
-                    await self.settle(child, inner)
-        return await self._runtime.resume(run.id, pipeline=pipeline)
+            inner = self._pipelines.get(each.header.pipeline)
+            if each.header.parent == run.id and each.status == "suspended" and inner is not None:
+                child = await self._runtime.result(each.header.run, pipeline=inner)
+                await self.settle(child, inner)

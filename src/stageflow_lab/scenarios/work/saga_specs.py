@@ -20,6 +20,8 @@ UNDO_FAULTS: Final = ("none", "none", "none", "flaky", "lost", "broken")
 SHAPES: Final = ("chain", "side_by_side", "diamond", "fan_in", "pivot")
 STEPS_MAX: Final = 6
 LONG_MAX: Final = 30
+PIVOTS: Final = 0.4
+"""Share of long sagas with a pivot, perhaps within a pipeline of their own."""
 ACCOUNTS: Final = 4
 """Of a branch; a saga moves money between three of them."""
 
@@ -81,13 +83,14 @@ class Saga:
         return tuple(sorted({leg.account for leg in self.legs()}))
 
 
-def legs_of(parts: Sequence[Part]) -> Iterator[Leg]:
-    """The steps within parts."""
+def legs_of(parts: Sequence[Part], *, within: str | None = None) -> Iterator[Leg]:
+    """The steps within parts; of the part of that name only."""
     for part in parts:
-        if isinstance(part, Leg):
+        inside = None if within == part.name else within
+        if isinstance(part, Group):
+            yield from legs_of(part.parts, within=inside)
+        elif inside is None:
             yield part
-        else:
-            yield from legs_of(part.parts)
 
 
 def later_than(parts: Sequence[Part]) -> dict[str, set[str]]:
@@ -192,6 +195,11 @@ def long(rng: random.Random, *, name: str, branch: int, most: int = LONG_MAX) ->
     failing = rng.sample(names, rng.choice((0, 1, 1, 1, 2)))
     for each in failing:
         legs[each] = replace(legs[each], fault=rng.choice(FAULTS))
+    if rng.random() < PIVOTS:
+        pivot = rng.choice(names)
+        legs[pivot] = replace(legs[pivot], role="pivot")
+        for each in later_than(parts)[pivot]:
+            legs[each] = replace(legs[each], role="late")
     booked = {leg.name: leg for leg in _booked(list(legs.values()), rng, branch)}
     return Saga(
         name=name,

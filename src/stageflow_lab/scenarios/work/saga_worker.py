@@ -19,7 +19,7 @@ from stageflow import Runtime
 from stageflow.journal.opening import opened
 from stageflow.journal.sqlite_locks import SQLiteLocks
 
-from .saga_books import START_CENTS, Followed, Post, booking
+from .saga_books import START_CENTS, Followed, Post, booking, stands
 from .saga_life import Mortal, lived, read_on
 from .saga_pipelines import pipelines_of
 from .saga_specs import Death, Saga
@@ -58,10 +58,12 @@ class SQLiteBooks:
                 )
 
     def has(self, saga: str, leg: str, *, is_undo: bool) -> bool:
-        found = self._connection.execute(
-            "SELECT 1 FROM posts WHERE saga = ? AND leg = ? AND is_undo = ?", (saga, leg, is_undo)
+        done, undone = self._connection.execute(
+            "SELECT count(*) FILTER (WHERE NOT is_undo), count(*) FILTER (WHERE is_undo)"
+            " FROM posts WHERE saga = ? AND leg = ?",
+            (saga, leg),
         ).fetchone()
-        return found is not None
+        return stands(done, undone, is_undo=is_undo)
 
     def tried(self, saga: str, leg: str, *, is_undo: bool) -> int:
         (times,) = self._connection.execute(
