@@ -81,6 +81,78 @@ def run_id(said: Said) -> str:
     return found[1]
 
 
+SAGA = """
+from pathlib import Path
+
+from stageflow import Pipeline, Retry, work
+
+
+def released(result: str) -> None:
+    if Path("closed").exists():
+        raise OSError("the shop is closed")
+    Path("booked").unlink()
+
+
+@work(undo=work(released, retry=Retry(attempts=1)))
+def room(days: int) -> str:
+    Path("booked").touch()
+    return "room"
+
+
+@work
+def paid(room: str, days: int) -> str:
+    if days > 7:
+        raise ValueError("over the limit")
+    return "receipt"
+
+
+trip = Pipeline("trip", [room, paid], inputs={"days": int}, outputs=paid)
+"""
+LONG_TRIP = ("run", "clidesk:trip", "--input", "days=30")
+
+
+@pytest.fixture
+def saga(folder: Path) -> Path:
+    """The module holds a saga."""
+    (folder / "clidesk.py").write_text(SAGA)
+    return folder
+
+
+def test_a_saga_tells_what_it_took_back(saga: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = Said(capsys, *LONG_TRIP)
+    assert said.status == 1 and "taken back: room\n" in said.err
+    assert "stageflow resume" not in said.err and not (saga / "booked").exists()
+    assert "room.undo (attempt 1)" in Said(capsys, "show", run_id(said)).out
+
+
+def test_a_stuck_undo_is_settled_by_a_person(
+    saga: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (saga / "closed").touch()
+    said = Said(capsys, *LONG_TRIP)
+    run = run_id(said)
+    assert said.status == 1 and "ended as suspended: undo_stuck:room.undo" in said.err
+    assert f"stageflow settle {run} room.undo --by NAME" in said.err
+    wrong = Said(capsys, "settle", run, "room", "--not-happened", "--by", "ann")
+    assert wrong.status != 0 and "run.not_stuck" in wrong.err
+    settled = Said(capsys, "settle", run, "room.undo", "--happened", "null", "--by", "ann")
+    assert settled.status == 1 and "ended as failed" in settled.err
+    assert "taken back: room\n" in settled.err
+
+
+def test_what_happened_is_told_as_json(saga: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = Said(capsys, "settle", "run", "room", "--happened", "yes", "--by", "ann")
+    assert said.status == USAGE and "is no JSON" in said.err
+
+
+def test_a_done_run_is_undone(saga: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = Said(capsys, "run", "clidesk:trip", "--input", "days=3")
+    assert said.status == 0 and (saga / "booked").exists()
+    undone = Said(capsys, "undo", run_id(said))
+    assert (undone.status, undone.out) == (0, "taken back: room\n")
+    assert not (saga / "booked").exists()
+
+
 def test_run_writes_the_output_alone_to_standard_output(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -41,6 +41,7 @@ from stageflow.model.outputs import (
     Decision,
     Feedback,
     Happened,
+    LetStand,
     NotHappened,
     Redact,
     Revise,
@@ -59,7 +60,7 @@ from stageflow.runtime.events import Event, EventType, Subscription
 from stageflow.runtime.failure import Failure, StageFailed
 from stageflow.runtime.handle import Handle
 from stageflow.runtime.limits import Limits
-from stageflow.runtime.outcome import Candidate, NodeOutcome, Run
+from stageflow.runtime.outcome import Candidate, NodeOutcome, Run, Undo
 from stageflow.runtime.pipeline import Pipeline, RunStream
 from stageflow.runtime.runtime import Runtime
 from stageflow.runtime.shared_pools import SharedPool
@@ -103,6 +104,7 @@ __all__ = [
     "InputError",
     "JournalError",
     "Kind",
+    "LetStand",
     "Limits",
     "NodeOutcome",
     "NotHappened",
@@ -128,6 +130,7 @@ __all__ = [
     "Subscription",
     "TenantRuntime",
     "Turn",
+    "Undo",
     "ValueRefused",
     "Waiting",
     "Window",

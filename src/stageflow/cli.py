@@ -23,10 +23,11 @@ from stageflow.answering import answer_of, asked_text, shown_text, text_of, when
 from stageflow.journal.store import SUSPENDED
 from stageflow.model.bag import MISSING
 from stageflow.model.errors import InputError, StageflowError
+from stageflow.model.outputs import Happened, LetStand, NotHappened
 from stageflow.runtime.account import AttemptAccount, attempts_of
 from stageflow.runtime.events import Event, EventType, Subscription
 from stageflow.runtime.handle import Handle
-from stageflow.runtime.outcome import Run
+from stageflow.runtime.outcome import Run, Undo
 from stageflow.runtime.pipeline import Pipeline
 from stageflow.runtime.recovery import load_target, locate
 from stageflow.runtime.runtime import LOCAL_ROOT, Runtime
@@ -127,6 +128,30 @@ def _parser() -> argparse.ArgumentParser:
     signal_.add_argument("--quiet", action="store_true", help="no progress, only the output")
     signal_.set_defaults(handler=_signal)
 
+    settle = commands.add_parser("settle", help="say how a stuck step stands, and go on")
+    settle.add_argument("run", metavar="RUN")
+    settle.add_argument("node", metavar="NODE", help="the step, or its undo: STEP.undo")
+    found = settle.add_mutually_exclusive_group(required=True)
+    found.add_argument(
+        "--happened",
+        type=_json,
+        default=argparse.SUPPRESS,  # else a null counts as not given
+        metavar="JSON",
+        help="it took effect, and would have given this",
+    )
+    found.add_argument(
+        "--not-happened", action="store_true", help="it did not: an undo is tried again"
+    )
+    found.add_argument("--let-stand", metavar="REASON", help="what was to be undone stays")
+    settle.add_argument("--by", required=True, metavar="NAME", help="who says so; is kept")
+    settle.add_argument("--quiet", action="store_true", help="no progress, only the output")
+    settle.set_defaults(handler=_settle)
+
+    undo = commands.add_parser("undo", help="take back what a finished run has done")
+    undo.add_argument("run", metavar="RUN")
+    undo.add_argument("--quiet", action="store_true", help="no progress")
+    undo.set_defaults(handler=_undo)
+
     show = commands.add_parser("show", help="what each node of a run got, gave, and how long")
     show.add_argument("run", metavar="RUN")
     show.set_defaults(handler=_show)
@@ -143,16 +168,16 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="the same as data")
     doctor.set_defaults(handler=_doctor)
 
-    for command in (resume, waiting, signal_, show):
+    for command in (resume, waiting, signal_, settle, undo, show):
         command.add_argument("--pipeline", metavar="MODULE:ATTR", help="where the pipeline is now")
-    for command in (run, submit, worker, runs, resume, waiting, signal_, show):
+    for command in (run, submit, worker, runs, resume, waiting, signal_, settle, undo, show):
         command.add_argument(
             "--root", default=LOCAL_ROOT, metavar="DIR", help="where the journal lies"
         )
         command.add_argument(
             "--journal", metavar="URL", help="another journal, such as postgresql://host/database"
         )
-    for command in (runs, resume, waiting, signal_, show):
+    for command in (runs, resume, waiting, signal_, settle, undo, show):
         command.add_argument(
             "--tenant", metavar="NAME", help="only what NAME has; the runs of others are not there"
         )
@@ -294,6 +319,57 @@ def _signal(options: argparse.Namespace) -> int:
         return _report(run, asked, options)
 
     return asyncio.run(go())
+
+
+def _settle(options: argparse.Namespace) -> int:
+    pipeline = _given_pipeline(options)
+    if options.let_stand is not None:
+        found: Happened | NotHappened | LetStand = LetStand(options.let_stand)
+    elif options.not_happened:
+        found = NotHappened()
+    else:
+        found = Happened(options.happened)
+
+    async def go() -> int:
+        async with _existing(options) as whole, _progress(options.quiet) as events:
+            runtime = _seen(whole, options)
+            handle = await runtime.settle(
+                options.run,
+                options.node,
+                found,
+                by=options.by,
+                pipeline=pipeline,
+                events=(events,),
+            )
+            run = await _ended(handle, options)
+            asked = await _asked(runtime, run, pipeline)
+        return _report(run, asked, options)
+
+    return asyncio.run(go())
+
+
+def _undo(options: argparse.Namespace) -> int:
+    pipeline = _given_pipeline(options)
+
+    async def go() -> int:
+        async with _existing(options) as whole, _progress(options.quiet) as events:
+            runtime = _seen(whole, options)
+            run = await runtime.undo(options.run, pipeline=pipeline, events=(events,))
+        if run.undo is not None and not run.undo.stuck:
+            sys.stdout.write(f"taken back: {', '.join(run.undo.undone)}\n")
+            return 0
+        return _report(run, (), options)
+
+    return asyncio.run(go())
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text[:60]!r} is no JSON ({error}); a text has quotes of its own: '\"text\"'"
+        ) from None
 
 
 def _runs(options: argparse.Namespace) -> int:
@@ -497,6 +573,8 @@ def _report(run: Run[Any], asked: Sequence[Waiting], options: argparse.Namespace
                 sys.stderr.write(f"the last {name} was sent back: {said}\n")
     for question in asked:
         sys.stderr.write("\n" + _asked_text(question, options))
+    if run.undo is not None:
+        return _report_undo(run, run.undo, options)
     unknown = [name for name, node in run.nodes.items() if node.state == "unknown"]
     if unknown:
         rerun = "".join(f" --rerun {name}" for name in unknown)
@@ -508,6 +586,23 @@ def _report(run: Run[Any], asked: Sequence[Waiting], options: argparse.Namespace
         return WAITS
     elif run.status != "blocked":
         sys.stderr.write(f"go on with: {_command('resume', run.id, options)}\n")
+    return 1
+
+
+def _report_undo(run: Run[Any], undo: Undo, options: argparse.Namespace) -> int:
+    """What was taken back, and what a person must decide."""
+    if undo.undone:
+        sys.stderr.write(f"taken back: {', '.join(undo.undone)}\n")
+    if undo.left:
+        sys.stderr.write(f"left as it is: {', '.join(undo.left)}\n")
+    for step in undo.stuck:
+        node = step if run.nodes[step].state == "unknown" else f"{step}.undo"
+        settle = f"{_command('settle', run.id, options)} {node}"
+        sys.stderr.write(
+            f"nobody can tell, or take back, what {step} did; look, then say how {node} stands:\n"
+            f"{settle} --by NAME --happened JSON | --not-happened | --let-stand REASON\n"
+            f"or have it tried again: {_command('resume', run.id, options)}\n"
+        )
     return 1
 
 

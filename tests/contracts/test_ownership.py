@@ -322,7 +322,7 @@ def test_values_nest_deeper_than_one_function_may() -> None:
         contract.admit(late, Freezer())
 
 
-def test_a_class_that_occurs_often_is_settled_by_one_function() -> None:
+def test_a_class_that_occurs_often_is_secured_by_one_function() -> None:
     class Pair(BaseModel):
         left: Note
         right: Note

@@ -7,7 +7,7 @@ view is made by a copier, compiled from the schema, that goes straight to what c
 
 Leaves that pydantic makes exact are shared. Where something else may come (a datetime with a user's
 time zone, what a validator function returns, Any, the set of given fields of an instance), the
-value is settled after it is validated (stageflow.contracts.settling). A schema that is recursive,
+value is secured after it is validated (stageflow.contracts.securing). A schema that is recursive,
 and at its own place whatever this module has no reader for, is left to freezing as a whole.
 """
 
@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stageflow.contracts import copying, settling
+from stageflow.contracts import copying, securing
 from stageflow.contracts.copying import EMPTY, Copier
-from stageflow.contracts.settling import Settler, Settles
+from stageflow.contracts.securing import Securer, Secures
 from stageflow.model import boxes, objects
 from stageflow.model.boxes import FLAT, Frozen, thaw
 from stageflow.model.freezing import LEAVES, is_moment
@@ -66,7 +66,7 @@ class Owned:
         """The same value in boxes, for hashing and the journal."""
 
     def kept(self, value: Any) -> Any:
-        """The canonical form of a value that was validated and settled."""
+        """The canonical form of a value that was validated and secured."""
         if self._view is None:
             return self.opened(value)
         if self._is_flat:
@@ -82,16 +82,16 @@ class Ownership:
     plain: Node | None
     """A schema that admits the same values but for those with instances of models in them, for
     dicts that stand for a model; None when the contract is of something else."""
-    settles: Settles | None
+    secures: Secures | None
 
-    def settling(self, *, has_instances: bool) -> Copier:
+    def securing(self, *, has_instances: bool) -> Copier:
         """Compiles what makes every part of a validated value its own, and gives it.
 
         It raises ValueRefused with a path that begins somewhere inside. `has_instances`: the
         schema itself has validated it, not the plain one.
         """
-        settler = Settler(_settled(), has_instances=has_instances)
-        function = settler.function(self.settles) if self.settles else None
+        securer = Securer(_secured(), has_instances=has_instances)
+        function = securer.function(self.secures) if self.secures else None
         return function or (lambda value: value)
 
 
@@ -108,19 +108,19 @@ def ownership(schema: Node) -> Ownership | None:
     owned = Owned(read.copier, has_members=reader.has_members)
     # A union is left as it is, since an edited choice could change which one pydantic prefers.
     has_plain = reader.is_model(schema) and not _has_referring_union(schema)
-    return Ownership(owned, read.plain if has_plain else None, read.settles)
+    return Ownership(owned, read.plain if has_plain else None, read.secures)
 
 
-def _settled() -> Copier:
+def _secured() -> Copier:
     freeze = Freezer().freeze
 
-    def settled(value: Any) -> Any:
+    def secured(value: Any) -> Any:
         """What may stand in an owned value instead of `value`."""
         if type(value) in LEAVES or is_moment(value):
             return value
         return freeze(value)
 
-    return settled
+    return secured
 
 
 class _NotOwned(Exception):
@@ -129,12 +129,12 @@ class _NotOwned(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """One node: its values are copied and settled so; None for what needs neither."""
+    """One node: its values are copied and secured so; None for what needs neither."""
 
     plain: Node
     """The node without instances of models, see Ownership."""
     copier: Copier | None = None
-    settles: Settles | None = None
+    secures: Secures | None = None
 
 
 class _Reader:
@@ -156,7 +156,7 @@ class _Reader:
         made = {ref: self._made.get(ref) for ref in self._definitions}
         plain = [one.plain if one else self._definitions[ref] for ref, one in made.items()]
         edited = {**schema, "schema": read.plain, "definitions": plain}
-        return _Read(edited, read.copier, read.settles)
+        return _Read(edited, read.copier, read.secures)
 
     def node(self, node: Node) -> _Read:
         """Raises _NotOwned."""
@@ -175,12 +175,12 @@ class _Reader:
             # Frozen parts of a recursive schema would hide how deep its values are.
             if self.is_recursive(node):
                 raise
-            return _Read(node, thaw, settling.loose)
+            return _Read(node, thaw, securing.loose)
 
     def leaves(self, node: Node) -> None:
         """Raises _NotOwned unless the values need neither a check nor a copy."""
         read = self.node(node)
-        if read.copier is not None or read.settles is not None:
+        if read.copier is not None or read.secures is not None:
             raise _NotOwned
 
     def defined(self, ref: str) -> _Read:
@@ -244,7 +244,7 @@ class _Fields:
     def __init__(self, each: Mapping[str, _Read]) -> None:
         self._each = each
         self.copiers = [(name, read.copier) for name, read in each.items() if read.copier]
-        self.settles = {name: read.settles for name, read in each.items()}
+        self.secures = {name: read.secures for name, read in each.items()}
 
     def plain(self, name: str, node: Node) -> Node:
         return _with(node, schema=self._each[name].plain)
@@ -260,13 +260,13 @@ class _Fields:
 def _reference(reader: _Reader, node: Node) -> _Read:
     ref: str = node["schema_ref"]
     read = reader.defined(ref)
-    settles = read.settles
-    if settles is None:
+    secures = read.secures
+    if secures is None:
         return _Read(node, read.copier)
     return _Read(
         node,
         read.copier,
-        lambda settler, value, target: settler.apart(ref, settles, target, value),
+        lambda securer, value, target: securer.apart(ref, secures, target, value),
     )
 
 
@@ -283,11 +283,11 @@ def _enum(reader: _Reader, node: Node) -> _Read:
 
 
 def _as_given(reader: _Reader, node: Node) -> _Read:
-    return _Read(node, None, settling.exactly(_AS_GIVEN[node["type"]]))
+    return _Read(node, None, securing.exactly(_AS_GIVEN[node["type"]]))
 
 
 def _moment(reader: _Reader, node: Node) -> _Read:
-    return _Read(node, None, settling.moment(_MOMENTS[node["type"]]))
+    return _Read(node, None, securing.moment(_MOMENTS[node["type"]]))
 
 
 def _nullable(reader: _Reader, node: Node) -> _Read:
@@ -295,7 +295,7 @@ def _nullable(reader: _Reader, node: Node) -> _Read:
     return _Read(
         _with(node, schema=read.plain),
         copying.or_leaf(read.copier),
-        settling.unless_none(read.settles),
+        securing.unless_none(read.secures),
     )
 
 
@@ -310,17 +310,17 @@ def _default(reader: _Reader, node: Node) -> _Read:
         factory = type(node["default"])
     if factory is None:
         is_none = node.get("default", 0) is None and inner["type"] == "nullable"
-        settles = read.settles if is_none else settling.unless_leaf(read.settles)
-        return _Read(plain, copying.or_leaf(read.copier), settles)
-    if factory not in EMPTY or (read.settles and _container_of(inner) is not factory):
+        secures = read.secures if is_none else securing.unless_leaf(read.secures)
+        return _Read(plain, copying.or_leaf(read.copier), secures)
+    if factory not in EMPTY or (read.secures and _container_of(inner) is not factory):
         raise _NotOwned
-    return _Read(plain, copying.or_empty(read.copier), read.settles)
+    return _Read(plain, copying.or_empty(read.copier), read.secures)
 
 
 def _before(reader: _Reader, node: Node) -> _Read:
     """A function that runs first: what it returns is validated."""
     read = reader.node(node["schema"])
-    return _Read(_with(node, schema=read.plain), read.copier, read.settles)
+    return _Read(_with(node, schema=read.plain), read.copier, read.secures)
 
 
 def _list(reader: _Reader, node: Node) -> _Read:
@@ -328,7 +328,7 @@ def _list(reader: _Reader, node: Node) -> _Read:
     return _Read(
         _with(node, items_schema=read.plain),
         copying.each(read.copier),
-        settling.items(read.settles),
+        securing.items(read.secures),
     )
 
 
@@ -348,7 +348,7 @@ def _dict(reader: _Reader, node: Node) -> _Read:
     return _Read(
         _with(node, values_schema=read.plain),
         copying.each_value(read.copier),
-        settling.values(read.settles),
+        securing.values(read.secures),
     )
 
 
@@ -357,10 +357,10 @@ def _tuple(reader: _Reader, node: Node) -> _Read:
     plain = _with(node, items_schema=[each.plain for each in read])
     if node.get("variadic_item_index") is None:
         copier = copying.places([each.copier for each in read])
-        return _Read(plain, copier, settling.places([each.settles for each in read]))
+        return _Read(plain, copier, securing.places([each.secures for each in read]))
     if len(read) > 1:
         raise _NotOwned
-    return _Read(plain, copying.run_of(read[0].copier), settling.run_of(read[0].settles))
+    return _Read(plain, copying.run_of(read[0].copier), securing.run_of(read[0].secures))
 
 
 def _typed_dict(reader: _Reader, node: Node) -> _Read:
@@ -369,7 +369,7 @@ def _typed_dict(reader: _Reader, node: Node) -> _Read:
     return _Read(
         _with(node, fields={name: read.plain(name, each) for name, each in node["fields"].items()}),
         copying.by_name(read.copiers, named=read.named(has_extra)),
-        settling.keyed(read.settles, has_extra=has_extra),
+        securing.keyed(read.secures, has_extra=has_extra),
     )
 
 
@@ -377,26 +377,26 @@ def _union(reader: _Reader, node: Node) -> _Read:
     """Which choice pydantic has taken is told by the class of the value."""
     leaves: set[type] = set()
     copiers: dict[type, Copier] = {}
-    settles: dict[type, Settles | None] = {}
+    secures: dict[type, Secures | None] = {}
     is_exact = True
     for choice in _choices(reader, node):
         inner, read = reader.resolved(choice), reader.node(choice)
-        is_exact = is_exact and read.copier is None and read.settles is None
+        is_exact = is_exact and read.copier is None and read.secures is None
         if inner["type"] in _LEAVES:
             continue
         cls = _CLASSES.get(inner["type"]) or inner.get("cls")
-        if cls is None or cls in settles or cls in leaves:
+        if cls is None or cls in secures or cls in leaves:
             raise _NotOwned
         if inner["type"] == "enum":
             leaves.add(cls)
         else:
-            settles[cls] = read.settles
+            secures[cls] = read.secures
             if read.copier is not None:
                 copiers[cls] = read.copier
     if is_exact:
         return _Read(node)
     copier = None if not copiers else lambda value: copiers.get(type(value), thaw)(value)
-    return _Read(node, copier, settling.one_of(LEAVES | leaves, settles))
+    return _Read(node, copier, securing.one_of(LEAVES | leaves, secures))
 
 
 def _choices(reader: _Reader, union: Node) -> Iterator[Node]:
@@ -413,21 +413,21 @@ def _choices(reader: _Reader, union: Node) -> Iterator[Node]:
 def _tagged_union(reader: _Reader, node: Node) -> _Read:
     choices: dict[Any, Node] = {}
     copiers: dict[type, Copier] = {}
-    settles: dict[type, Settles | None] = {}
+    secures: dict[type, Secures | None] = {}
     for tag, choice in node["choices"].items():
         read, cls = reader.node(choice), reader.class_of(choice)
         if read.copier is None or cls in copiers:
             raise _NotOwned
-        choices[tag], copiers[cls], settles[cls] = read.plain, read.copier, read.settles
+        choices[tag], copiers[cls], secures[cls] = read.plain, read.copier, read.secures
     return _Read(
         _with(node, choices=choices),
         lambda value: copiers[type(value)](value),
-        settling.by_class(settles),
+        securing.by_class(secures),
     )
 
 
 def _uuid(reader: _Reader, node: Node) -> _Read:
-    return _Read(node, copying.uuid_copier(_settled()), settling.copied_uuid)
+    return _Read(node, copying.uuid_copier(_secured()), securing.copied_uuid)
 
 
 def _dataclass(reader: _Reader, node: Node) -> _Read:
@@ -443,7 +443,7 @@ def _dataclass(reader: _Reader, node: Node) -> _Read:
     return _Read(
         _with(node, schema={**inner, "fields": fields}),
         copying.record_copier(cls, read.copiers, named=read.named(has_extra)),
-        settling.record(read.settles, has_extra=has_extra),
+        securing.record(read.secures, has_extra=has_extra),
     )
 
 
@@ -456,8 +456,8 @@ def _model(reader: _Reader, node: Node) -> _Read:
     fields = {"root": {"schema": inner}} if is_root else inner["fields"]
     read = reader.fields({name: each["schema"] for name, each in fields.items()})
     plain = {name: read.plain(name, each) for name, each in fields.items()}
-    settles = settling.model(
-        read.settles,
+    secures = securing.model(
+        read.secures,
         has_extra=not is_root and _keeps_extra(inner, node),
         is_instance_always=is_root,
     )
@@ -465,7 +465,7 @@ def _model(reader: _Reader, node: Node) -> _Read:
         edited = {**node, "schema": plain["root"]["schema"]}
     else:
         edited = _of_dict({**node, "schema": {**inner, "fields": plain}})
-    return _Read(edited, copying.model_copier(cls, read.copiers, is_root=is_root), settles)
+    return _Read(edited, copying.model_copier(cls, read.copiers, is_root=is_root), secures)
 
 
 _READERS: Mapping[str, Callable[[_Reader, Node], _Read]] = {

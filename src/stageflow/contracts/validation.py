@@ -50,13 +50,13 @@ class Validator:
         found = ownership(schema)
         self._owning: tuple[Owned, Validate] | None = None
         if found is not None:
-            self._owning = found.owned, _settling(self._core.validate_python, found)
+            self._owning = found.owned, _securing(self._core.validate_python, found)
         self._plain = tuple(edit.plain)
 
     def owning(self) -> tuple[Owned, Validate] | None:
         """How values are kept that nobody else holds any part of, and what makes them so.
 
-        The second validates and settles: it also raises ValueRefused, with a path that begins
+        The second validates and secures: it also raises ValueRefused, with a path that begins
         where a part was refused. None when every value has to be frozen as a whole.
         """
         for cls in self._plain:
@@ -89,38 +89,38 @@ class Validator:
         return known
 
 
-def _settling(validate: Validate, ownership: Ownership) -> Validate:
-    """Validates and settles; what that takes is compiled when it is first used.
+def _securing(validate: Validate, ownership: Ownership) -> Validate:
+    """Validates and secures; what that takes is compiled when it is first used.
 
     A dict that stands for a model is first taken to hold no instances, whose given fields would
     have to be copied. One that does is validated again: its validators run twice.
     """
-    if ownership.settles is None:
+    if ownership.secures is None:
         return validate
     from pydantic_core import ValidationError
 
     schema = ownership.plain
-    settle: Validate | None = None
+    secure: Validate | None = None
     plain: tuple[Validate, Validate] | None = None
 
-    def settled(value: Any) -> Any:
-        nonlocal plain, settle
+    def secured(value: Any) -> Any:
+        nonlocal plain, secure
         if schema is not None and type(value) is dict:
             if plain is None:
-                settle_plain = ownership.settling(has_instances=False)
-                plain = _compiled(schema).validate_python, settle_plain
-            validate_plain, settle_plain = plain
+                secure_plain = ownership.securing(has_instances=False)
+                plain = _compiled(schema).validate_python, secure_plain
+            validate_plain, secure_plain = plain
             try:
                 made = validate_plain(value)
             except ValidationError:
                 pass
             else:
-                return settle_plain(made)
-        if settle is None:
-            settle = ownership.settling(has_instances=True)
-        return settle(validate(value))
+                return secure_plain(made)
+        if secure is None:
+            secure = ownership.securing(has_instances=True)
+        return secure(validate(value))
 
-    return settled
+    return secured
 
 
 def _compiled(schema: Any) -> Any:

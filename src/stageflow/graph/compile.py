@@ -16,6 +16,7 @@ from stageflow.graph.labelling import cleared_by_guards, is_labelled, refused_la
 from stageflow.graph.plan import Argument, InputSpec, Node, Plan, Role, Source
 from stageflow.graph.reach import unreachable
 from stageflow.graph.stage import Child, Merge, Stage, checked_name, signature_of
+from stageflow.graph.undo import RESULT, effects_behind, undo_name, undo_of
 from stageflow.model.errors import BuildError, BuildErrors, StageflowError, nearest
 from stageflow.model.kinds import Kind
 from stageflow.model.outputs import Feedback
@@ -44,6 +45,8 @@ def compile_plan(
     build.stop_if_wrong()
     build.wire()
     build.find_outputs(outputs)
+    build.stop_if_wrong()
+    build.place_undos()
     build.stop_if_wrong()
     return build.plan()
 
@@ -85,6 +88,8 @@ class _Build:
         """Node to its fallback."""
         self.stands_for: dict[int, int] = {}
         """The other way round."""
+        self.undos: dict[int, int] = {}
+        """Node to the node that undoes it."""
         self.outputs: tuple[int, ...] = ()
         self.single_output = False
 
@@ -886,6 +891,60 @@ class _Build:
                 found.append(number)
         self.outputs = tuple(found)
 
+    # -- undoing -----------------------------------------------------------------------------
+
+    def place_undos(self) -> None:
+        """Behind all other nodes, one for each that can be undone. Nobody waits for them, nor they
+        for anybody: the scheduler begins them."""
+        for number in range(len(self.stages)):
+            stage = self.stages[number]
+            undo = None if stage is None else undo_of(stage)
+            if stage is None or undo is None:
+                continue
+            if undo.unresolved is not None:
+                undo = self._resolved(undo)
+            place = self.undos[number] = len(self.stages)
+            name = undo_name(self.names[number])
+            self.index[name] = place
+            self.names.append(name)
+            self.stages.append(dataclasses.replace(undo, name=name))
+            self.parents.append({})
+            self.arguments.append(
+                tuple(
+                    argument
+                    for parameter in undo.parameters
+                    if (argument := self._undo_argument(number, undo, parameter)) is not None
+                )
+            )
+        self.sorted += [self.undos[node] for node in reversed(self.sorted) if node in self.undos]
+
+    def _undo_argument(self, number: int, undo: Stage[..., Any], parameter: Any) -> Argument | None:
+        """What the undo of a node takes: its result, what it took itself, an input or a dep."""
+        default = (parameter.has_default, parameter.default)
+        if parameter.name == RESULT:
+            self._check_node_type(undo, parameter, number)
+            return Argument(RESULT, Source.NODE, number, *default)
+        for taken in self.arguments[number]:
+            if taken.parameter == parameter.name:
+                return Argument(parameter.name, taken.source, taken.ref, *default)
+        if parameter.name in (*self.inputs, *self.deps, CONTEXT):
+            return self._argument(number, undo, parameter)
+        if self.is_context(parameter.annotation):
+            return Argument(parameter.name, Source.CONTEXT, None, *default)
+        known = [RESULT, *(taken.parameter for taken in self.arguments[number])]
+        known += [*self.inputs, *self.deps, CONTEXT]
+        close = nearest(parameter.name, known)
+        self.wrong(
+            "graph.undo_parameter",
+            f"the undo of {self.names[number]!r} takes {parameter.name!r}, which it can't have",
+            node=self.names[number],
+            field=parameter.name,
+            expected="some of " + ", ".join(dict.fromkeys(known)),
+            got=parameter.name,
+            fix=f"did you mean {close!r}?" if close else "let the step return what its undo needs",
+        )
+        return None
+
     # -- result ------------------------------------------------------------------------------
 
     def contract(self, annotation: Any, node: str) -> Contract:
@@ -913,7 +972,8 @@ class _Build:
             name: InputSpec(name, kept, self.contract(kept, name), required, self.index.get(name))
             for name, (kept, required) in self.input_types.items()
         }
-        nodes = tuple(self._node_of(number) for number in range(len(self.stages)))
+        undoing = {undo: node for node, undo in self.undos.items()}
+        nodes = tuple(self._node_of(n, undoing.get(n)) for n in range(len(self.stages)))
         waiting = tuple(len(roles) for roles in self.parents)
         parents = tuple(tuple(roles.items()) for roles in self.parents)
         labelled = is_labelled(nodes)
@@ -935,12 +995,19 @@ class _Build:
             cleared=cleared_by_guards(nodes),
             is_labelled=labelled,
             guarded=bool(self.gates),
-            roots=tuple(number for number, count in enumerate(waiting) if count == 0),
+            roots=tuple(
+                number
+                for number, count in enumerate(waiting)
+                if count == 0 and number not in undoing
+            ),
             order=tuple(self.sorted),
             templates=self.templates,
+            undos=self.undos,
+            later=effects_behind(self._followers(), self.undos) if self.undos else {},
+            pivots=tuple(n for n, stage in enumerate(self.stages) if stage and stage.pivot),
         )
 
-    def _node_of(self, number: int) -> Node:
+    def _node_of(self, number: int, undoes: int | None) -> Node:
         stage = self.stages[number]
         name = self.names[number]
         if stage is None:
@@ -972,6 +1039,7 @@ class _Build:
             shows=self.shows.get(number),
             fallback=self.fallbacks.get(number),
             stands_for=self.stands_for.get(number),
+            undoes=undoes,
             fingerprint=self._fingerprint(number, contract),
         )
 

@@ -87,6 +87,11 @@ class WorkOptions(StageOptions, total=False):
     reconcile: Callable[..., Awaitable[Inquiry]]
     """An async function of some of the stage's parameters, and `ctx`, that is asked about an
     attempt whose effect is unknown; returns Happened(value), NotHappened() or CantTell()."""
+    undo: Stage[..., Any] | Callable[..., Any]
+    """What takes the effect back when the run does not end well: a `work` stage, or a function.
+    Takes `result`, any of the stage's own parameters, deps and `ctx`."""
+    pivot: bool
+    """Once this effect is done the run is not undone any more: it only goes forward."""
 
 
 class ValueOptions(CachedOptions, WorkOptions, total=False):
@@ -424,6 +429,7 @@ def _stage(
     )
     branches = options.get("branches")
     of = options.get("of")
+    undo = _undo(options, name, local_names)
     return Stage(
         name=name,
         kind=kind,
@@ -440,7 +446,9 @@ def _stage(
         fallback=options.get("fallback"),
         version=options.get("version", "1"),
         place=place,
-        revisions=_revisions(options.get("revisions", 5), name),
+        revisions=_revisions(
+            options.get("revisions", 1 if undo or options.get("pivot") else 5), name
+        ),
         progress=options.get("progress") or Progress(),
         branches=None
         if branches is None
@@ -450,6 +458,8 @@ def _stage(
         of=None if of is None else (of,) if isinstance(of, str) else tuple(of),
         keyed=options.get("keyed", False),
         reconcile=_reconcile(options.get("reconcile"), parameters, name),
+        undo=undo,
+        pivot=options.get("pivot", False),
         labels=checked_labels(options.get("labels", ()), field="labels", node=name),
         accepts=None
         if options.get("accepts") is None
@@ -528,10 +538,60 @@ def _reconcile(given: Any, parameters: Sequence[Parameter], name: str) -> Any:
     return given
 
 
+def _undo(
+    options: dict[str, Any], name: str, local_names: dict[str, Any] | None
+) -> Stage[..., Any] | None:
+    """The stage that undoes this one. BuildError `stage.undo` when it can't."""
+    given = options.get("undo")
+    if given is None:
+        return None
+    wrong: tuple[str, str] | None = None
+    if options.get("pivot"):
+        wrong = "a stage with undo=, or a pivot", "both: what is never undone needs no undo"
+    elif options.get("revisions", 1) != 1:
+        wrong = "one revision: each would be an effect of its own", f"{options['revisions']}"
+    elif not (isinstance(given, Stage) or callable(given)):
+        wrong = "a @work stage, or a function", type(given).__name__
+    elif isinstance(given, Stage) and (given.kind is not Kind.WORK or given.function is None):
+        wrong = "a @work stage", f"a {given.kind.value} stage"
+    elif isinstance(given, Stage) and _is_wired(given):
+        wrong = "a stage without when, after, fallback, undo, pivot or on_failure", "one that has"
+    if wrong is not None:
+        raise BuildError(
+            "stage.undo",
+            f"stage {name!r} can't be undone like this",
+            node=name,
+            field="undo",
+            expected=wrong[0],
+            got=wrong[1],
+            fix="undo=refund, with `async def refund(result: Receipt) -> None: ...`",
+        )
+    if isinstance(given, Stage):
+        return given
+    return _stage(Kind.WORK, given, {"name": f"undo_{name}", "retry": UNDO_RETRY}, local_names)
+
+
+UNDO_RETRY = Retry(attempts=5)
+"""Of an undo that is a plain function: nobody wants to be called for a passing fault."""
+
+
+def _is_wired(stage: Stage[..., Any]) -> bool:
+    """True for a stage that has a place in a graph of its own, which an undo has not."""
+    return bool(
+        stage.after
+        or stage.when
+        or stage.fallback
+        or stage.undo
+        or stage.pivot
+        or stage.on_failure != "stop"
+        or stage.bindings
+    )
+
+
 _OWN_OPTIONS = {
     Kind.TRANSFORM: ("cache",),
     Kind.ENRICH: ("cache",),
-    Kind.WORK: ("keyed", "reconcile"),
+    Kind.WORK: ("keyed", "reconcile", "undo", "pivot"),
     Kind.ROUTE: ("branches",),
     Kind.GUARD: ("of", "cache", "clears"),
 }

@@ -20,6 +20,9 @@ def text_diagram(plan: Plan) -> str:
     for number in plan.order:
         node = plan.nodes[number]
         kind = "input" if node.stage is None else node.kind.value
+        if node.undoes is not None:
+            lines.append(f"  undo      {node.name:<{names}}  <- {plan.nodes[node.undoes].name}")
+            continue
         edges = sorted(plan.parents[number], key=lambda edge: bool(edge[1] & Role.RAW))
         notes = [_edge(plan, node, parent, role) for parent, role in edges]
         inputs = [a.ref for a in node.arguments if a.source.value == "input"]
@@ -50,11 +53,17 @@ def mermaid(plan: Plan) -> str:
         if name not in plan.index:
             lines.append(f"    in_{name}[/{name}/]")
     for node in plan.nodes:
+        if node.undoes is not None:
+            continue
         left, right = _SHAPES.get(node.kind.value, ("[", "]"))
         label = node.name if node.stage is None else f"{node.kind.value}: {node.name}"
         lines.append(f'    {node.name}{left}"{label}"{right}')
     for number in plan.order:
         node = plan.nodes[number]
+        if node.undoes is not None:
+            undo, undone = node.name.replace(".", "__"), plan.nodes[node.undoes].name
+            lines.append(f'    {undone} -. undone by .-> {undo}[["{node.name}"]]')
+            continue
         for argument in node.arguments:
             if argument.source.value == "input":
                 lines.append(f"    in_{argument.ref} --> {node.name}")

@@ -81,6 +81,9 @@ class Node:
     """The node whose value stands for this one's when this one fails."""
     stands_for: int | None
     """The node whose fallback this one is."""
+    undoes: int | None
+    """The node whose effect this one takes back. It has no place in the graph: it runs when the
+    run does not end well, after the undoing of whatever came after that node."""
     fingerprint: str
     """Kind, wiring, contract and version; changes when a finished value may no longer fit."""
 
@@ -125,6 +128,17 @@ class Plan:
     order: tuple[int, ...]
     templates: Mapping[int, int | None]
     """id(template or its origin) to node number; None when it stands for several."""
+    undos: Mapping[int, int]
+    """Node to the node that undoes it; empty for a pipeline that takes nothing back."""
+    later: Mapping[int, frozenset[int]]
+    """Of each key of `undos`: those other keys that depend on it, however remotely."""
+    pivots: tuple[int, ...]
+    """Nodes after whose effect a run only goes forward."""
+
+    @property
+    def is_saga(self) -> bool:
+        """True when a run that does not end well takes effects back, or may not end so."""
+        return bool(self.undos or self.pivots)
 
     def find(self, key: Stage[..., Any] | str) -> int:
         """The node that a stage or a name stands for. RunError `run.unknown_node` otherwise."""

@@ -94,6 +94,8 @@ class Child:
     single_output: bool
     """True when the stage's value is the one output, False when it is a dict by stage name."""
     exports: tuple[Export, ...]
+    undo: Stage[..., Any] | None = None
+    """Undoes the child's run; None when no stage of it has an `undo` or is a pivot."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,6 +132,10 @@ class Stage(Generic[P, T]):
     """WORK: the sink honours `ctx.effect_key`, so an attempt cut off by a crash may run again."""
     reconcile: Callable[..., Any] | None = None
     """WORK: asked, after an attempt was cut off, whether its effect happened."""
+    undo: Stage[..., Any] | None = None
+    """WORK: what takes its effect back when the run does not end well; itself a WORK stage."""
+    pivot: bool = False
+    """WORK: once its effect is done, the run is not undone any more, and only goes forward."""
     revisions: int = 5
     """How many revisions guards may ask for, the first one counted, before it is exhausted."""
     progress: Progress = field(default_factory=Progress)

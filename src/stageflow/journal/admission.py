@@ -18,7 +18,7 @@ from stageflow.journal.store import (
 )
 from stageflow.model.errors import JournalError
 from stageflow.model.marks import reached
-from stageflow.model.record import Record, RecordType
+from stageflow.model.record import UNDO_RUN, Record, RecordType
 
 Accepted = Callable[[str, int], tuple[int, int] | None]
 """Attempt and token of the accepted outcome that (node, revision) has in the store, or None."""
@@ -56,7 +56,9 @@ class Head(NamedTuple):
 
     def may_go_on(self, rerun: Sequence[str] | None) -> bool:
         """Whether a claim takes the run over; else it only reads it."""
-        return not self.is_finished or (rerun is not None and self.status != OK)
+        return not self.is_finished or (
+            rerun is not None and (self.status != OK or UNDO_RUN in rerun)
+        )
 
     def after(self, records: tuple[Record, ...], *, now_wall_s: float) -> Head:
         """The head once `records` are written."""

@@ -20,7 +20,7 @@ from stageflow.journal.queue import QueueBounds, QueueStore, Wanted
 from stageflow.journal.store import Append, Owner, RunHeader, RunSummary, Store
 from stageflow.model.errors import JournalError
 from stageflow.model.ids import RunIds
-from stageflow.model.record import Record, RecordType
+from stageflow.model.record import UNDO_RUN, Record, RecordType
 
 MakeStore = Callable[[], Store]
 OtherOwner = Callable[[Store], AbstractContextManager[Owner]]
@@ -293,6 +293,8 @@ def reopens_what_ended_badly_when_asked(store: Store) -> None:
     _answers(store, [(Append(run, 2, (_outcome(5, "a"),)), "journal.already_accepted")])
     _accepts(store, Append(run, 2, (_ended(5, "ok", ""),)))
     _expect(store.claim(run, _me(), rerun=()).epoch == 2, "a run that ended ok stays ended")
+    undone = store.claim(run, _me(), rerun=(UNDO_RUN,))
+    _expect((undone.epoch, undone.status) == (3, "running"), "unless it is to be taken back")
 
 
 def wakes_suspended_runs(store: Store, other_owner: OtherOwner) -> None:

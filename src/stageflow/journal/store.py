@@ -201,8 +201,9 @@ class Store(Protocol):
         """Take an unfinished run over: epoch + 1 and a CLAIMED record, in one transaction.
 
         The current owner may claim again. A finished run comes back unchanged, unless `rerun` is
-        given and it did not end ok: then it goes on. `rerun` names the nodes whose unknown
-        effects may be repeated, and is kept in the CLAIMED record. Raises
+        given and it did not end ok: then it goes on; or has UNDO_RUN, to be taken back. `rerun`
+        names the nodes whose unknown effects may be repeated, and is kept in the CLAIMED record.
+        Raises
         "journal.unknown_run", "journal.run_is_live", "journal.owner_unknown".
         """
         ...

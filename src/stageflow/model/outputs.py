@@ -128,6 +128,14 @@ class CantTell(Inquiry):
 
 
 @dataclass(frozen=True, slots=True)
+class LetStand(Inquiry):
+    """What a person may say of an undo that is stuck: the effect stays as it is, and what was done
+    before it may be taken back."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Feedback:
     """What the guards said about the revision before; a stage takes it as a parameter."""
 

@@ -38,6 +38,12 @@ class RecordType(enum.Enum):
     """data: status, reason."""
 
 
+UNDO_RUN = "<undo>"
+"""Among `rerun` of a claim: the run, however it ended, is to be taken back. No node's name."""
+SETTLE_RUN = "<settle>"
+"""Among `rerun` of a claim: a person says how a stuck step stands, and nothing is tried again."""
+
+
 class Record(NamedTuple):
     """Immutable. (run, seq) is unique; (run, node, revision) is unique among accepted outcomes."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -50,10 +51,34 @@ def child_stage(
         version=plan.name,
         child=Child(
             pipeline=plan.name,
-            stages=tuple(node.name for node in plan.nodes if node.stage is not None),
+            stages=tuple(
+                node.name for node in plan.nodes if node.stage is not None and node.undoes is None
+            ),
             single_output=plan.single_output,
             exports=tuple(_exports(pipeline, name, exports, outputs)),
+            undo=_undo(pipeline) if plan.is_saga else None,
         ),
+        # Each revision would be a run of its own to take back.
+        revisions=1 if plan.is_saga else 5,
+        pivot=bool(plan.pivots),
+    )
+
+
+def _undo(pipeline: Pipeline[Any]) -> Stage[..., Any]:
+    """What takes the child's run back; it finds out by itself how much there is to take back."""
+
+    async def undo_child(ctx: Context) -> None:
+        await ctx.undo(pipeline, key=KEY)
+
+    return Stage(
+        name="undo_child",
+        kind=Kind.WORK,
+        function=undo_child,
+        mode="async",
+        parameters=(Parameter("ctx", Context, has_default=False),),
+        returns=None,
+        timeout_s=math.inf,  # the undos inside have theirs
+        keyed=True,
     )
 
 

@@ -12,6 +12,7 @@ from stageflow.model.session import Session
 from stageflow.model.snapshot import ContextSnapshot
 from stageflow.runtime.durable import do_step
 from stageflow.runtime.fanout import mapped
+from stageflow.runtime.locks import WAIT_S
 from stageflow.runtime.messages import receive, send
 from stageflow.runtime.pools import Lease
 from stageflow.runtime.shared_pools import SharedLease
@@ -117,6 +118,26 @@ class Context:
         """
         return await receive(self._driver, self._node, key, senders, need)
 
+    async def hold(self, *names: str, wait_s: float = WAIT_S) -> None:
+        """Holds names until the outermost run that this one is part of has ended, undone or done.
+
+        Whoever reads by `clean_read` does not see what a holder may yet take back. Waits while
+        another run holds one of them; all are taken at once, or none. Held already: does nothing.
+        A suspended run holds on. RunError `lock.busy` after `wait_s`, `lock.no_store`.
+        """
+        await self._driver.runtime.locks.hold(self._driver, names, wait_s=wait_s)
+
+    async def clean_read(
+        self, read: Callable[[], Awaitable[T]], /, *names: str, wait_s: float = WAIT_S
+    ) -> T:
+        """What `read` gives when no saga of this tenant held any of `names` meanwhile.
+
+        Calls it again until that is so: it must only read. RunError `lock.busy` after `wait_s`.
+        """
+        driver = self._driver
+        tenant = driver.identity.tenant
+        return await driver.runtime.locks.clean_read(tenant, names, read, wait_s=wait_s)
+
     async def emit(self, item: Any) -> None:
         """Sends an item to the run's stream; waits while the reader is behind.
 
@@ -143,6 +164,15 @@ class Context:
             self._node, pipeline, key, inputs, self.deadline_s
         )
         return run.value_or_raise()
+
+    async def undo(self, pipeline: Pipeline[Any], /, *, key: str) -> None:
+        """Takes the child back that the undone step ran under `key`; returns when that is done.
+
+        For the undo of a stage that calls `run` or `map`; `as_stage` has one by itself. Does
+        nothing when there was no such child, or it is taken back already. RunError
+        `run.undo_stuck` when a step of it needs a person, `run.not_an_undo` elsewhere.
+        """
+        await self._driver.undo_child(self._node, pipeline, key)
 
     async def map(
         self,

@@ -28,6 +28,7 @@ from stageflow.journal.admission import Named, run_exists
 from stageflow.model.bag import MISSING, OutputBag
 from stageflow.model.errors import EffectUnknown, JournalError, RunError, StageflowError
 from stageflow.model.identity import Identity
+from stageflow.model.kinds import Kind
 from stageflow.model.labels import NONE, Labels
 from stageflow.model.marks import reached
 from stageflow.model.outputs import Allow, Feedback, OutcomeKind, Revise, StageOutput
@@ -57,7 +58,19 @@ from stageflow.runtime.simulated import is_simulated
 from stageflow.runtime.step import Compiled, Step
 from stageflow.runtime.stream import Emitted, StreamQueue
 from stageflow.runtime.waits import Caller
-from stageflow.scheduler import Action, Ask, End, Launch, NodeState, Scheduler, SentBack, Stop, Wait
+from stageflow.scheduler import (
+    NEEDS_PERSON,
+    PAST_PIVOT,
+    Action,
+    Ask,
+    End,
+    Launch,
+    NodeState,
+    Scheduler,
+    SentBack,
+    Stop,
+    Wait,
+)
 
 if TYPE_CHECKING:
     from stageflow.runtime.pipeline import Pipeline
@@ -68,6 +81,8 @@ OK, BLOCKED = NodeState.OK, NodeState.BLOCKED
 _SENT_BACK = (NodeState.RUNNING, NodeState.FALLING_BACK, NodeState.FAILED)
 _LOOK_EVERY_S = 0.05
 """How often a thread that waits for room in a stream looks whether it should stop."""
+BY_PARENT = ("parent_cancelled", "parent_ended")
+"""Reasons with which a parent ends its children."""
 STARTED, ENDED = EventType.STAGE_STARTED.value, EventType.STAGE_ENDED.value
 
 
@@ -90,6 +105,8 @@ class Driver:
         "_failures",
         "_flow",
         "_held_items",
+        "_kept_children",
+        "_kept_results",
         "_keys",
         "_late_attempts",
         "_originals",
@@ -124,6 +141,7 @@ class Driver:
         "flows",
         "held",
         "history",
+        "holds",
         "identity",
         "inputs",
         "is_open",
@@ -138,6 +156,7 @@ class Driver:
         "opened",
         "over_by_s",
         "parent",
+        "parent_undoes",
         "plan",
         "program",
         "push",
@@ -186,6 +205,10 @@ class Driver:
     quarantined: list[str] = made(list)
     keys: dict[tuple[int, str], bool] = made(dict)
     """(node, key) of every child started here: whether it is under way."""
+    kept_children: dict[tuple[int, str], list[Driver]] = made(dict)
+    """Without a journal: finished runs that (node, key) may have to take back, oldest first."""
+    kept_results: dict[int, Any] = made(dict)
+    """Guarded nodes that can be undone: what they returned, whatever guards made of it."""
     cache_keys: dict[int, CacheKey] = made(dict)
     """Of nodes that are executed because no kept value was found."""
     watchers: list[asyncio.Future[Run[Any]]] = made(list)
@@ -261,6 +284,10 @@ class Driver:
         """Seconds of each node's last attempt in this process."""
         self.parent: Driver | None = None
         """The run whose stage started this one."""
+        self.holds = scheduler is not None and runtime.locks.is_kept
+        """True when this run may hold locks; of the outermost run."""
+        self.parent_undoes = False
+        """Of a child: its parent takes its effects back when it ends it; it need not itself."""
         self.caller: Caller | None = None
         """Of a child: who awaits its end."""
         self.mailbox: Mailbox | None = None
@@ -438,8 +465,9 @@ class Driver:
 
     def restate_end(self) -> None:
         """Has the end of a recovered run written that can't go on."""
-        if self.needs_end and self.scheduler.ending is not None and not self._ends():
-            self.scheduler.restate_end()
+        scheduler = self.scheduler
+        if self.needs_end and scheduler.ending and not scheduler.running and not self._ends():
+            scheduler.restate_end()
 
     def _ends(self) -> bool:
         """True when the run's end is among the records to be written."""
@@ -514,6 +542,7 @@ class Driver:
         """True when ending needs no waiting: the common case costs no task."""
         return (
             not self._may_linger()
+            and not self.holds
             and not self.plan.deps
             and all(worker.done() for worker in self.workers)
         )
@@ -529,20 +558,30 @@ class Driver:
 
     async def _clean_up(self) -> None:
         """Nothing of this run is left behind, whatever ended it."""
+        if self.scheduler.undoing is not None:
+            self.over_by_s = None  # the grace period that stopping began may be long over
         try:
             if self._may_linger():
                 await self._end_tasks()
             await self._settled(self.workers)
+            if self._gives_back():
+                await self.runtime.locks.give_back(self.identity.run)
             if self.plan.deps:
                 await self.runtime.close_deps(self)
         finally:
             self._let_go()
 
+    def _gives_back(self) -> bool:
+        """True when locks that the run may hold are to be free: its saga has ended."""
+        is_over = self.bug is None and self.end is not None and self.end.status != "suspended"
+        # Without a journal nobody goes on with it, whatever has happened.
+        return self.holds and self.identity.parent is None and (is_over or self.history is None)
+
     async def _end_tasks(self) -> None:
         """Ends child runs and whatever else stages have left behind."""
         over_by_s = self._over_by_s()
         for child in [child for child in self.workers.values() if child is not None]:
-            child.cancel("parent_ended", over_by_s=over_by_s)
+            child.cancel(BY_PARENT[1], over_by_s=over_by_s)
         left = await end_lingering(self, workers=self.workers, over_by_s=over_by_s)
         children = [task for task, child in self.workers.items() if child is not None]
         if children:
@@ -589,7 +628,8 @@ class Driver:
                 self.turn.wake()
         elif self.end is None:
             reached("run_cancelled")
-            self._step_aside(self.scheduler.cancel(reason, status=status))
+            defers = self.parent_undoes and reason in BY_PARENT
+            self._step_aside(self.scheduler.cancel(reason, status=status, defers=defers))
 
     def let_go(self) -> None:
         """Stops everything here and writes nothing more: somebody else is to go on with the run."""
@@ -623,13 +663,15 @@ class Driver:
     def kill(self) -> None:
         """The time to end is over: stages that are still there are closed by force."""
         for attempt in list(self.attempts.values()):
-            attempt.kill()
+            # What takes effects back has its own time limits, and is owed to its end.
+            if self.bug is not None or not self.scheduler.goes_on(attempt.node):
+                attempt.kill()
 
     def is_stopping(self, number: int, attempt_number: int) -> bool:
         """True when that attempt was asked to stop, or counts no more. Threads ask, too."""
         attempt = self.attempts.get(number)
         return (
-            self.scheduler.ending is not None
+            not self.scheduler.goes_on(number)
             or self.scheduler.attempt[number] != attempt_number
             or (attempt is not None and attempt.why is not None)
         )
@@ -700,7 +742,7 @@ class Driver:
                     return
                 number = ready.popleft()
                 token = tokens[number]
-                if scheduler.ending is not None:
+                if scheduler.ending is not None and not scheduler.goes_on(number):
                     await self._done(scheduler.cancelled(number, token, unstarted=True))
                     continue
                 step = steps[number]
@@ -898,6 +940,8 @@ class Driver:
         revision = scheduler.revision[number]
         if step.node.guards:
             self.bag.put(number, frozen, attempt, token, revision, held=True)
+            if number in scheduler.undos:
+                self.kept_results[number] = frozen
             self.held.add(number)
             self.wishes.pop(number, None)
             self.redactions.pop(number, None)
@@ -1004,6 +1048,7 @@ class Driver:
                     token,
                     failure,
                     retryable=_is_retryable(node, error),
+                    cut_off=_may_have_arrived(node, error),
                     after_s=retry_after_s(error, self.runtime.clock.wall_s),
                     unknown=isinstance(error, EffectUnknown),
                     error=error,
@@ -1219,6 +1264,8 @@ class Driver:
         given: dict[str, Any] = {}
         for name, parent in step.taken:
             value = self.bag.values[parent]
+            if parent == step.node.undoes:
+                value = self.kept_results.get(parent, value)
             if value is not MISSING:  # else the parameter has a default, which applies
                 given[name] = thaw(value)
         self._other_arguments(step, given, started_s)
@@ -1249,7 +1296,7 @@ class Driver:
         if self.flows:
             self.flow.reads(node.index, self.version)
         deadline_s = started_s + node.timeout_s
-        if self.deadline_s is not None:
+        if self.deadline_s is not None and node.undoes is None:
             deadline_s = min(deadline_s, self.deadline_s)
         return Context(
             self, node.index, attempt=self.scheduler.attempt[node.index], deadline_s=deadline_s
@@ -1475,47 +1522,106 @@ class Driver:
                 again=again,
             )
             if again and self.history is not None:
-                child, first, is_cancelled = await self._taken_up(making)
+                (child, first), is_cancelled = await self.taken_up(making)
             else:
                 (child, first), is_cancelled = await making, False
-            task = self._start_child(child, first)
-            assert child.left is not None, "it was started just now"
-            if is_cancelled:
-                child.left.cancel()
-            waits = asyncio.current_task() if caller is None else caller
-            assert waits is not None, "stages run in tasks"
-            child.caller = Caller(waits, name)
-            try:
-                await child.left
-            except asyncio.CancelledError:
-                await self._end_child(number, child, task)
-                raise
+            child.parent_undoes = self.nodes[number].kind is Kind.CHILD
+            if self.history is None and child.scheduler.is_saga:
+                self.kept_children.setdefault((number, key), []).append(child)
+            run = await self.drive_child(
+                number, child, first, is_cancelled=is_cancelled, caller=caller
+            )
             if child.flows:
                 self.flows = True
                 self.flow.child_gave(number, child.flow.outputs())
-            return task.result()
+            return run
         finally:
             self.keys[number, key] = False
 
-    async def _taken_up(
-        self, making: Coroutine[Any, Any, tuple[Driver, list[Action] | None]]
-    ) -> tuple[Driver, list[Action] | None, bool]:
+    async def undo_child(self, number: int, pipeline: Pipeline[Any], key: str) -> None:
+        """Takes back what the step that node `number` undoes has run under `key`."""
+        undone = self.nodes[number].undoes
+        if undone is None:
+            raise RunError(
+                "run.not_an_undo",
+                f"node {self.nodes[number].name!r} undoes nothing",
+                pipeline=self.plan.name,
+                node=self.nodes[number].name,
+                expected="ctx.undo(...) in the undo of the stage that ran the child",
+                fix="@work(undo=taken_back) on that stage, and ctx.undo in taken_back",
+            )
+        name = self.nodes[undone].name
+        if self.history is not None:
+            making = self.runtime.to_take_back(self, pipeline, node=name, key=key)
+            found, is_cancelled = await self.taken_up(making)
+            if found is not None:
+                child, first = found
+                run = await self.drive_child(number, child, first, is_cancelled=is_cancelled)
+                self._check_undone(name, run)
+            return
+        for kept in reversed(self.kept_children.get((undone, key), ())):
+            child, first = self.runtime.taken_back(kept)
+            self._check_undone(name, await self.drive_child(number, child, first))
+
+    def _check_undone(self, name: str, run: Run[Any]) -> None:
+        word = run.reason.partition(":")[0]
+        if run.status != "suspended" and word not in NEEDS_PERSON:
+            return
+        is_past = word == "past_pivot"
+        raise RunError(
+            PAST_PIVOT if is_past else "run.undo_stuck",
+            f"the run that {name!r} started can't be taken back: {run.reason}",
+            pipeline=self.plan.name,
+            node=name,
+            expected="every step of it undone",
+            got=f"run {run.id}: {run.reason}",
+            fix="resume this run when what failed is mended: it only goes forward"
+            if is_past
+            else "runtime.settle(...) what is stuck in that run, then resume this one",
+        )
+
+    async def drive_child(
+        self,
+        number: int,
+        child: Driver,
+        first: list[Action] | None,
+        *,
+        is_cancelled: bool = False,
+        caller: asyncio.Task[Any] | None = None,
+    ) -> Run[Any]:
+        """Runs `child` to its end, for the stage of node `number`."""
+        task = self._start_child(child, first)
+        assert child.left is not None, "it was started just now"
+        if is_cancelled:
+            child.left.cancel()
+        waits = asyncio.current_task() if caller is None else caller
+        assert waits is not None, "stages run in tasks"
+        child.caller = Caller(waits, self.nodes[number].name)
+        try:
+            await child.left
+        except asyncio.CancelledError:
+            await self._end_child(number, child, task)
+            raise
+        return task.result()
+
+    async def taken_up(
+        self, making: Coroutine[Any, Any, tuple[Driver, list[Action] | None] | None]
+    ) -> tuple[Any, bool]:
         """What `making` gives, and whether the stage was cancelled meanwhile: a run that was
         claimed must be driven to an end, or it would stand as running for ever."""
         task = self.loop.create_task(making, context=self.neutral.copy())
         self.workers[task] = None
         task.add_done_callback(self.workers.pop, context=self.neutral)
         try:
-            child, first = await asyncio.shield(task)
+            return await asyncio.shield(task), False
         except asyncio.CancelledError:
             await self._settled([task])
             if task.cancelled() or task.exception() is not None:
                 raise
-            child, first = task.result()
-            if first is None:
-                raise  # a new run, of which nothing is on record yet
-            return child, first, True
-        return child, first, False
+            found = task.result()
+            if found is None or found[1] is None:
+                raise  # no run, or a new one, of which nothing is on record yet
+            return found, True
 
     def _start_child(self, child: Driver, first: list[Action] | None) -> asyncio.Task[Run[Any]]:
         context = contextvars.copy_context()
@@ -1541,7 +1647,7 @@ class Driver:
         attempt = self.attempts.get(number)
         is_stopped = attempt is not None and attempt.why is not None
         over_by_s = attempt.over_by_s if attempt is not None and is_stopped else self.over_by_s
-        child.cancel("parent_cancelled", over_by_s=over_by_s)
+        child.cancel(BY_PARENT[0], over_by_s=over_by_s)
         if attempt is None or attempt.task is not asyncio.current_task():
             await self._settled([task])  # the stage runs its child in a task of its own
             return
@@ -1608,6 +1714,13 @@ class Stopped(BaseException):
 def _is_lost(bug: BaseException) -> bool:
     """Whether the run ended here because it is another owner's."""
     return isinstance(bug, JournalError) and bug.code == "journal.stale_owner"
+
+
+def _may_have_arrived(node: Node, error: BaseException) -> bool:
+    """Whether a keyed stage was cut off from its receiver, which may have done what it was asked:
+    the stage says nothing about it, and need not, since it may ask again."""
+    keyed = node.stage is not None and node.stage.keyed
+    return keyed and isinstance(error, (TimeoutError, ConnectionError))
 
 
 def _is_retryable(node: Node, error: BaseException) -> bool:

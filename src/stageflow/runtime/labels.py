@@ -52,6 +52,12 @@ class LabelFlow:
         """Of the node's value as its consumers get it."""
         return self.of(number) - self._plan.cleared[number]
 
+    def follow(self, other: LabelFlow) -> None:
+        """Knows what another driver of the same run has followed so far."""
+        self.run, self.session = other.run, other.session
+        self.deps.update(other.deps)
+        self.made.update(other.made)
+
     def reads(self, number: int, version: int) -> None:
         """The node's attempt was given `ctx`, and with it the run at this version."""
         self._versions[number] = version
@@ -77,6 +83,8 @@ class LabelFlow:
                 found |= self.deps.get(argument.ref, NONE)
             elif argument.source is Source.CONTEXT:
                 found |= self._whole_run(driver, number)
+            elif argument.source is Source.NODE and node.undoes is not None:
+                found |= self.of(argument.ref)  # an undo has no parents in the graph
         if driver.scheduler.revision[number] > 1:
             for guard in node.guards:
                 found |= self.of(guard)

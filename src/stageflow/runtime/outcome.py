@@ -17,7 +17,7 @@ from stageflow.model.session import Seen
 from stageflow.model.snapshot import ContextSnapshot
 from stageflow.model.values import thaw
 from stageflow.runtime.failure import Failure, StageFailed
-from stageflow.scheduler import Cause, NodeState, Program
+from stageflow.scheduler import Cause, NodeState, Program, Scheduler, Stand, in_doubt, stands_of
 
 if TYPE_CHECKING:
     from stageflow.runtime.driver import Driver
@@ -64,6 +64,21 @@ class NodeOutcome:
     """The node whose value stands for its own; None when its value is its own, or it has none."""
 
 
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """What a run that did not end well has taken back of what it had done. Names are of steps."""
+
+    undone: tuple[str, ...]
+    """In the order in which their undos began."""
+    stuck: tuple[str, ...]
+    """Whose undo failed for good, or of which nobody knows whether they happened: a person must
+    say how they stand (`runtime.settle`), or have them tried again (`runtime.resume`)."""
+    waiting: tuple[str, ...]
+    """Done, and not undone before what is stuck."""
+    left: tuple[str, ...]
+    """Done, and to stay so, as a person said, or the undo itself by skipping."""
+
+
 class Run(Generic[O]):
     """The account of a run. `run[stage]` and `run.output` are private copies, typed."""
 
@@ -84,6 +99,7 @@ class Run(Generic[O]):
         "_standing",
         "_states",
         "_tried",
+        "_undo",
         "failures",
         "quarantined",
         "reason",
@@ -122,6 +138,7 @@ class Run(Generic[O]):
         stalls: Mapping[int, Stall],
         quarantined: tuple[str, ...],
         session: Seen | None = None,
+        undo: Undo | None = None,
         labels: Mapping[int, Labels],
     ) -> None:
         self._labels = labels
@@ -144,6 +161,12 @@ class Run(Generic[O]):
         self._standing = standing
         self._stalls = stalls
         self.quarantined = quarantined
+        self._undo = undo
+
+    @property
+    def undo(self) -> Undo | None:
+        """What was taken back, and what was not; None when nothing was to be taken back."""
+        return self._undo
 
     @property
     def identity(self) -> Identity:
@@ -301,7 +324,8 @@ class Run(Generic[O]):
         nodes = self._program.plan.nodes
         for number in self._failed():
             node = nodes[number]
-            if not node.isolates and not node.gates and node.stands_for is None:
+            spared = node.isolates or node.gates or node.undoes is not None
+            if not spared and node.stands_for is None:
                 return number
         return None
 
@@ -407,5 +431,24 @@ def make_run(driver: Driver) -> Run[Any]:
         },
         quarantined=tuple(driver.quarantined),
         session=driver.session,
+        undo=_undo_of(scheduler),
         labels=driver.released_labels(),
+    )
+
+
+def _undo_of(scheduler: Scheduler) -> Undo | None:
+    if scheduler.undoing is None:
+        return None
+    plan, stands = scheduler.plan, stands_of(scheduler)
+    order = sorted(stands, key=lambda node: scheduler.token[plan.undos[node]])
+
+    def named(*those: Stand) -> tuple[str, ...]:
+        return tuple(plan.nodes[node].name for node in order if stands[node] in those)
+
+    pivots = (plan.nodes[node].name for node in sorted(in_doubt(scheduler)) if node in plan.pivots)
+    return Undo(
+        undone=named(Stand.UNDONE),
+        stuck=(*pivots, *named(Stand.STUCK, Stand.DOUBT)),
+        waiting=named(Stand.OWED, Stand.RUNNING),
+        left=named(Stand.LEFT),
     )

@@ -264,7 +264,7 @@ class Pipeline(Generic[O]):
             if name in self.plan.deps:
                 self._check_fake(name, fake)
                 deps[name] = fake
-            elif name in self.plan.index and name not in self.plan.inputs:
+            elif name.isidentifier() and name in self.plan.index and name not in self.plan.inputs:
                 nodes[name] = fake
             else:
                 raise self._no_such_fake(name)
@@ -291,7 +291,7 @@ class Pipeline(Generic[O]):
                     else node.stage
                 )
                 for node in plan.nodes
-                if node.stage is not None
+                if node.stage is not None and node.undoes is None
             ],
             inputs={
                 name: spec.annotation if spec.required else NotRequired[spec.annotation]
@@ -315,7 +315,10 @@ class Pipeline(Generic[O]):
             )
 
     def _no_such_fake(self, name: str) -> BuildError:
-        known = [*self.plan.deps, *(node.name for node in self.plan.nodes if node.stage)]
+        known = [
+            *self.plan.deps,
+            *(node.name for node in self.plan.nodes if node.stage and node.undoes is None),
+        ]
         close = nearest(name, known)
         if name in self.plan.inputs:
             fix: str | None = f"inputs are given to run({name}=...)"

@@ -13,7 +13,7 @@ from stageflow.model.errors import JournalError
 from stageflow.model.identity import Identity
 from stageflow.model.marks import reached
 from stageflow.model.progress import Stall
-from stageflow.model.record import RecordType
+from stageflow.model.record import SETTLE_RUN, UNDO_RUN, RecordType
 from stageflow.model.values import thaw
 from stageflow.runtime.deps import Fakes
 from stageflow.runtime.driver import Driver
@@ -27,7 +27,16 @@ from stageflow.runtime.history import (
     decode_value,
 )
 from stageflow.runtime.outcome import Run, make_run
-from stageflow.scheduler import Action, End, Scheduler, Wait, put_questions, replay, take_over
+from stageflow.scheduler import (
+    UNDOES,
+    Action,
+    End,
+    Scheduler,
+    Wait,
+    put_questions,
+    replay,
+    take_over,
+)
 
 if TYPE_CHECKING:
     from stageflow.runtime.pipeline import Pipeline
@@ -56,11 +65,12 @@ async def recovered(
     plan = pipeline.plan
     check_unchanged(plan, known)
     for name in rerun or ():
-        plan.find(name)
+        if name not in (UNDO_RUN, SETTLE_RUN):
+            plan.find(name)
     loaded = known
     if claimed is not None:
         runtime.expect_heir(run)
-    elif known.status != "ok":
+    elif known.status != "ok" or UNDO_RUN in (rerun or ()):
         heir = runtime.expect_heir(run)
         try:
             loaded = await journal.claim(run, rerun=None if rerun is None else sorted(rerun))
@@ -101,6 +111,15 @@ def _drop_old_times(driver: Driver) -> None:
     for record in driver.scheduler.records:
         if record.type is RecordType.ASKED:
             driver.due_wall_s.pop(driver.plan.index[record.node or ""], None)
+
+
+def is_taken_back(pipeline: Pipeline[Any], seen: LoadedRun) -> bool:
+    """True for a run that is over, and that took back whatever it had done."""
+    if seen.status not in UNDOES or not pipeline.plan.is_saga:
+        return False
+    scheduler = Scheduler(pipeline.program, seed=seen.header.seed)
+    replay(scheduler, seen.records)
+    return scheduler.undoing is not None
 
 
 async def account_of(runtime: Runtime, seen: LoadedRun, pipeline: Pipeline[Any]) -> Run[Any]:
@@ -289,6 +308,8 @@ def _restore(driver: Driver, loaded: LoadedRun) -> None:
             driver.flow.made.pop(number, None)
         if record.is_accepted:
             value, replaced = decode_value(plan, node, record, driver.runtime.freezer)
+            if node.guards and number in plan.undos:
+                driver.kept_results[number] = value
             if node.guards:
                 driver.bag.put(
                     number, value, record.attempt, record.token, record.revision, held=True

@@ -5,14 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
-from collections.abc import AsyncIterator, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextvars import copy_context
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from stageflow.graph import Node, Source
 from stageflow.journal.journal import GroupCommit, Journal
+from stageflow.journal.locks import LockStore
 from stageflow.journal.opening import opened, pool_store
 from stageflow.journal.pools import PoolStore
 from stageflow.journal.store import (
@@ -28,6 +38,8 @@ from stageflow.model.errors import BuildError, JournalError, RunError, Stageflow
 from stageflow.model.identity import Identity
 from stageflow.model.ids import RunIds
 from stageflow.model.labels import NONE, Labels
+from stageflow.model.outputs import Happened, LetStand, NotHappened
+from stageflow.model.record import UNDO_RUN
 from stageflow.model.session import Turn
 from stageflow.model.values import Adapter, Freezer
 from stageflow.runtime.cache import ResultCache
@@ -40,13 +52,23 @@ from stageflow.runtime.heir import Heir
 from stageflow.runtime.history import History
 from stageflow.runtime.limits import Limits
 from stageflow.runtime.lingering import RUN
-from stageflow.runtime.nested import child_run_id, fakes_for, taken_up
+from stageflow.runtime.locks import WAIT_S, Locks
+from stageflow.runtime.locks import opened as opened_locks
+from stageflow.runtime.nested import (
+    child_run_id,
+    fakes_for,
+    latest_child,
+    taken_back,
+    taken_up,
+    to_take_back,
+)
 from stageflow.runtime.outcome import Run
 from stageflow.runtime.pools import Pools
 from stageflow.runtime.processes import ProcessPool
 from stageflow.runtime.recovery import recovered
 from stageflow.runtime.request import Requests, request_run_id
 from stageflow.runtime.sessions import Sessions
+from stageflow.runtime.settling import settled, why_not_undoable
 from stageflow.runtime.shared_pools import SharedPool, SharedPools
 from stageflow.runtime.simulated import is_simulated
 from stageflow.runtime.stream import StreamQueue
@@ -60,6 +82,7 @@ from stageflow.scheduler import Action
 if TYPE_CHECKING:
     from stageflow.runtime.pipeline import Pipeline
 
+T = TypeVar("T")
 LOCAL_ROOT = ".stageflow"
 
 
@@ -70,8 +93,9 @@ class Runtime:
     "postgresql://host/database" (docs/postgres.md); None keeps runs in memory only. `deps`
     maps names to factories, `Dep`s, or values; `pools` maps names to how many units `ctx.pool` has
     to give, to the runs of all tenants, or to a `SharedPool` for the runs of several processes,
-    kept in `shared_pools`: a PostgreSQL address, by default the journal's. Close it (`async with`,
-    or `aclose`) when it holds a journal, deps or shared pools.
+    kept in `shared_pools`: a PostgreSQL address, by default the journal's. `locks` is the path of a
+    SQLite file, or a LockStore, in which it is kept what `ctx.hold` holds, and only needed beside a
+    journal. Close it (`async with`, or `aclose`) when it holds a journal, deps or shared pools.
     """
 
     def __init__(
@@ -81,6 +105,7 @@ class Runtime:
         deps: Mapping[str, Any] | None = None,
         pools: Mapping[str, int | SharedPool] | None = None,
         shared_pools: PoolStore | str | None = None,
+        locks: LockStore | str | Path | None = None,
         limits: Limits | None = None,
         events: Iterable[Subscription] = (),
         adapters: Iterable[Adapter[Any]] = (),
@@ -123,6 +148,8 @@ class Runtime:
         the store, all tasks of this process are the owner that may claim again."""
         self.sessions = Sessions(self.limits)
         """Whose turn it is in each session."""
+        self.locks = Locks(self, opened_locks(locks, is_durable=self.journal is not None))
+        """What `ctx.hold` takes."""
         self.cache = ResultCache(
             entries_max=self.limits.cache_entries, bytes_max=self.limits.cache_bytes
         )
@@ -143,7 +170,10 @@ class Runtime:
     @classmethod
     def local(cls, root: str | Path = LOCAL_ROOT, **options: Any) -> Runtime:
         """A runtime with a SQLite journal in `root`, by default `.stageflow/` here."""
-        return cls(journal=Path(root) / "journal.db", **options)
+        return cls(
+            journal=Path(root) / "journal.db",
+            **{"locks": Path(root) / "locks.db", **options},
+        )
 
     async def __aenter__(self) -> Runtime:
         return self
@@ -166,6 +196,7 @@ class Runtime:
         await self.processes.close()
         if self.pools.shared is not None:
             await self.pools.shared.close()
+        await self.locks.close()
         if self.journal is not None:
             await self.journal.close()
 
@@ -296,6 +327,73 @@ class Runtime:
                 return await Handle.opened(driver, going_on(actions, answered))
         await driver.answer_live(node, value, by=by, shown=shown)
         return Handle(driver, driver.watch())
+
+    async def clean_read(
+        self,
+        read: Callable[[], Awaitable[T]],
+        /,
+        *names: str,
+        tenant: str = "default",
+        wait_s: float = WAIT_S,
+    ) -> T:
+        """What `read` gives when no saga of the tenant held any of `names` meanwhile (`ctx.hold`).
+
+        Calls it again until that is so: it must only read. RunError `lock.busy` after `wait_s`.
+        """
+        return await self.locks.clean_read(tenant, names, read, wait_s=wait_s)
+
+    async def settle(
+        self,
+        run: str,
+        node: str,
+        found: Happened | NotHappened | LetStand,
+        *,
+        by: str,
+        pipeline: Pipeline[Any] | None = None,
+        events: Sequence[Subscription] = (),
+    ) -> Handle[Any]:
+        """A person says how a stuck node of a suspended run stands, and the run goes on.
+
+        Of a step whose effect is unknown: Happened(value), or, in a run that is taken back,
+        NotHappened(). Of an undo, "STEP.undo", that is stuck: Happened(None) when somebody undid
+        it by hand, NotHappened() to have it tried again, LetStand(reason) when the effect stays.
+        `by` is kept in the journal. What was said is durable when this returns. RunError
+        `run.not_stuck`.
+        """
+        async with self.taking_up(run):
+            return await settled(self, run, node, found, by=by, pipeline=pipeline, events=events)
+
+    async def undo(
+        self,
+        run: str,
+        *,
+        pipeline: Pipeline[Any] | None = None,
+        events: Sequence[Subscription] = (),
+    ) -> Run[Any]:
+        """Takes back what a finished or suspended run has done, in reverse order; returns its
+        account, `cancelled`, with what was undone.
+
+        A run that took itself back already stays as it is; one past its pivot is suspended. A
+        turn of a session, which later turns have seen, and a child, which is its parent's, are
+        refused: RunError `run.not_undoable`.
+        """
+        async with self.taking_up(run):
+            seen = await self.load(run)
+            why = why_not_undoable(seen, pipeline, is_active=run in self.active)
+            if why is not None:
+                raise RunError(
+                    "run.not_undoable",
+                    f"run {run} can't be taken back by itself",
+                    pipeline=seen.header.pipeline,
+                    expected="a run with undos that is over or suspended, no turn and no child",
+                    got=why,
+                    fix="cancel a run that goes on; take back a child's parent",
+                )
+            driver, actions = await recovered(
+                self, run, pipeline=pipeline, rerun=(UNDO_RUN,), events=events, seen=seen
+            )
+            self.active[run] = driver
+        return await driver.execute(actions)
 
     async def cancel(
         self, run: str, *, reason: str = "by_user", pipeline: Pipeline[Any] | None = None
@@ -458,11 +556,19 @@ class Runtime:
         if self.journal is None:
             run = self._new_id()
         else:
-            run = child_run_id(parent.identity.run, node, key)
-            found = again and await taken_up(
-                self, parent, pipeline, run=run, node=node, inputs=inputs, deadline_s=deadline_s
-            )
-            if found:
+            run, seen = child_run_id(parent.identity.run, node, key), None
+            if again:
+                run, seen = await latest_child(parent, pipeline, node=node, key=key)
+            if seen is not None:
+                found = await taken_up(
+                    self,
+                    parent,
+                    pipeline,
+                    seen=seen,
+                    node=node,
+                    inputs=inputs,
+                    deadline_s=deadline_s,
+                )
                 if labels:
                     found[0].flow.run |= labels
                 return found
@@ -486,6 +592,16 @@ class Runtime:
         )
         driver.session = parent.session
         return driver, None
+
+    async def to_take_back(
+        self, parent: Driver, pipeline: Pipeline[Any], *, node: str, key: str
+    ) -> tuple[Driver, list[Action]] | None:
+        """The journalled child that a stage of `parent` ran, to be undone; None without one."""
+        return await to_take_back(parent, pipeline, node=node, key=key)
+
+    def taken_back(self, child: Driver) -> tuple[Driver, list[Action]]:
+        """A driver that undoes a child which has ended here and is in no journal."""
+        return taken_back(child)
 
     def _driver(
         self,

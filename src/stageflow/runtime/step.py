@@ -36,6 +36,7 @@ class Step:
             and node.stage.mode == "async"
             and node.fallback is None
             and node.stage.reconcile is None
+            and node.undoes is None
             and node.stage.cache is None
             and node.stage.accepts is None
         )

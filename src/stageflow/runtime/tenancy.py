@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from stageflow.journal.admission import unknown_run
 from stageflow.journal.store import LoadedRun, RefusedWrite, RunSummary
 from stageflow.model.errors import BuildError
 from stageflow.model.marks import reached
+from stageflow.model.outputs import Happened, LetStand, NotHappened
 from stageflow.model.session import Turn
 from stageflow.runtime.events import EventType, Subscription
 from stageflow.runtime.handle import Handle
+from stageflow.runtime.locks import WAIT_S
 from stageflow.runtime.outcome import Run
 from stageflow.runtime.waiting import Waiting
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:  # a runtime makes handles; a pipeline is bound to one
     from stageflow.runtime.pipeline import Pipeline
     from stageflow.runtime.runtime import Runtime
 
+T = TypeVar("T")
 NAME_MAX: Final = 200
 """Characters of a tenant's name."""
 REFUSALS_KEPT: Final = 1_000
@@ -154,6 +157,37 @@ class TenantRuntime:
         """As `Runtime.cancel`."""
         await self._check(run, "cancel")
         return await self._runtime.cancel(run, reason=reason, pipeline=pipeline)
+
+    async def settle(
+        self,
+        run: str,
+        node: str,
+        found: Happened | NotHappened | LetStand,
+        *,
+        by: str,
+        pipeline: Pipeline[Any] | None = None,
+        events: Sequence[Subscription] = (),
+    ) -> Handle[Any]:
+        """As `Runtime.settle`."""
+        await self._check(run, "settle")
+        return await self._runtime.settle(run, node, found, by=by, pipeline=pipeline, events=events)
+
+    async def undo(
+        self,
+        run: str,
+        *,
+        pipeline: Pipeline[Any] | None = None,
+        events: Sequence[Subscription] = (),
+    ) -> Run[Any]:
+        """As `Runtime.undo`."""
+        await self._check(run, "undo")
+        return await self._runtime.undo(run, pipeline=pipeline, events=events)
+
+    async def clean_read(
+        self, read: Callable[[], Awaitable[T]], /, *names: str, wait_s: float = WAIT_S
+    ) -> T:
+        """As `Runtime.clean_read`, of this tenant's names."""
+        return await self._runtime.clean_read(read, *names, tenant=self.name, wait_s=wait_s)
 
     async def _check(self, run: str, endpoint: str) -> None:
         """Raises `journal.unknown_run` unless the run is this tenant's."""

@@ -4,14 +4,19 @@ from stageflow.scheduler.actions import Action, Ask, End, Launch, Stop, Wait
 from stageflow.scheduler.deadlock import AwaitedEnds, PoolState, Waits, cycles
 from stageflow.scheduler.program import Program
 from stageflow.scheduler.recovery import put_questions, replay, take_over
+from stageflow.scheduler.saga import NEEDS_PERSON, UNDOES, Move, Stand, next_move
 from stageflow.scheduler.scheduler import ABANDONED_MAX, Scheduler
 from stageflow.scheduler.sighting import Sighting, standing
 from stageflow.scheduler.stagnation import Complaint, SentBack, stall_of
 from stageflow.scheduler.state import Cause, NodeState
+from stageflow.scheduler.undoing import PAST_PIVOT, in_doubt, stands_of
 from stageflow.scheduler.wording import text_of, wording_of
 
 __all__ = [
     "ABANDONED_MAX",
+    "NEEDS_PERSON",
+    "PAST_PIVOT",
+    "UNDOES",
     "Action",
     "Ask",
     "AwaitedEnds",
@@ -19,20 +24,25 @@ __all__ = [
     "Complaint",
     "End",
     "Launch",
+    "Move",
     "NodeState",
     "PoolState",
     "Program",
     "Scheduler",
     "SentBack",
     "Sighting",
+    "Stand",
     "Stop",
     "Wait",
     "Waits",
     "cycles",
+    "in_doubt",
+    "next_move",
     "put_questions",
     "replay",
     "stall_of",
     "standing",
+    "stands_of",
     "take_over",
     "text_of",
     "wording_of",

@@ -7,7 +7,7 @@ from typing import Any
 
 from stageflow.model.errors import JournalError
 from stageflow.model.marks import reached
-from stageflow.model.record import Record, RecordType
+from stageflow.model.record import SETTLE_RUN, UNDO_RUN, Record, RecordType
 from stageflow.scheduler.actions import Action, Ask, Launch, Wait
 from stageflow.scheduler.scheduler import Scheduler
 from stageflow.scheduler.state import NodeState
@@ -88,19 +88,28 @@ def _feed(scheduler: Scheduler, record: Record) -> None:
             if scheduler.status[node] is NodeState.RUNNING:
                 scheduler.abandoned(node, record.token)
         case RecordType.CANCEL:
-            scheduler.cancel(record.data.get("reason", ""), status=record.data["status"])
+            scheduler.cancel(
+                record.data.get("reason", ""),
+                status=record.data["status"],
+                defers=record.data.get("defers", False),
+            )
         case RecordType.ASKED:
             if scheduler.status[node] is NodeState.PARKED:
                 scheduler.token[node] = record.token
                 scheduler.tokens = max(scheduler.tokens, record.token)
         case RecordType.CLAIMED:
             # A run whose end was decided but not reached when its owner died is still ending.
+            index = scheduler.plan.index
+            names = record.data.get("rerun", ())
+            rerun = {index[name] for name in names if name in index}
             ending = scheduler.ending
-            if ending is not None and ending.status != "ok" and scheduler.running == 0:
-                index = scheduler.plan.index
-                names = record.data.get("rerun", ())
+            if SETTLE_RUN in names:
+                pass  # what the person says is on record next
+            elif scheduler.undoing is not None or UNDO_RUN in names:
+                scheduler.undo("undone", rerun=rerun)
+            elif ending is not None and ending.status != "ok" and scheduler.running == 0:
                 reached("run_reopened")
-                scheduler.reopened({index[name] for name in names if name in index})
+                scheduler.reopened(rerun)
         case (
             RecordType.RETRY_DUE
             | RecordType.LATE
@@ -123,6 +132,10 @@ def _intent(scheduler: Scheduler, node: int, record: Record) -> None:
 def _outcome(scheduler: Scheduler, node: int, record: Record) -> None:
     data = record.data
     done: list[Action] | None
+    if data.get("settled"):
+        found = {"ok": "happened", "skip": "left"}.get(data["status"], "not_happened")
+        scheduler.settled(node, found, {})
+        return
     match data["status"]:
         case "ok" if scheduler.status[node] is NodeState.PARKED:
             done = scheduler.answered(node, record.token, {})

@@ -23,6 +23,14 @@ from stageflow.model.sparse import made
 from stageflow.scheduler.actions import Action, Ask, End, Stop, Wait
 from stageflow.scheduler.program import Program
 from stageflow.scheduler.state import Cause, NodeState
+from stageflow.scheduler.undoing import (
+    Undoing,
+    begun,
+    did_not_happen,
+    go_on,
+    taken_up,
+    try_again,
+)
 
 WAITING, RUNNING, RETRYING = NodeState.WAITING, NodeState.RUNNING, NodeState.RETRYING
 HELD, JUDGED, PARKED = NodeState.HELD, NodeState.JUDGED, NodeState.PARKED
@@ -42,10 +50,13 @@ class Scheduler:
         "_abandoned_count",
         "_arrived",
         "_asking",
+        "_before",
         "_branch",
         "_cause",
         "_cut",
         "_decisions",
+        "_doubt",
+        "_effects",
         "_failures",
         "_fallen",
         "_gates_left",
@@ -55,9 +66,11 @@ class Scheduler:
         "_wishes",
         "attempt",
         "children",
+        "defers",
         "ended",
         "ending",
         "flawed",
+        "is_saga",
         "nodes",
         "parked",
         "parks",
@@ -75,6 +88,8 @@ class Scheduler:
         "status",
         "token",
         "tokens",
+        "undoing",
+        "undos",
         "unfinished",
         "unknown",
         "waiting",
@@ -110,6 +125,13 @@ class Scheduler:
     cut: dict[int, tuple[str, bool]] = made(dict)
     """Nodes of which an attempt ended in doubt: why, and whether it may be retried if it turns out
     that nothing happened."""
+
+    effects: set[int] = made(set)
+    """Nodes with an undo, and pivots, whose own attempt gave a value: their effect is done."""
+    doubt: set[int] = made(set)
+    """Such nodes, keyed, whose last attempt was cut off: it may be done."""
+    before: dict[int, int] = made(dict)
+    """Undos that somebody had tried again: attempts of theirs that count no more."""
 
     def __init__(
         self, program: Program, *, seed: int = 0, writes: bool = True, parks: bool = True
@@ -153,8 +175,17 @@ class Scheduler:
         """Nodes that are UNKNOWN."""
         self.parked = 0
         """Nodes that are PARKED."""
-        self.unfinished = count
+        self.unfinished = count - len(plan.undos)
         """Nodes that are not terminal."""
+        self.undos = plan.undos
+        self.is_saga = plan.is_saga
+        self.undoing: Undoing | None = None
+        """While, and after, effects are taken back; the end is decided then."""
+        self.defers = False
+        """True for a child that its parent ended, and that the parent will have taken back."""
+        for undo in plan.undos.values():
+            self.status[undo] = SKIPPED
+            self.cause[undo] = (Cause.NOT_NEEDED, undo)
         self.ending: End | None = None
         """Set when the run's end is decided; nothing starts any more."""
         self.started = False
@@ -206,6 +237,8 @@ class Scheduler:
             self._outcome(node, "ok", control=control, accepted=True, extra=extra)
         self.running -= 1
         self.produced[node] = 1
+        if self.is_saga:
+            self._note_effect(node)
         actions: list[Action] = []
         if control is not None:
             if control[0] == "revise":
@@ -274,11 +307,15 @@ class Scheduler:
                 self.cut[node] = (reason, retryable)
             self._lose_sight(node, actions)
             return self._close(actions)
-        if retryable and self.ending is None and self._tries_again(node):
-            self._outcome(node, "failed", reason=reason, retries=True)
+        if self.is_saga:
+            self._note_doubt(node, cut_off=cut_off)
+        told = cut_off and self.is_saga
+        is_wanted = self.ending is None or self.nodes[node].undoes is not None
+        if retryable and is_wanted and self._tries_again(node):
+            self._outcome(node, "failed", reason=reason, cut_off=told, retries=True)
             actions.append(self._wait(node, token, after_s))
             return actions
-        self._outcome(node, "failed", reason=reason)
+        self._outcome(node, "failed", reason=reason, cut_off=told)
         self.running -= 1
         self._fail(node, reason, actions)
         return self._close(actions)
@@ -304,6 +341,8 @@ class Scheduler:
         if node in self.asking or not (by_stage or unstarted or not self._may_repeat_effect(node)):
             self._lose_sight(node, actions)
             return self._close(actions)
+        if self.is_saga and not unstarted:  # else an attempt before it may still be in doubt
+            self._note_doubt(node, cut_off=not by_stage)
         self._finish(node, CANCELLED, (Cause.OWN if by_stage else Cause.RUN_ENDED, node))
         if by_stage:
             self._stop("cancelled", reason, actions)
@@ -318,7 +357,7 @@ class Scheduler:
         self._outcome(node, "not_happened")
         actions: list[Action] = []
         reason, retryable = self.cut.pop(node, ("", False))
-        if self.ending is not None:
+        if self.ending is not None and self.nodes[node].undoes is None:
             self.running -= 1
             self._finish(node, CANCELLED, (Cause.RUN_ENDED, node))
         elif retryable and self._tries_again(node):
@@ -334,16 +373,19 @@ class Scheduler:
     def _tries_again(self, node: int) -> bool:
         """True when its retry policy has attempts left; those that died don't count."""
         retry = self.nodes[node].retry
+        return retry is not None and self._made(node) < retry.attempts and not self.stands(node)
+
+    def _made(self, node: int) -> int:
+        """Attempts that count for its retry policy."""
         made = self.attempt[node] - self.abandoned_count.get(node, 0)
-        return retry is not None and made < retry.attempts and not self.stands(node)
+        return made - self.before.get(node, 0) if self.is_saga else made
 
     def _wait(self, node: int, token: int, after_s: float | None = None) -> Wait:
         """The node waits for its next attempt."""
         retry = self.nodes[node].retry
         assert retry is not None, "only who has a policy tries again"
-        made = self.attempt[node] - self.abandoned_count.get(node, 0)
         wait_s = retry.wait_s(
-            attempt=made, seed=self.seed, node=self.nodes[node].name, after_s=after_s
+            attempt=self._made(node), seed=self.seed, node=self.nodes[node].name, after_s=after_s
         )
         self._record(RecordType.RETRY_DUE, node, data={"wait_s": wait_s})
         self.status[node] = RETRYING
@@ -389,14 +431,23 @@ class Scheduler:
             self._hand_out(node, actions)
         return actions
 
-    def cancel(self, reason: str, *, status: str = "cancelled") -> list[Action]:
-        """Somebody asks the run to end. Ignored when it is ending already."""
+    def cancel(
+        self, reason: str, *, status: str = "cancelled", defers: bool = False
+    ) -> list[Action]:
+        """Somebody asks the run to end. Ignored when it is ending already.
+
+        `defers`: a parent does, and will have the run taken back if it is not taken up again.
+        """
         actions: list[Action] = []
-        if self.ending is not None and self.ending.status == "suspended":
+        if self.ending is not None and self.ending.status == "suspended" and not self.undoing:
             self.ending = None
         if self.ending is not None:
             return actions
-        self._record(RecordType.CANCEL, data={"status": status, "reason": reason})
+        self.defers = defers and self.is_saga
+        data: dict[str, Any] = {"status": status, "reason": reason}
+        if self.defers:
+            data["defers"] = True
+        self._record(RecordType.CANCEL, data=data)
         self._stop(status, reason, actions)
         return self._close(actions)
 
@@ -408,18 +459,20 @@ class Scheduler:
         actions: list[Action] = []
         if node in self.asking:
             self.asking[node] += 1
-            if self.ending is None and self.asking[node] < ABANDONED_MAX:
+            if self.goes_on(node) and self.asking[node] < ABANDONED_MAX:
                 self._inquire(node, actions)
             else:
                 self._lose_sight(node, actions)
             return self._close(actions)
         count = self.abandoned_count.get(node, 0) + 1
         self.abandoned_count[node] = count
+        if self.is_saga:
+            self._note_doubt(node, cut_off=True)
         if self._may_repeat_effect(node):
             self._lose_sight(node, actions)
-        elif count >= ABANDONED_MAX and self.ending is None:
+        elif count >= ABANDONED_MAX and self.goes_on(node):
             self._fail(node, "crash_loop", actions)
-        elif self.ending is not None:
+        elif not self.goes_on(node):
             self._finish(node, CANCELLED, (Cause.RUN_ENDED, node))
         else:
             self._hand_out(node, actions)
@@ -436,7 +489,7 @@ class Scheduler:
 
         Also in a run that is ending: taken up again, it must not repeat the effect.
         """
-        if self.ending is None and node not in self.asking and self._can_inquire(node):
+        if self.goes_on(node) and node not in self.asking and self._can_inquire(node):
             self.asking[node] = 0
             self._inquire(node, actions)
             return
@@ -464,7 +517,8 @@ class Scheduler:
         only between `End` and the driver's own end, with nothing running.
         """
         assert self.ending is not None and self.running == 0, "only an ended run is reopened"
-        self.ending = None
+        self.ending = self.undoing = None
+        self.defers = False
         kept = [self._is_kept(node, rerun) for node in range(len(self.nodes))]
         held = [self._is_held_again(node) for node in range(len(self.nodes))]
         for node in range(len(self.nodes)):
@@ -1107,6 +1161,8 @@ class Scheduler:
             self.nodes[node].fallback is not None
             and node not in self.fallen
             and self.ending is None
+            # What it has done, or may have, is to be taken back, which needs its own result.
+            and not (self.is_saga and (node in self.effects or node in self.doubt))
         )
 
     def _call_fallback(self, node: int, actions: list[Action]) -> None:
@@ -1168,9 +1224,11 @@ class Scheduler:
 
     def _close(self, actions: list[Action]) -> list[Action]:
         """Last step of every event: works off what ended, and ends the run when it can't go on."""
-        if self.ended:
+        if self.undoing is not None:
+            self.ended.clear()  # the end is decided: it concerns nobody
+        elif self.ended:
             self._propagate(actions)
-        if self.running:
+        if self.running and self.undoing is None:
             return actions
         if self.ending is None:
             if self.unfinished == 0:
@@ -1184,9 +1242,116 @@ class Scheduler:
                 self.ending = End("suspended", "waiting")
             else:
                 raise AssertionError(self._story("nothing runs and nothing can start"))
+        if self.is_saga and not self.defers and not self._is_taken_back(actions):
+            return actions
         self.restate_end()
         actions.append(self.ending)
         return actions
+
+    # -- taking back -------------------------------------------------------------------------
+
+    def _is_taken_back(self, actions: list[Action]) -> bool:
+        """Begins the undos that are due; True once there is nothing more to do."""
+        assert self.ending is not None
+        if self.undoing is None:
+            self.undoing = begun(self)
+        if self.undoing is None:
+            return True
+        end = go_on(self, self.undoing, actions)
+        if end is None:
+            return False
+        if self.undoing.is_forward:
+            self.undoing = None
+        self.ending = end
+        return True
+
+    def undo(self, reason: str, *, rerun: Collection[int] = ()) -> list[Action]:
+        """Has the run taken back, however it ended or stands. Nothing that runs is stopped twice.
+
+        Of one that is being taken back, or was: what is stuck is tried again. `rerun` are nodes
+        of which a person says that nothing happened.
+        """
+        actions: list[Action] = []
+        self.defers = False
+        if self.undoing is not None:
+            self.ending = self.undoing.end
+            taken_up(self, self.undoing, rerun, actions)
+        elif self.ending is None or self.running == 0:
+            self.ending = None
+            self._stop("cancelled", reason, actions)
+        return self._close(actions)
+
+    def settled(self, node: int, found: str, data: dict[str, Any]) -> list[Action]:
+        """A person says how a stuck step stands: "happened" (its value is given), "not_happened",
+        or "left" (of an undo: the effect stays). `can_settle` is True."""
+        assert self.can_settle(node, found), "asked before"
+        actions: list[Action] = []
+        status = {"happened": "ok", "not_happened": "not_happened", "left": "skip"}[found]
+        self._outcome(node, status, accepted=status == "ok", extra={**data, "settled": True})
+        is_undo = self.nodes[node].undoes is not None
+        if self.undoing is not None:
+            self.ending = self.undoing.end
+            self.undoing.sent_again.clear()
+        else:
+            self.ending = None
+        if found == "not_happened":
+            if is_undo:
+                try_again(self, node, (node,), actions)
+            else:
+                did_not_happen(self, node)
+            return self._close(actions)
+        if self.status[node] is UNKNOWN:
+            self.unknown -= 1
+        else:
+            self.unfinished += 1
+        self.asking.pop(node, None)
+        self.cut.pop(node, None)
+        self.cause.pop(node, None)
+        self.failures.pop(node, None)
+        self.doubt.discard(node)
+        if found == "left":
+            self._finish(node, SKIPPED, (Cause.OWN, node))
+        else:
+            self.produced[node] = 1
+            self._note_effect(node)
+            self._raw_value(node, actions)
+        return self._close(actions)
+
+    def can_settle(self, node: int, found: str) -> bool:
+        """True when a person may say `found` of the node: a step whose effect is in doubt, or an
+        undo that is stuck."""
+        if self.running or self.nodes[node].stage is None:
+            return False
+        if self.nodes[node].undoes is not None:
+            return self.status[node] in (FAILED, CANCELLED, UNKNOWN)
+        if found == "left" or not (self.status[node] is UNKNOWN or node in self.doubt):
+            return False
+        # A run that goes forward has `rerun` for this, and would have to begin it anew.
+        return found == "happened" or self.undoing is not None
+
+    def goes_on(self, node: int) -> bool:
+        """True while the node's attempts may begin and go on: the run's end is not decided, or the
+        node takes part in taking back."""
+        return self.ending is None or (
+            self.undoing is not None and self.undoing.is_active(self.nodes[node])
+        )
+
+    def _note_effect(self, node: int) -> None:
+        """An attempt gave a value: of a step that can be undone, or a pivot, its effect is done."""
+        if (node in self.undos or node in self.plan.pivots) and not self.stands(node):
+            self.effects.add(node)
+            self.doubt.discard(node)
+
+    def _note_doubt(self, node: int, *, cut_off: bool) -> None:
+        """An attempt ended without a value: by its own word, which says that nothing happened, or
+        from outside, which says nothing."""
+        stage = self.nodes[node].stage
+        if node not in self.undos and node not in self.plan.pivots:
+            return
+        if cut_off and stage is not None and stage.keyed and not self.stands(node):
+            self.doubt.add(node)
+        else:
+            self.doubt.discard(node)
 
     def _verdict_of_run(self) -> End:
         if self.blocks():

@@ -1,4 +1,4 @@
-"""Settling: what makes every part of a validated value its own, one written function a contract.
+"""Securing: what makes every part of a validated value its own, one written function a contract.
 
 pydantic makes models and containers anew, but hands some parts on: a model validated from an
 instance shares that instance's set of given fields, a UUID or a date comes out as it went in, a
@@ -6,7 +6,7 @@ validator function returns what it likes. The function written here goes through
 straight to these places, and checks or copies what stands there. It is written as source, as
 `dataclasses` does: calls of one small function a model would cost more than the validation.
 
-A `Settles` writes the lines for the value in one local variable. `target` is what those lines
+A `Secures` writes the lines for the value in one local variable. `target` is what those lines
 assign to when the value is replaced: the variable, and the place that holds it. Lines that never
 assign change the value where it is.
 """
@@ -24,24 +24,24 @@ from stageflow.contracts.copying import Copier, pydantic_slot
 from stageflow.model.freezing import LEAVES
 
 Lines = list[str]
-Settles = Callable[["Settler", str, str], Lines]
-"""(settler, variable, target) -> lines, unindented. No lines: nothing is to be done."""
+Secures = Callable[["Securer", str, str], Lines]
+"""(securer, variable, target) -> lines, unindented. No lines: nothing is to be done."""
 
 _DEPTH_MAX = 10
 """Blocks within one function; CPython allows 20 loops within each other, and 100 indents."""
 
 
-class Settler:
+class Securer:
     """The text of one function and the objects it names."""
 
-    def __init__(self, settled: Copier, *, has_instances: bool) -> None:
-        """`settled` checks or freezes any value. `has_instances`: models may share given fields."""
+    def __init__(self, secured: Copier, *, has_instances: bool) -> None:
+        """`secured` checks or freezes any value. `has_instances`: models may share given fields."""
         self.has_instances = has_instances
         self._numbers = itertools.count()
         self._objects: dict[str, Any] = {}
         self._functions: dict[tuple[str, bool], str] = {}
         self.leaves = self.named(LEAVES)
-        self.settled = self.named(settled)
+        self.secured = self.named(secured)
 
     def fresh(self) -> str:
         """A name that nothing else has."""
@@ -53,10 +53,10 @@ class Settler:
         self._objects[name] = value
         return name
 
-    def function(self, settles: Settles) -> Callable[[Any], Any] | None:
-        """What settles a value and gives it; None when nothing is to be done."""
+    def function(self, secures: Secures) -> Callable[[Any], Any] | None:
+        """What secures a value and gives it; None when nothing is to be done."""
         value = self.fresh()
-        lines = settles(self, value, value)
+        lines = secures(self, value, value)
         return self._compiled(lines, value) if lines else None
 
     @contextmanager
@@ -68,11 +68,11 @@ class Settler:
         finally:
             self.has_instances = before
 
-    def apart(self, key: str, settles: Settles, target: str, value: str) -> Lines:
+    def apart(self, key: str, secures: Secures, target: str, value: str) -> Lines:
         """Lines that call a function of their own, written once for each key."""
         place = key, self.has_instances
         if place not in self._functions:
-            made = self.function(settles)
+            made = self.function(secures)
             self._functions[place] = "" if made is None else self.named(made)
         name = self._functions[place]
         return [f"{target} = {name}({value})"] if name else []
@@ -84,9 +84,9 @@ class Settler:
         return [f"{self.named(self._compiled(lines, value))}({value})"]
 
     def _compiled(self, lines: Lines, value: str) -> Callable[[Any], Any]:
-        text = "\n".join([f"def settle({value}):", *within(lines), f" return {value}"])
-        exec(compile(text, "<settling>", "exec"), self._objects)
-        made: Callable[[Any], Any] = self._objects.pop("settle")
+        text = "\n".join([f"def secure({value}):", *within(lines), f" return {value}"])
+        exec(compile(text, "<securing>", "exec"), self._objects)
+        made: Callable[[Any], Any] = self._objects.pop("secure")
         return made
 
 
@@ -106,40 +106,40 @@ def assigns(lines: Lines, target: str) -> bool:
 # -- leaves --------------------------------------------------------------------------------------
 
 
-def loose(settler: Settler, value: str, target: str) -> Lines:
+def loose(securer: Securer, value: str, target: str) -> Lines:
     """Whatever stands there: it is frozen unless it is a leaf."""
-    return [f"if type({value}) not in {settler.leaves}:", f" {target} = {settler.settled}({value})"]
+    return [f"if type({value}) not in {securer.leaves}:", f" {target} = {securer.secured}({value})"]
 
 
-def exactly(cls: type) -> Settles:
+def exactly(cls: type) -> Secures:
     """A leaf when it is of that very class; a subclass is refused."""
 
-    def write(settler: Settler, value: str, target: str) -> Lines:
-        name = settler.named(cls)
-        return [f"if type({value}) is not {name}:", f" {target} = {settler.settled}({value})"]
+    def write(securer: Securer, value: str, target: str) -> Lines:
+        name = securer.named(cls)
+        return [f"if type({value}) is not {name}:", f" {target} = {securer.secured}({value})"]
 
     return write
 
 
-def moment(cls: type) -> Settles:
+def moment(cls: type) -> Secures:
     """A date or a time of day, whose zone may be anybody's."""
 
-    def write(settler: Settler, value: str, target: str) -> Lines:
-        kind = f"type({value}) is not {settler.named(cls)}"
-        zone = settler.named(datetime.UTC)
+    def write(securer: Securer, value: str, target: str) -> Lines:
+        kind = f"type({value}) is not {securer.named(cls)}"
+        zone = securer.named(datetime.UTC)
         return [
             f"if {kind} or {value}.tzinfo is not None and {value}.tzinfo is not {zone}:",
-            f" {target} = {settler.settled}({value})",
+            f" {target} = {securer.secured}({value})",
         ]
 
     return write
 
 
-def copied_uuid(settler: Settler, value: str, target: str) -> Lines:
+def copied_uuid(securer: Securer, value: str, target: str) -> Lines:
     """A UUID comes out of validation as it went in, and `object.__setattr__` writes to it."""
-    new, cls, made = settler.named(object.__new__), settler.named(uuid.UUID), settler.fresh()
-    put_number = settler.named(uuid.UUID.__dict__["int"].__set__)
-    put_safety = settler.named(uuid.UUID.__dict__["is_safe"].__set__)
+    new, cls, made = securer.named(object.__new__), securer.named(uuid.UUID), securer.fresh()
+    put_number = securer.named(uuid.UUID.__dict__["int"].__set__)
+    put_safety = securer.named(uuid.UUID.__dict__["is_safe"].__set__)
     return [
         f"if type({value}) is {cls}:",
         f" {made} = {new}({cls})",
@@ -147,72 +147,72 @@ def copied_uuid(settler: Settler, value: str, target: str) -> Lines:
         f" {put_safety}({made}, {value}.is_safe)",
         f" {target} = {made}",
         "else:",
-        f" {target} = {settler.settled}({value})",
+        f" {target} = {securer.secured}({value})",
     ]
 
 
 # -- where something else may stand --------------------------------------------------------------
 
 
-def unless_none(settles: Settles | None) -> Settles | None:
-    if settles is None:
+def unless_none(secures: Secures | None) -> Secures | None:
+    if secures is None:
         return None
-    return lambda settler, value, target: under(
-        f"if {value} is not None:", settles(settler, value, target)
+    return lambda securer, value, target: under(
+        f"if {value} is not None:", secures(securer, value, target)
     )
 
 
-def unless_leaf(settles: Settles | None) -> Settles | None:
-    if settles is None:
+def unless_leaf(secures: Secures | None) -> Secures | None:
+    if secures is None:
         return None
-    return lambda settler, value, target: under(
-        f"if type({value}) not in {settler.leaves}:", settles(settler, value, target)
+    return lambda securer, value, target: under(
+        f"if type({value}) not in {securer.leaves}:", secures(securer, value, target)
     )
 
 
 # -- containers ----------------------------------------------------------------------------------
 
 
-def items(settles: Settles | None) -> Settles | None:
+def items(secures: Secures | None) -> Secures | None:
     """Of a list."""
-    if settles is None:
+    if secures is None:
         return None
 
-    def write(settler: Settler, value: str, target: str) -> Lines:
-        at, item = settler.fresh(), settler.fresh()
+    def write(securer: Securer, value: str, target: str) -> Lines:
+        at, item = securer.fresh(), securer.fresh()
         place = f"{value}[{at}] = {item}"
-        lines = settles(settler, item, place)
+        lines = secures(securer, item, place)
         header = f"for {at}, {item} in enumerate({value}):"
         if not assigns(lines, place):
             header = f"for {item} in {value}:"
-        return settler.bounded(under(header, lines), value)
+        return securer.bounded(under(header, lines), value)
 
     return write
 
 
-def values(settles: Settles | None) -> Settles | None:
+def values(secures: Secures | None) -> Secures | None:
     """Of a dict: assigning to a key that is there keeps its order and its iterators."""
-    if settles is None:
+    if secures is None:
         return None
 
-    def write(settler: Settler, value: str, target: str) -> Lines:
-        key, item = settler.fresh(), settler.fresh()
-        lines = settles(settler, item, f"{value}[{key}] = {item}")
-        return settler.bounded(under(f"for {key}, {item} in {value}.items():", lines), value)
+    def write(securer: Securer, value: str, target: str) -> Lines:
+        key, item = securer.fresh(), securer.fresh()
+        lines = secures(securer, item, f"{value}[{key}] = {item}")
+        return securer.bounded(under(f"for {key}, {item} in {value}.items():", lines), value)
 
     return write
 
 
-def places(each: list[Settles | None]) -> Settles | None:
+def places(each: list[Secures | None]) -> Secures | None:
     """Of a tuple of fixed length. It is made anew when an item is replaced."""
     if not any(each):
         return None
 
-    def write(settler: Settler, value: str, target: str) -> Lines:
-        names = [settler.fresh() for _ in each]
+    def write(securer: Securer, value: str, target: str) -> Lines:
+        names = [securer.fresh() for _ in each]
         lines, is_replaced = [], False
-        for name, settles in zip(names, each, strict=True):
-            inner = settles(settler, name, name) if settles else []
+        for name, secures in zip(names, each, strict=True):
+            inner = secures(securer, name, name) if secures else []
             is_replaced = is_replaced or assigns(inner, name)
             lines += inner
         if not lines:
@@ -223,16 +223,16 @@ def places(each: list[Settles | None]) -> Settles | None:
     return write
 
 
-def run_of(settles: Settles | None) -> Settles | None:
+def run_of(secures: Secures | None) -> Secures | None:
     """Of a tuple of any length."""
-    if settles is None:
+    if secures is None:
         return None
 
-    def write(settler: Settler, value: str, target: str) -> Lines:
-        held = settler.fresh()
-        listed = items(settles)
+    def write(securer: Securer, value: str, target: str) -> Lines:
+        held = securer.fresh()
+        listed = items(secures)
         assert listed is not None
-        lines = listed(settler, held, held)
+        lines = listed(securer, held, held)
         return [f"{held} = list({value})", *lines, f"{target} = tuple({held})"] if lines else []
 
     return write
@@ -242,109 +242,109 @@ def run_of(settles: Settles | None) -> Settles | None:
 
 
 def fields(
-    settler: Settler,
+    securer: Securer,
     held: str,
-    each: Mapping[str, Settles | None],
+    each: Mapping[str, Secures | None],
     *,
     may_lack: bool = False,
     has_extra: bool = False,
 ) -> Lines:
     """The lines for a dict of fields in the variable `held`, which may lack some or have others."""
     out: Lines = []
-    for key, settles in each.items():
-        if settles is None:
+    for key, secures in each.items():
+        if secures is None:
             continue
-        name, value = settler.named(key), settler.fresh()
-        lines = settles(settler, value, f"{held}[{name}] = {value}")
+        name, value = securer.named(key), securer.fresh()
+        lines = secures(securer, value, f"{held}[{name}] = {value}")
         if lines:
             lines = [f"{value} = {held}[{name}]", *lines]
         out += under(f"if {name} in {held}:", lines) if may_lack else lines
     if has_extra:
-        key, item, names = settler.fresh(), settler.fresh(), settler.named(frozenset(each))
-        extra = under(f"if {key} not in {names}:", loose(settler, item, f"{held}[{key}] = {item}"))
+        key, item, names = securer.fresh(), securer.fresh(), securer.named(frozenset(each))
+        extra = under(f"if {key} not in {names}:", loose(securer, item, f"{held}[{key}] = {item}"))
         extra = under(f"for {key}, {item} in {held}.items():", extra)
         out += extra if may_lack else under(f"if len({held}) > {len(each)}:", extra)
     return out
 
 
-def keyed(each: Mapping[str, Settles | None], *, has_extra: bool) -> Settles | None:
+def keyed(each: Mapping[str, Secures | None], *, has_extra: bool) -> Secures | None:
     """Of a dict with these keys."""
     if not any(each.values()) and not has_extra:
         return None
 
-    def write(settler: Settler, value: str, target: str) -> Lines:
-        lines = fields(settler, value, each, may_lack=True, has_extra=has_extra)
-        return settler.bounded(lines, value)
+    def write(securer: Securer, value: str, target: str) -> Lines:
+        lines = fields(securer, value, each, may_lack=True, has_extra=has_extra)
+        return securer.bounded(lines, value)
 
     return write
 
 
-def record(each: Mapping[str, Settles | None], *, has_extra: bool) -> Settles | None:
+def record(each: Mapping[str, Secures | None], *, has_extra: bool) -> Secures | None:
     """Of a dataclass whose state is its `__dict__`, extra fields among it."""
     if not any(each.values()) and not has_extra:
         return None
 
-    def write(settler: Settler, value: str, target: str) -> Lines:
-        held, get = settler.fresh(), settler.named(object.__getattribute__)
-        lines = fields(settler, held, each, has_extra=has_extra)
+    def write(securer: Securer, value: str, target: str) -> Lines:
+        held, get = securer.fresh(), securer.named(object.__getattribute__)
+        lines = fields(securer, held, each, has_extra=has_extra)
         if lines:
             lines = [f'{held} = {get}({value}, "__dict__")', *lines]
-        return settler.bounded(lines, value)
+        return securer.bounded(lines, value)
 
     return write
 
 
 def model(
-    each: Mapping[str, Settles | None], *, has_extra: bool, is_instance_always: bool
-) -> Settles:
+    each: Mapping[str, Secures | None], *, has_extra: bool, is_instance_always: bool
+) -> Secures:
     """Of a pydantic model. `is_instance_always`: it may have been given as an instance, whatever
-    the settler says of the other models."""
+    the securer says of the other models."""
     put_given = pydantic_slot("__pydantic_fields_set__").__set__
 
-    def write(settler: Settler, value: str, target: str) -> Lines:
+    def write(securer: Securer, value: str, target: str) -> Lines:
         lines: Lines = []
-        if settler.has_instances or is_instance_always:
-            put = settler.named(put_given)
+        if securer.has_instances or is_instance_always:
+            put = securer.named(put_given)
             lines.append(f"{put}({value}, {value}.__pydantic_fields_set__.copy())")
-        held = settler.fresh()
-        inner = fields(settler, held, each)
+        held = securer.fresh()
+        inner = fields(securer, held, each)
         if inner:
             lines += [f"{held} = {value}.__dict__", *inner]
         if has_extra:
-            more, every = settler.fresh(), values(loose)
+            more, every = securer.fresh(), values(loose)
             assert every is not None
             lines += [f"{more} = {value}.__pydantic_extra__"]
-            lines += under(f"if {more}:", every(settler, more, more))
-        return settler.bounded(lines, value)
+            lines += under(f"if {more}:", every(securer, more, more))
+        return securer.bounded(lines, value)
 
     return write
 
 
-def by_class(each: Mapping[type, Settles | None]) -> Settles | None:
+def by_class(each: Mapping[type, Secures | None]) -> Secures | None:
     """Of one of several classes of models."""
     if not any(each.values()):
         return None
 
-    def write(settler: Settler, value: str, target: str) -> Lines:
-        kind = settler.fresh()
-        lines = _branches(settler, kind, each, value, target)
+    def write(securer: Securer, value: str, target: str) -> Lines:
+        kind = securer.fresh()
+        lines = _branches(securer, kind, each, value, target)
         return [f"{kind} = type({value})", *lines] if lines else []
 
     return write
 
 
-def one_of(leaves: frozenset[type], each: Mapping[type, Settles | None]) -> Settles:
+def one_of(leaves: frozenset[type], each: Mapping[type, Secures | None]) -> Secures:
     """Of a union: a leaf, a value of one of these classes, or what has to be frozen."""
 
-    def write(settler: Settler, value: str, target: str) -> Lines:
-        kind = settler.fresh()
-        with settler.instances():
-            lines = _branches(settler, kind, each, value, target)
-        untold = [cls for cls, settles in each.items() if settles is None]
-        frozen = f" {target} = {settler.settled}({value})"
+    def write(securer: Securer, value: str, target: str) -> Lines:
+        kind = securer.fresh()
+        with securer.instances():
+            lines = _branches(securer, kind, each, value, target)
+        untold = [cls for cls, secures in each.items() if secures is None]
+        frozen = f" {target} = {securer.secured}({value})"
         return [
             f"{kind} = type({value})",
-            f"if {kind} not in {settler.named(leaves.union(untold))}:",
+            f"if {kind} not in {securer.named(leaves.union(untold))}:",
             *within([*lines, "else:", frozen] if lines else [frozen.lstrip()]),
         ]
 
@@ -352,11 +352,11 @@ def one_of(leaves: frozenset[type], each: Mapping[type, Settles | None]) -> Sett
 
 
 def _branches(
-    settler: Settler, kind: str, each: Mapping[type, Settles | None], value: str, target: str
+    securer: Securer, kind: str, each: Mapping[type, Secures | None], value: str, target: str
 ) -> Lines:
     lines = Lines()
-    for cls, settles in each.items():
-        inner = settles(settler, value, target) if settles else []
+    for cls, secures in each.items():
+        inner = secures(securer, value, target) if secures else []
         word = "elif" if lines else "if"
-        lines += under(f"{word} {kind} is {settler.named(cls)}:", inner)
+        lines += under(f"{word} {kind} is {securer.named(cls)}:", inner)
     return lines
