@@ -84,6 +84,7 @@ class Sandbox:
         self._machine: Machine | None = None
         self._closed = False
         self._ready: Running | None = None
+        self._runs: set[Running] = set()
 
     async def __aenter__(self) -> Sandbox:
         await self.open()
@@ -111,12 +112,24 @@ class Sandbox:
                 self._machine = await self._started()
         return self._machine
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a program is being run now."""
+        return bool(self._runs)
+
     async def aclose(self) -> None:
         """Ends what still runs, and the warden. Any number of times."""
         self._closed = True
+        # One who is opening it holds the lock, and is let finish.
+        async with self._opening:
+            await self._release()
+
+    async def _release(self) -> None:
         ready, self._ready = self._ready, None
         if ready is not None:
             ready.close()
+        for running in self._runs:
+            running.end()
         channel, self._channel = self._channel, None
         warden, self._warden = self._warden, None
         if channel is not None:
@@ -177,9 +190,11 @@ class Sandbox:
             running = self._taken() if keep_ready else None
             if running is None:
                 running = self._asked(errand, machine)
+            self._runs.add(running)
             try:
                 return await running.over(stdin)
             finally:
+                self._runs.discard(running)
                 running.close()
                 if keep_ready and self._ready is None and self._channel is not None:
                     self._ready = self._asked(errand, machine)
@@ -225,8 +240,7 @@ class Sandbox:
             machine = machine_from(hello["machine"])
             _check(self.policy, machine, self.back_end)
         except BaseException:
-            await self.aclose()
-            self._closed = False
+            await self._release()
             raise
         ours.setblocking(True)
         return machine
