@@ -5,6 +5,7 @@ from stageflow.scheduler.deadlock import AwaitedEnds, PoolState, Waits, cycles
 from stageflow.scheduler.program import Program
 from stageflow.scheduler.recovery import put_questions, replay, take_over
 from stageflow.scheduler.scheduler import ABANDONED_MAX, Scheduler
+from stageflow.scheduler.sighting import Sighting, standing
 from stageflow.scheduler.stagnation import Complaint, SentBack, stall_of
 from stageflow.scheduler.state import Cause, NodeState
 from stageflow.scheduler.wording import text_of, wording_of
@@ -23,6 +24,7 @@ __all__ = [
     "Program",
     "Scheduler",
     "SentBack",
+    "Sighting",
     "Stop",
     "Wait",
     "Waits",
@@ -30,6 +32,7 @@ __all__ = [
     "put_questions",
     "replay",
     "stall_of",
+    "standing",
     "take_over",
     "text_of",
     "wording_of",
