@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import secrets
@@ -185,6 +186,8 @@ class Sandbox:
         the next is made ready after it: an interpreter that has not been given any program."""
         if len(stdin) > STDIN_BYTES_MAX:
             raise _policy("stdin", f"at most {STDIN_BYTES_MAX} bytes", f"{len(stdin)} bytes")
+        # One with an allow-list speaks up with its sockets, which are relayed for one program each.
+        keep_ready = keep_ready and not self.policy.network
         async with self._places:
             machine = await self.open()
             running = self._taken() if keep_ready else None
@@ -197,7 +200,8 @@ class Sandbox:
                 self._runs.discard(running)
                 running.close()
                 if keep_ready and self._ready is None and self._channel is not None:
-                    self._ready = self._asked(errand, machine)
+                    with contextlib.suppress(SandboxError):  # the next run will meet it, and say so
+                        self._ready = self._asked(errand, machine)
 
     def _taken(self) -> Running | None:
         """The run that was made ready; None when there is none, or it has failed meanwhile."""
