@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ import pytest_asyncio
 from stageflow import Pipeline, Runtime, SandboxError, work
 from stageflow.stages.work.sandbox import (
     ExitReason,
+    Machine,
     Sandbox,
     SandboxPolicy,
     command_tool,
     probe,
     python_tool,
 )
+from stageflow.stages.work.sandbox import sandbox as face
 from stageflow.stages.work.sandbox.diagnosis import problems
 from stageflow.stages.work.sandbox.needs import BACK_ENDS, BackEnd
 
@@ -274,6 +277,61 @@ async def test_what_cannot_be_held_is_refused_before_anything_runs() -> None:
     with pytest.raises(SandboxError) as caught:
         await Sandbox(listed, back_end="wasm").open()
     assert (caught.value.code, caught.value.field) == ("sandbox.not_enforced", "network")
+
+
+async def test_closing_ends_what_runs_and_leaves_nothing(commands: Sandbox) -> None:
+    machine = await commands.open()
+    before = _left_behind(machine)
+    other = Sandbox(SMALL)
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(_refusal(other.run(["sleep", "60"])))
+        while not other.is_running:  # noqa: ASYNC110  # a process has to start
+            await asyncio.sleep(0.01)
+        await other.aclose()
+    assert running.result() == "sandbox.closed"
+    assert not _left_behind(machine) - before
+
+
+def _left_behind(machine: Machine) -> set[str]:
+    """Groups whose supervisor is gone."""
+    found = [each for place in machine.cgroups for each in Path(place.folder).glob("stageflow-*")]
+    return {str(each) for each in found if not Path("/proc", each.name.split("-")[1]).exists()}
+
+
+async def _refusal(call: Coroutine[Any, Any, Any]) -> str:
+    with pytest.raises(SandboxError) as caught:
+        await call
+    return caught.value.code
+
+
+async def test_a_guest_is_held_where_there_are_no_walls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skip_unless_able("wasm")
+    monkeypatch.setattr(
+        face, "machine_from", lambda data: replace(MACHINE, no_namespaces="not allowed")
+    )
+    for name in ("in", "out", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a").write_text(name)
+    policy = SandboxPolicy(
+        read=(str(tmp_path / "in"),), write=(str(tmp_path / "out"),), scratch_bytes=0, cpu_s=0.5
+    )
+    code = (
+        "def tried(path, mode):\n"
+        "    try: return open(inputs['at'] + path, mode).read()\n"
+        "    except OSError: return 'refused'\n"
+        "output = [tried('/in/a', 'r'), tried('/out/a', 'r+'), tried('/in/a', 'r+'),"
+        " tried('/other/a', 'r'), tried('/in/../other/a', 'r'), tried('/../../etc/passwd', 'r')]"
+    )
+    async with Sandbox(policy, back_end="wasm") as made:
+        ran = await made.run_python(code, {"at": str(tmp_path)})
+        spun = await made.run_python("while True: pass")
+    assert ran.value == ["in", "out", "refused", "refused", "refused", "refused"], ran
+    assert spun.reason is ExitReason.CPU
+    with pytest.raises(SandboxError) as caught:
+        await Sandbox(SandboxPolicy(), back_end="wasm").open()
+    assert (caught.value.code, caught.value.field) == ("sandbox.not_enforced", "scratch_bytes")
 
 
 async def test_an_interpreter_that_was_replaced_is_not_run(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ class Running:
         except TimeoutError:
             raise _broken("the supervisor of a run did not report in time") from None
         except asyncio.CancelledError:
-            self._end()
+            self.end()
             await asyncio.shield(self._gone())
             raise
         finally:
@@ -162,11 +162,11 @@ class Running:
         self._read[read] += part[: self._left]
         if len(part) > self._left and self._ended is None:
             self._ended = OUTPUT
-            self._end()
+            self.end()
         self._left -= min(self._left, len(part))
 
-    def _end(self) -> None:
-        """Tells the supervisor to end the run."""
+    def end(self) -> None:
+        """Tells the supervisor to end the run. Any number of times."""
         with contextlib.suppress(OSError):
             self._control.shutdown(socket.SHUT_WR)
 
@@ -224,6 +224,12 @@ class Running:
         ended = report["ended"]
         if self._ended is not None and ended in (None, "asked"):
             ended = self._ended
+        if ended == "asked":
+            raise SandboxError(
+                "sandbox.closed",
+                "the sandbox was closed while a program ran, and has ended it",
+                fix="close it when its programs are done",
+            )
         if ended is None and status is None:
             raise _broken("the first process of a sandbox ended without a word")
         stdout, stderr = (bytes(self._read[read]) for read, _ in self._pipes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import secrets
@@ -84,6 +85,7 @@ class Sandbox:
         self._machine: Machine | None = None
         self._closed = False
         self._ready: Running | None = None
+        self._runs: set[Running] = set()
 
     async def __aenter__(self) -> Sandbox:
         await self.open()
@@ -111,12 +113,24 @@ class Sandbox:
                 self._machine = await self._started()
         return self._machine
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a program is being run now."""
+        return bool(self._runs)
+
     async def aclose(self) -> None:
         """Ends what still runs, and the warden. Any number of times."""
         self._closed = True
+        # One who is opening it holds the lock, and is let finish.
+        async with self._opening:
+            await self._release()
+
+    async def _release(self) -> None:
         ready, self._ready = self._ready, None
         if ready is not None:
             ready.close()
+        for running in self._runs:
+            running.end()
         channel, self._channel = self._channel, None
         warden, self._warden = self._warden, None
         if channel is not None:
@@ -172,17 +186,22 @@ class Sandbox:
         the next is made ready after it: an interpreter that has not been given any program."""
         if len(stdin) > STDIN_BYTES_MAX:
             raise _policy("stdin", f"at most {STDIN_BYTES_MAX} bytes", f"{len(stdin)} bytes")
+        # One with an allow-list speaks up with its sockets, which are relayed for one program each.
+        keep_ready = keep_ready and not self.policy.network
         async with self._places:
             machine = await self.open()
             running = self._taken() if keep_ready else None
             if running is None:
                 running = self._asked(errand, machine)
+            self._runs.add(running)
             try:
                 return await running.over(stdin)
             finally:
+                self._runs.discard(running)
                 running.close()
                 if keep_ready and self._ready is None and self._channel is not None:
-                    self._ready = self._asked(errand, machine)
+                    with contextlib.suppress(SandboxError):  # the next run will meet it, and say so
+                        self._ready = self._asked(errand, machine)
 
     def _taken(self) -> Running | None:
         """The run that was made ready; None when there is none, or it has failed meanwhile."""
@@ -225,8 +244,7 @@ class Sandbox:
             machine = machine_from(hello["machine"])
             _check(self.policy, machine, self.back_end)
         except BaseException:
-            await self.aclose()
-            self._closed = False
+            await self._release()
             raise
         ours.setblocking(True)
         return machine

@@ -26,6 +26,7 @@ from stageflow.stages.work.sandbox.machine import probe
 from stageflow.stages.work.sandbox.running import LENGTH_BYTES
 from stageflow.stages.work.sandbox.supervision import Supervisor
 
+END_S: Final = 3
 DESCRIPTORS: Final = 4
 """Standard input, output, error, and the line to whoever asked."""
 
@@ -51,11 +52,20 @@ def main(arguments: Sequence[str]) -> int:
         for each in descriptors:
             os.set_inheritable(each, False)  # what comes over a socket is not closed on exec
         if not message:
+            _wait_for_supervisors()
             return 0
         if os.fork() == 0:
             _serve(channel, descriptors, loaded)
         for each in descriptors:
             os.close(each)
+
+
+def _wait_for_supervisors() -> None:
+    """Lets those whose askers have gone end their runs and take their groups away; those who
+    can't in time die with this process."""
+    signal.alarm(END_S)
+    with contextlib.suppress(ChildProcessError):  # since SIGCHLD is ignored: all have ended
+        os.wait()
 
 
 def _serve(
