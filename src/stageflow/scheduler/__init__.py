@@ -1,7 +1,7 @@
 """The pure state machine of a run: events in, records and actions out."""
 
 from stageflow.scheduler.actions import Action, Ask, End, Launch, Stop, Wait
-from stageflow.scheduler.deadlock import AwaitedEnds, PoolState, Waits, cycles
+from stageflow.scheduler.deadlock import AwaitedEnds, PoolState, Waits, cycles, knots
 from stageflow.scheduler.program import Program
 from stageflow.scheduler.recovery import put_questions, replay, take_over
 from stageflow.scheduler.scheduler import ABANDONED_MAX, Scheduler
@@ -29,6 +29,7 @@ __all__ = [
     "Wait",
     "Waits",
     "cycles",
+    "knots",
     "put_questions",
     "replay",
     "stall_of",
