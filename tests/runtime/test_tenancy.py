@@ -251,6 +251,15 @@ async def test_a_foreign_run_takes_the_same_work_as_none(endpoint: str) -> None:
     assert work == [("holds",)] * 2
 
 
+async def test_what_is_kept_of_a_refusal_is_bounded() -> None:
+    async with Runtime(journal=GroupCommit(MemoryStore())) as runtime:
+        for _ in range(1_001):
+            with pytest.raises(JournalError):
+                await runtime.tenant("acme").load("x" * 10_000)
+        assert (runtime.refusals.count, len(runtime.refusals.last)) == (1_001, 1_000)
+        assert {each.run for each in runtime.refusals.last} == {"x" * 100}
+
+
 async def test_no_two_tenants_have_an_effect_key_in_common() -> None:
     """Names that read alike when they are written one after the other are two names."""
 
