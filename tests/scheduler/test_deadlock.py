@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from stageflow.scheduler import AwaitedEnds, PoolState, Waits, cycles
+from stageflow.scheduler import AwaitedEnds, PoolState, Waits, cycles, knots
 from stageflow.scheduler.deadlock import stuck
 
 
@@ -161,3 +161,16 @@ def test_who_is_left_over_is_who_never_ends_in_any_order() -> None:
 def test_a_long_chain_costs_no_stack() -> None:
     waits = ring(*range(3_000))
     assert cycles(replace(waits, pools={**waits.pools, "lock 0": lock(0)})) == []
+
+
+def test_a_cycle_that_may_go_on_once_another_is_broken_is_no_knot() -> None:
+    """3 and 4 wait for each other, or would take what 1 gives; 1 and 2 wait for each other."""
+    ends = {
+        1: AwaitedEnds(frozenset({2}), 1),
+        2: AwaitedEnds(frozenset({1}), 1),
+        3: AwaitedEnds(frozenset({4, 1}), 1),
+        4: AwaitedEnds(frozenset({3}), 1),
+    }
+    waits: Waits[int] = Waits({}, ends)
+    assert sorted(map(sorted, cycles(waits))) == [[1, 2], [3, 4]]
+    assert knots(waits) == [frozenset({1, 2})]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from stageflow.contracts import contract_of
@@ -21,7 +22,7 @@ from stageflow.graph import Stage
 from stageflow.model.errors import RunError
 from stageflow.model.values import thaw
 from stageflow.runtime.durable import StepResult, do_step
-from stageflow.runtime.waits import Waiter
+from stageflow.runtime.waits import Hope, Waiter
 from stageflow.scheduler import NodeState
 
 if TYPE_CHECKING:
@@ -165,14 +166,13 @@ async def _arrived(
         have = [each for each in senders if _message_of(driver, each, key) is not None]
         if len(have) >= need:
             return have[:need]
-        status = driver.scheduler.status
-        left = [each for each in senders if each not in have and not status[each].is_terminal]
-        if len(have) + len(left) < need:
+        left = _hoped_for(driver, senders, key)
+        missing = need - len(have)
+        if len(left) < missing:
             raise _never(driver, number, key, [each for each in senders if each not in have])
         if left != waits_for:
             waits_for, wait_number = left, graph.new_number()
         names = ", ".join(driver.nodes[each].name for each in left)
-        missing = need - len(have)
         some = "" if missing == len(left) else f"{missing} of "
         with driver.mailbox.told(driver, left) as news:
             waiter = Waiter(
@@ -180,12 +180,31 @@ async def _arrived(
                 driver.nodes[number].name,
                 f"message {key!r} of {some}{names}",
                 ADVICE,
-                senders=frozenset(left),
-                need=missing,
-                woken=news,
+                partial(_hope, driver, senders, key, need, news),
             )
             with graph.waits(task, waiter, number=wait_number):
                 await news
+
+
+def _hoped_for(driver: Driver, senders: Sequence[int], key: str) -> list[int]:
+    """Those who have not sent, and have not ended."""
+    status = driver.scheduler.status
+    return [
+        each
+        for each in senders
+        if not status[each].is_terminal and _message_of(driver, each, key) is None
+    ]
+
+
+def _hope(
+    driver: Driver, senders: Sequence[int], key: str, need: int, news: asyncio.Future[None]
+) -> Hope | None:
+    """What a receiver still waits for; None when it goes on as soon as it runs."""
+    have = sum(_message_of(driver, each, key) is not None for each in senders)
+    left = _hoped_for(driver, senders, key)
+    if news.cancelled() or have >= need or have + len(left) < need:
+        return None
+    return Hope(frozenset(left), need - have)
 
 
 def _never(driver: Driver, number: int, key: str, silent: Sequence[int]) -> RunError:

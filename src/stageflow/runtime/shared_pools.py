@@ -27,7 +27,7 @@ from stageflow.runtime.limits import Limits
 from stageflow.runtime.lingering import RUN
 from stageflow.runtime.picture import Evidence, Names, picture_of, sighting_of
 from stageflow.runtime.waits import Waiter, WaitGraph, deadlocked
-from stageflow.scheduler import Sighting, cycles, standing
+from stageflow.scheduler import Sighting, knots, standing
 
 if TYPE_CHECKING:
     from stageflow.runtime.driver import Driver
@@ -117,6 +117,8 @@ class SharedPools:
         self._news: asyncio.Event = asyncio.Event()
         self._renew_by_s = 0.0
         self._earlier: deque[Sighting[str]] = deque(maxlen=EARLIER)
+        self._postponed: set[frozenset[str]] = set()
+        """Cycles that were sure at the last look, and seemed to be parts of larger ones."""
         self._shows_waits = False
         """Whether what was published last has anybody who waits."""
 
@@ -329,12 +331,17 @@ class SharedPools:
             for pool in sight.book.pools.values()
             for each in pool.queue
         }
-        for earlier in self._earlier:
-            for cycle in cycles(standing(earlier, seen)):
+        sure = {each for earlier in self._earlier for each in knots(standing(earlier, seen))}
+        # One that seems to be part of a larger one, or to wait for another, is left until the next
+        # look, which tells.
+        seeming = set(knots(seen.waits)) if sure else set()
+        for cycle in sorted(sure, key=sorted):
+            if cycle in seeming or cycle in self._postponed:
                 waiting = sorted(requests[who] for who in cycle if who in requests)
                 evidence = Evidence.of(cycle, sight)
                 if waiting and evidence is not None:
                     await store.change(partial(_doomed, waiting, evidence.dumped()))
+        self._postponed = sure - seeming
         self._earlier.append(seen)
 
     def _left(self, book: PoolBook, now_s: float) -> None:

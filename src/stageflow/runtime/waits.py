@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -60,6 +60,13 @@ class Caller(NamedTuple):
     node: str
 
 
+class Hope(NamedTuple):
+    """Messages of `need` of these nodes."""
+
+    senders: frozenset[int]
+    need: int
+
+
 class Waiter(NamedTuple):
     """What a task waits for, apart from child runs."""
 
@@ -68,17 +75,14 @@ class Waiter(NamedTuple):
     awaits: str
     advice: str
     """What would keep such a wait out of a cycle."""
-    senders: frozenset[int] = frozenset()
-    """Nodes whose messages it waits for; empty when it stands in a pool's queue."""
-    need: int = 0
-    """How many of `senders` are enough."""
-    woken: asyncio.Future[None] | None = None
-    """Done when its task was told of something and has not run since: then it may go on."""
+    hope: Callable[[], Hope | None] | None = None
+    """Of a task that waits for messages: what it still waits for, asked anew each time, since what
+    it waits for may have come without its having run; None when it stands in a pool's queue."""
 
     @property
-    def receives(self) -> bool:
-        """True while it waits for messages, and was told of nothing."""
-        return self.woken is not None and not self.woken.done()
+    def hopes_for(self) -> Hope | None:
+        """The messages that it waits for; None when it waits for none, or is about to go on."""
+        return None if self.hope is None else self.hope()
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,15 +196,19 @@ class WaitGraph:
         """False when it is plain that nobody waits for `task`, or that what it waits for goes on;
         spares the look at everybody who waits."""
         run, mine = waiter.run, waiter.run.plan.index[waiter.node]
-        if waiter.receives:
-            ends = (NodeEnd(run, node) for node in waiter.senders if node != mine)
-            if sum(self._goes_on(end) for end in ends) >= waiter.need:
+        hope = waiter.hopes_for
+        if hope is not None:
+            ends = (NodeEnd(run, node) for node in hope.senders if node != mine)
+            if sum(self._goes_on(end) for end in ends) >= hope.need:
                 return False
         return (
             run.caller is not None
             or bool(run.plan.children[mine] or run.plan.raw_children[mine])
             or self._pools.is_wanted_of(task)
-            or any(each.run is run and mine in each.senders for each in self.waiting.values())
+            or any(
+                each.run is run and (hope := each.hopes_for) is not None and mine in hope.senders
+                for each in self.waiting.values()
+            )
         )
 
     def _goes_on(self, end: NodeEnd) -> bool:
@@ -228,9 +236,10 @@ class WaitGraph:
             if task in each.run.workers
         }
         for task, waiter in self.waiting.items():
-            if waiter.receives:
-                of = {NodeEnd(waiter.run, node) for node in waiter.senders}
-                ends[task] = AwaitedEnds(frozenset(of), waiter.need)
+            hope = waiter.hopes_for
+            if hope is not None:
+                of = {NodeEnd(waiter.run, node) for node in hope.senders}
+                ends[task] = AwaitedEnds(frozenset(of), hope.need)
                 _add_ends(of, ends, begun)
             below: Who = task
             run = waiter.run

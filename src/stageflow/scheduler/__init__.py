@@ -1,7 +1,7 @@
 """The pure state machine of a run: events in, records and actions out."""
 
 from stageflow.scheduler.actions import Action, Ask, End, Launch, Stop, Wait
-from stageflow.scheduler.deadlock import AwaitedEnds, PoolState, Waits, cycles
+from stageflow.scheduler.deadlock import AwaitedEnds, PoolState, Waits, cycles, knots
 from stageflow.scheduler.program import Program
 from stageflow.scheduler.recovery import put_questions, replay, take_over
 from stageflow.scheduler.saga import NEEDS_PERSON, UNDOES, Move, Stand, next_move
@@ -37,6 +37,7 @@ __all__ = [
     "Waits",
     "cycles",
     "in_doubt",
+    "knots",
     "next_move",
     "put_questions",
     "replay",

@@ -113,6 +113,29 @@ class _Reduction(Generic[W]):
 
 def cycles(waits: Waits[W]) -> list[frozenset[W]]:
     """Those who wait for one another and can never go on, each set by itself."""
+    return _cycles(_stuck_targets(waits))
+
+
+def knots(waits: Waits[W]) -> list[frozenset[W]]:
+    """Those cycles that wait for nobody else who is stuck.
+
+    When all were found at one time, the others may go on once these are broken: somebody in them
+    may only have had the choice between two who are stuck.
+    """
+    targets = _stuck_targets(waits)
+    return [part for part in _cycles(targets) if all(part.issuperset(targets[w]) for w in part)]
+
+
+def _cycles(targets: Mapping[W, Sequence[W]]) -> list[frozenset[W]]:
+    return [
+        frozenset(part)
+        for part in _connected(targets)
+        if len(part) > 1 or part[0] in targets[part[0]]
+    ]
+
+
+def _stuck_targets(waits: Waits[W]) -> dict[W, list[W]]:
+    """For whom everybody who is stuck waits, as far as they are stuck."""
     left = stuck(waits)
     targets: dict[W, list[W]] = {who: [] for who in left}
     for who, ends in waits.ends.items():
@@ -127,11 +150,7 @@ def cycles(waits: Waits[W]) -> list[frozenset[W]]:
                 # Those ahead are in his way only when what is held is not.
                 targets[who] += holders if pool.units - kept < units else ahead
                 ahead = [who]
-    return [
-        frozenset(part)
-        for part in _connected(targets)
-        if len(part) > 1 or part[0] in targets[part[0]]
-    ]
+    return targets
 
 
 def _connected(targets: Mapping[W, Sequence[W]]) -> Iterator[list[W]]:

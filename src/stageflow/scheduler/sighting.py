@@ -15,7 +15,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from stageflow.scheduler.deadlock import AwaitedEnds, PoolState, Waits
+from stageflow.scheduler.deadlock import PoolState, Waits
 
 W = TypeVar("W", bound=Hashable)
 
@@ -41,9 +41,9 @@ def standing(earlier: Sighting[W], later: Sighting[W]) -> Waits[W]:
         made_s = later.made_s.get(who)
         if made_s is not None and made_s <= earlier.at_s:
             return False
-        if who in later.numbers:
-            return earlier.numbers.get(who) == later.numbers[who]
-        return _same(earlier.waits.ends.get(who), later.waits.ends.get(who))
+        if who in later.numbers and earlier.numbers.get(who) != later.numbers[who]:
+            return False
+        return earlier.waits.ends.get(who) == later.waits.ends.get(who)
 
     pools = {
         name: PoolState(
@@ -53,7 +53,3 @@ def standing(earlier: Sighting[W], later: Sighting[W]) -> Waits[W]:
     }
     ends = {who: awaited for who, awaited in later.waits.ends.items() if is_sure(who)}
     return Waits(pools, ends)
-
-
-def _same(one: AwaitedEnds[W] | None, other: AwaitedEnds[W] | None) -> bool:
-    return one is not None and one == other

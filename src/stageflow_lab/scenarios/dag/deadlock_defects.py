@@ -145,7 +145,7 @@ def after_is_no_edge() -> Iterator[None]:
 @contextmanager
 def _searching(search: Any) -> Iterator[None]:
     """Within a process and between processes."""
-    with patched(waits, "cycles", search), patched(shared_pools, "cycles", search):
+    with patched(waits, "cycles", search), patched(shared_pools, "knots", search):
         yield
 
 

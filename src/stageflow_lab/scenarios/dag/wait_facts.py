@@ -20,9 +20,13 @@ def facts_of(plan: Plan, seen: Sequence[Seen], *, engine: str, scan_s: float) ->
     victims: list[str] = []
     exact = unlike = false = whole = 0
     delays: list[float] = []
-    for report in reports:
-        members = frozenset(report["members"])
+    while reports:
+        # Two that ended at one time are told in any order: the one that fits comes first.
         expected = plan.knots(without=victims)
+        fitting = [each for each in reports if frozenset(each["members"]) in expected]
+        report = (fitting or reports)[0]
+        reports.remove(report)
+        members = frozenset(report["members"])
         exact += members in expected
         unlike += members not in expected and any(members & each for each in expected)
         false += not any(members & each for each in expected)
@@ -45,7 +49,7 @@ def facts_of(plan: Plan, seen: Sequence[Seen], *, engine: str, scan_s: float) ->
         "kinds": sorted({each.wait.kind for each in plan.members if each.wait is not None}),
         "shared": len(plan.shared),
         "happened": not plan.closer or plan.closer in waits_s,
-        "reports": len(reports),
+        "reports": len(victims),
         "exact": exact,
         "unlike": unlike,
         # A wait that was ended without a report is a false alarm, too.

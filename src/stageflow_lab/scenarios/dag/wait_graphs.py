@@ -107,16 +107,21 @@ class Plan:
 
     def knots(self, *, without: Sequence[str] = ()) -> list[frozenset[str]]:
         """The sets that may be reported: cycles within one process, which are found at once and by
-        themselves, and where there are none those through several."""
+        themselves, and where there are none those through several. Only those that wait for nobody
+        else who is stuck: the others may go on when these are broken."""
         graph = self.graph(without=without)
-        return self._within(graph) or cycles(graph)
+        within = self._within(graph)
+        if not cycles(within):
+            within = graph
+        return [each for each in cycles(within) if not _waits_for_others(each, within)]
 
     @property
     def is_across(self) -> bool:
         """Whether no cycle is within one process."""
-        return not self._within(self.graph())
+        return not cycles(self._within(self.graph()))
 
-    def _within(self, graph: Graph) -> list[frozenset[str]]:
+    def _within(self, graph: Graph) -> Graph:
+        """Without the waits for pools that processes share."""
         apart = {
             f"{part}{each.number}"
             for each in self.members
@@ -125,7 +130,7 @@ class Plan:
             and self.pool(each.number) in self.shared
             for part in ("inner" if each.wait.kind == "child" else "a",)
         }
-        return cycles({who: wanted for who, wanted in graph.items() if who not in apart})
+        return {who: wanted for who, wanted in graph.items() if who not in apart}
 
     def graph(
         self, *, without: Sequence[str] = (), early: bool = False
@@ -175,6 +180,11 @@ def cycles(graph: Graph) -> list[frozenset[str]]:
     reach = {who: _reached(who, graph, left) for who in left}
     groups = {frozenset(o for o in reach[who] if who in reach[o]) for who in left}
     return sorted((group for group in groups if group), key=sorted)
+
+
+def _waits_for_others(cycle: frozenset[str], graph: Graph) -> bool:
+    left = stuck(graph)
+    return any(other in left and other not in cycle for who in cycle for other in graph[who][1])
 
 
 def _reached(start: str, graph: Graph, left: set[str]) -> set[str]:

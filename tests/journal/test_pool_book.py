@@ -1,0 +1,148 @@
+"""The book of shared pools: its rules, and the stores that keep it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import pytest
+
+from stageflow.journal.pools import MemoryPools, PoolBook, PoolEntry, PoolStore
+
+OWNERS = ("a", "b", "c")
+
+
+def entry(request: str, *, units: int = 1, owner: str = "a") -> PoolEntry:
+    return PoolEntry(request, owner, f"t{request}", units, 0)
+
+
+def asked(book: PoolBook, request: str, total: int = 2, **options: Any) -> PoolEntry | None:
+    return book.ask("gpu", total, entry(request, **options), waiters_max=100)
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_no_more_units_are_out_than_there_are_and_nobody_overtakes(seed: int) -> None:
+    rng, book, live = random.Random(seed), PoolBook(), list[str]()
+    last_fence = 0
+    for number in range(200):
+        if live and rng.random() < 0.45:
+            book.give_back(live.pop(rng.randrange(len(live))))
+        else:
+            asked(book, f"r{number}", 3, units=rng.randint(1, 3), owner=rng.choice(OWNERS))
+            live.append(f"r{number}")
+        book = PoolBook.loaded(book.dumped())
+        pool = book.pools["gpu"]
+        assert 0 <= pool.free <= 3
+        assert not pool.queue or pool.queue[0].units > pool.free, "who is first and fits is served"
+        tickets = [each.ticket for each in pool.queue]
+        assert tickets == sorted(tickets)
+        fences = sorted(each.fence for each in pool.holds)
+        assert len(set(fences)) == len(fences) and all(fences)
+        last_fence = max([last_fence, *fences])
+    for request in live:
+        book.give_back(request)
+    assert book.pools["gpu"].free == 3 and not book.pools["gpu"].queue
+
+
+def test_asking_again_changes_nothing() -> None:
+    book = PoolBook()
+    first = asked(book, "r")
+    assert asked(book, "r") is first
+    assert book.pools["gpu"].free == 1
+
+
+def test_a_lease_that_ended_frees_what_was_held() -> None:
+    book = PoolBook()
+    for owner in ("a", "b"):
+        book.begin(owner, now_s=0.0, lease_s=10.0)
+        asked(book, owner, 1, owner=owner)
+    assert book.renew("b", now_s=9.0, lease_s=10.0)
+    assert book.renew("b", now_s=12.0, lease_s=10.0)
+    assert not book.renew("a", now_s=12.0, lease_s=10.0)
+    assert [each.owner for each in book.pools["gpu"].holds] == ["b"]
+
+
+def test_one_wait_of_a_cycle_is_ended_and_only_while_all_stand() -> None:
+    book = PoolBook()
+    for request in ("holds", "x", "y"):
+        asked(book, request, 1)
+    assert not book.doom(["x", "gone"], "why")
+    assert book.doom(["x", "y"], "why")
+    assert [each.doomed for each in book.pools["gpu"].queue] == ["", "why"], "the last to ask"
+    assert not book.doom(["x", "y"], "again")
+    assert not book.doom([], "nobody")
+
+
+def test_too_many_who_wait_and_other_units() -> None:
+    book = PoolBook()
+    for request in ("holds", "waits"):
+        asked(book, request, 1)
+    assert book.ask("gpu", 1, entry("more"), waiters_max=1) is None
+    with pytest.raises(ValueError, match="1"):
+        asked(book, "other", 5)
+    for request in ("holds", "waits"):
+        book.give_back(request)
+    assert asked(book, "other", 5) is not None
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def store(request: pytest.FixtureRequest) -> PoolStore:
+    if request.param == "memory":
+        return MemoryPools()
+    url = request.getfixturevalue("postgres_url")
+    from stageflow.journal.postgres.pools import PostgresPools
+
+    return PostgresPools(url)
+
+
+def test_a_store_keeps_what_is_changed_and_shows_the_pictures_of_the_living(
+    store: PoolStore,
+) -> None:
+    async def main() -> None:
+        def begin(book: PoolBook, now_s: float) -> int:
+            for owner in ("a", "b"):
+                book.begin(owner, now_s=now_s, lease_s=60.0)
+            found = asked(book, "r", owner="a")
+            assert found is not None
+            return found.fence
+
+        try:
+            assert await store.change(begin) > 0
+            with pytest.raises(ZeroDivisionError):
+                await store.change(lambda book, _: (book.give_back("r"), 1 / 0))
+            book, first_s = await store.read()
+            assert book.find("r") is not None, "what failed changed nothing"
+            await store.sight("a", "[1]")
+            sight = await store.sight("b", "[2]")
+            assert dict(sight.pictures) == {"a": "[1]", "b": "[2]"}
+            assert sight.at_s >= first_s
+            await store.change(lambda book, _: book.leave("a"))
+            sight = await store.sight("b", "[3]")
+            assert dict(sight.pictures) == {"b": "[3]"}
+            assert sight.book.find("r") is None
+        finally:
+            await store.close()
+
+    asyncio.run(main())
+
+
+def test_changes_at_once_are_one_after_another(postgres_url: str) -> None:
+    from stageflow.journal.postgres.pools import PostgresPools
+
+    async def main() -> None:
+        stores = [PostgresPools(postgres_url) for _ in range(4)]
+        try:
+            numbers = await asyncio.gather(
+                *(
+                    each.change(lambda book, _: book.next_number())
+                    for each in stores
+                    for _ in range(25)
+                )
+            )
+            assert sorted(numbers) == list(range(1, 101))
+        finally:
+            for each in stores:
+                await each.close()
+
+    asyncio.run(main())
