@@ -21,6 +21,7 @@ from stageflow.graph.stage import (
     as_references,
     check_policies,
     checked_name,
+    checked_priority,
     checked_timeout,
     mode_of,
     signature_of,
@@ -62,6 +63,8 @@ class StageOptions(TypedDict, total=False):
     """How many revisions guards may ask for, the first one counted; default 5."""
     progress: Progress
     """When it is given up before that, since its revisions bring nothing new."""
+    priority: int
+    """Added to that of its run: higher goes first where stages wait for threads and pools."""
     place: Place
     """Where a sync function runs: "thread" (default), "process", or "loop" for quick pure code."""
 
@@ -420,6 +423,7 @@ def _stage(
         on_failure=options.get("on_failure", "stop"),
         fallback=options.get("fallback"),
         version=options.get("version", "1"),
+        priority=checked_priority(options.get("priority", 0), name),
         place=place,
         revisions=_revisions(options.get("revisions", 5), name),
         progress=options.get("progress") or Progress(),

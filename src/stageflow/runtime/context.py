@@ -11,7 +11,7 @@ from stageflow.model.session import Session
 from stageflow.model.snapshot import ContextSnapshot
 from stageflow.runtime.durable import do_step
 from stageflow.runtime.fanout import mapped
-from stageflow.runtime.pools import Lease
+from stageflow.runtime.pools import Asker, Lease
 
 if TYPE_CHECKING:  # both refer to each other's instances; neither needs the other's class
     from stageflow.runtime.driver import Driver
@@ -72,15 +72,21 @@ class Context:
         text = f"{identity.tenant}\0{identity.run}\0{self.node}"
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
-    def pool(self, name: str, units: int = 1) -> Lease:
+    def pool(self, name: str, units: int = 1, *, bound_s: float | None = None) -> Lease:
         """Units of a pool of the runtime for the length of an `async with`; waits until they are
-        free, in the order of asking and for no longer than this attempt may take.
+        free, for no longer than this attempt may take. Higher priorities go first, equal ones in
+        the order of asking; who holds units is as urgent as the most urgent who waits for them.
+
+        A wait of more than `bound_s` (default `Limits(pool_wait_s=...)`) is told as an event
+        WAIT_EXCEEDED that names the holders.
 
         For async stages. Raises RunError: at once `pool.unknown`, `pool.request`; when entered
         `pool.full`, and `run.deadlock` when this wait would close a cycle of stages that wait for
         one another. A stage that lets the latter through fails with reason `deadlock`.
         """
-        return self._driver.runtime.pools.lease(self._driver, self.node, name, units)
+        driver = self._driver
+        asker = Asker(driver, self.node, driver.precedence(self._node))
+        return driver.runtime.pools.lease(asker, name, units, bound_s=bound_s)
 
     async def emit(self, item: Any) -> None:
         """Sends an item to the run's stream; waits while the reader is behind.

@@ -48,7 +48,8 @@ from stageflow.runtime.history import History
 from stageflow.runtime.inquiry import DidNotHappen
 from stageflow.runtime.lingering import RUN, end_lingering
 from stageflow.runtime.outcome import Candidate, Run, make_run
-from stageflow.runtime.pools import Caller
+from stageflow.runtime.pools import Caller, Precedence
+from stageflow.runtime.ready import RankedReady
 from stageflow.runtime.retry_after import retry_after_s
 from stageflow.runtime.simulated import is_simulated
 from stageflow.runtime.step import Compiled, Step
@@ -131,6 +132,7 @@ class Driver:
         "over_by_s",
         "parent",
         "plan",
+        "priority",
         "program",
         "push",
         "ready",
@@ -198,6 +200,7 @@ class Driver:
         events: Sequence[Subscription] = (),
         stream: StreamQueue | None = None,
         scheduler: Scheduler | None = None,
+        priority: int = 0,
     ) -> None:
         """`inputs` are canonical. `deadline_s` is on the loop's clock, `deadline_in_s` counts from
         the start. `scheduler` is given when the run was recovered."""
@@ -210,6 +213,8 @@ class Driver:
         self.identity = identity
         self.inputs = inputs
         self.seed = seed
+        self.priority = priority
+        """Of every stage of this run, to which its own is added."""
         self.depth = depth
         self.deadline_s = deadline_s
         self.deadline_in_s = deadline_in_s
@@ -231,8 +236,10 @@ class Driver:
         self.deps: Mapping[str, Any] = {}
         self.fakes: Fakes | None = None
         """Deps that stand for the runtime's, in a pipeline under test."""
-        self.ready: deque[int] = deque()
-        """Nodes that may start now, in order of readiness."""
+        self.ready: deque[int] | RankedReady = (
+            deque() if program.priorities is None else RankedReady(program.priorities)
+        )
+        """Nodes that may start now, by priority and in order of readiness."""
         self.attempts: dict[int, Attempt] = {}
         """Waiting stages by node."""
         self.workers: dict[asyncio.Task[Any], Driver | None] = {}
@@ -1184,6 +1191,16 @@ class Driver:
             else:
                 given[argument.parameter] = self.context_of(step.node, started_s)
 
+    def precedence(self, number: int) -> Precedence:
+        """That stage's, where it waits in line with others."""
+        callers = []
+        run = self
+        while run.caller is not None:
+            callers.append(run.caller.task)
+            assert run.parent is not None, "a child has a parent"
+            run = run.parent
+        return Precedence(self.tenant, self.priority + self.nodes[number].priority, tuple(callers))
+
     def context_of(self, node: Node, started_s: float) -> Context:
         deadline_s = started_s + node.timeout_s
         if self.deadline_s is not None:
@@ -1414,6 +1431,7 @@ class Driver:
                 (child, first), is_cancelled = await making, False
             task = self._start_child(child, first)
             assert child.left is not None, "it was started just now"
+            child.priority = self.priority + self.nodes[number].priority + pipeline.options.priority
             if is_cancelled:
                 child.left.cancel()
             waits = asyncio.current_task() if caller is None else caller

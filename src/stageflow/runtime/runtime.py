@@ -63,8 +63,9 @@ class Runtime:
     `journal` is a Journal, the path of a SQLite file, or an address: "sqlite:///runs.db",
     "postgresql://host/database" (docs/postgres.md); None keeps runs in memory only. `deps`
     maps names to factories, `Dep`s, or values; `pools` maps names to how many units `ctx.pool` has
-    to give, to the runs of all tenants. Close it (`async with`, or `aclose`) when it holds
-    a journal or deps.
+    to give, to the runs of all tenants. Tenants that wait for one pool, or for threads or
+    processes, are served in the proportion of their `weights`, 1 for those not named. Close it
+    (`async with`, or `aclose`) when it holds a journal or deps.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Runtime:
         journal: Journal | str | Path | None = None,
         deps: Mapping[str, Any] | None = None,
         pools: Mapping[str, int] | None = None,
+        weights: Mapping[str, float] | None = None,
         limits: Limits | None = None,
         events: Iterable[Subscription] = (),
         adapters: Iterable[Adapter[Any]] = (),
@@ -83,8 +85,6 @@ class Runtime:
         self.freezer = Freezer(adapters)
         self.clock: Clock = SystemClock() if clock is None else clock
         self.journal = opened(journal) if isinstance(journal, (str, Path)) else journal
-        self.threads = ThreadPool(self.limits.threads)
-        self.processes = ProcessPool(self.limits.processes)
         self.quarantined: list[tuple[str, str]] = []
         """(run, stage) of every stage that ignored its cancellation."""
         self.heirs: dict[str, Heir] = {}
@@ -99,8 +99,10 @@ class Runtime:
         the store, all tasks of this process are the owner that may claim again."""
         self.sessions = Sessions(self.limits)
         """Whose turn it is in each session."""
-        self.pools = Pools({} if pools is None else pools, waiters_max=self.limits.pool_waiters)
+        self.pools = Pools({} if pools is None else pools, limits=self.limits, weights=weights)
         """What `ctx.pool` gives; `pools.deadlocks` are the last that were found."""
+        self.threads = ThreadPool(self.limits.threads, self.pools)
+        self.processes = ProcessPool(self.limits.processes, self.pools)
         self.requests = Requests(self.limits.requests)
         """Keyed runs that are live here."""
         self._ids = RunIds()
@@ -499,6 +501,7 @@ class Runtime:
             stream=stream,
             deadline_s=deadline_s,
             deadline_in_s=deadline_in_s,
+            priority=pipeline.options.priority,
         )
         driver.fakes = fakes
         return driver

@@ -2,6 +2,8 @@
 
 from stageflow.scheduler.actions import Action, Ask, End, Launch, Stop, Wait
 from stageflow.scheduler.deadlock import AwaitedEnds, PoolState, Waits, cycles
+from stageflow.scheduler.inheritance import Demand, Inheritance, Supply
+from stageflow.scheduler.line import RankedLine, Ranks
 from stageflow.scheduler.program import Program
 from stageflow.scheduler.recovery import put_questions, replay, take_over
 from stageflow.scheduler.scheduler import ABANDONED_MAX, Scheduler
@@ -16,14 +18,19 @@ __all__ = [
     "AwaitedEnds",
     "Cause",
     "Complaint",
+    "Demand",
     "End",
+    "Inheritance",
     "Launch",
     "NodeState",
     "PoolState",
     "Program",
+    "RankedLine",
+    "Ranks",
     "Scheduler",
     "SentBack",
     "Stop",
+    "Supply",
     "Wait",
     "Waits",
     "cycles",
