@@ -400,3 +400,17 @@ def test_another_root_keeps_its_own_runs(folder: Path, capsys: pytest.CaptureFix
     assert Said(capsys, *RUN, "--root", "elsewhere").status == 0
     assert (folder / "elsewhere" / "journal.db").exists()
     assert "desk" in Said(capsys, "runs", "--root", "elsewhere").out
+
+
+def test_a_tenant_is_shown_its_own_runs_only(
+    asking: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_id(Said(capsys, *ASK))
+    for command in ("show", "resume", "waiting"):
+        said = Said(capsys, command, run, "--tenant", "acme")
+        assert (said.status, said.out) == (1, "") and "journal.unknown_run" in said.err
+    said = Said(capsys, "signal", run, "word", "--by", "eve", "--value", "{}", "--tenant", "acme")
+    assert said.status == 1 and "journal.unknown_run" in said.err
+    assert Said(capsys, "runs", "--tenant", "acme").out == "no runs yet\n"
+    assert run in Said(capsys, "runs", "--tenant", "default").out
+    assert "--tenant default --by" in Said(capsys, "waiting", "--tenant", "default").out

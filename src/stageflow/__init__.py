@@ -16,6 +16,7 @@ from stageflow.graph import (
     work,
 )
 from stageflow.model import merges
+from stageflow.model.caching import Cache
 from stageflow.model.errors import (
     BuildError,
     BuildErrors,
@@ -50,6 +51,7 @@ from stageflow.model.progress import Progress, Stall
 from stageflow.model.session import Session, Turn, Window
 from stageflow.model.snapshot import ContextSnapshot
 from stageflow.model.values import Adapter
+from stageflow.runtime.connections import Connections
 from stageflow.runtime.context import Context
 from stageflow.runtime.deps import Dep
 from stageflow.runtime.events import Event, EventType, Subscription
@@ -61,10 +63,12 @@ from stageflow.runtime.pipeline import Pipeline, RunStream
 from stageflow.runtime.pools import Deadlock, Deadlocked, DeadlockMember
 from stageflow.runtime.runtime import Runtime
 from stageflow.runtime.stream import Emitted
+from stageflow.runtime.tenancy import AccessRefused, TenantRuntime
 from stageflow.runtime.waiting import Waiting
 from stageflow.runtime.worker import Worker
 
 __all__ = [
+    "AccessRefused",
     "Adapter",
     "Allow",
     "Block",
@@ -72,8 +76,10 @@ __all__ = [
     "BranchRef",
     "BuildError",
     "BuildErrors",
+    "Cache",
     "Candidate",
     "CantTell",
+    "Connections",
     "Context",
     "ContextSnapshot",
     "ContractError",
@@ -116,6 +122,7 @@ __all__ = [
     "Stall",
     "Stream",
     "Subscription",
+    "TenantRuntime",
     "Turn",
     "ValueRefused",
     "Waiting",

@@ -30,6 +30,7 @@ from stageflow.runtime.outcome import Run
 from stageflow.runtime.pipeline import Pipeline
 from stageflow.runtime.recovery import load_target, locate
 from stageflow.runtime.runtime import LOCAL_ROOT, Runtime
+from stageflow.runtime.tenancy import TenantRuntime
 from stageflow.runtime.waiting import Waiting
 from stageflow.runtime.worker import AT_ONCE, DRAIN_S, Worker
 
@@ -141,6 +142,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--journal", metavar="URL", help="another journal, such as postgresql://host/database"
         )
+    for command in (runs, resume, waiting, signal_, show):
+        command.add_argument(
+            "--tenant", metavar="NAME", help="only what NAME has; the runs of others are not there"
+        )
     for entry in importlib.metadata.entry_points(group="stageflow.commands"):
         entry.load()(commands)
     return parser
@@ -213,7 +218,8 @@ def _resume(options: argparse.Namespace) -> int:
     pipeline = _given_pipeline(options)
 
     async def go() -> int:
-        async with _existing(options) as runtime, _progress(options.quiet) as events:
+        async with _existing(options) as whole, _progress(options.quiet) as events:
+            runtime = _seen(whole, options)
             run = await runtime.resume(
                 options.run, pipeline=pipeline, rerun=options.rerun, events=(events,)
             )
@@ -227,7 +233,8 @@ def _waiting(options: argparse.Namespace) -> int:
     pipeline = _given_pipeline(options)
 
     async def go() -> int:
-        async with _existing(options) as runtime:
+        async with _existing(options) as whole:
+            runtime = _seen(whole, options)
             if options.run:
                 asked = await runtime.waiting(options.run, pipeline=pipeline)
             else:
@@ -245,7 +252,8 @@ def _signal(options: argparse.Namespace) -> int:
     pipeline = _given_pipeline(options)
 
     async def go() -> int:
-        async with _existing(options) as runtime, _progress(options.quiet) as events:
+        async with _existing(options) as whole, _progress(options.quiet) as events:
+            runtime = _seen(whole, options)
             value, shown = options.value, options.shown
             for question in await runtime.waiting(options.run, pipeline=pipeline):
                 if question.node == options.node:
@@ -271,7 +279,8 @@ def _signal(options: argparse.Namespace) -> int:
 
 def _runs(options: argparse.Namespace) -> int:
     async def go() -> int:
-        async with _existing(options) as runtime:
+        async with _existing(options) as whole:
+            runtime = _seen(whole, options)
             summaries = await runtime.runs(limit=options.limit)
         if not summaries:
             sys.stdout.write("no runs yet\n")
@@ -295,7 +304,8 @@ def _runs(options: argparse.Namespace) -> int:
 
 def _show(options: argparse.Namespace) -> int:
     async def go() -> int:
-        async with _existing(options) as runtime:
+        async with _existing(options) as whole:
+            runtime = _seen(whole, options)
             loaded = await runtime.load(options.run)
             refused = await runtime.refused(options.run)
         pipeline: Pipeline[Any] | None = None
@@ -341,7 +351,7 @@ async def _ended(handle: Handle[Any], options: argparse.Namespace) -> Run[Any]:
 
 
 async def _asked(
-    runtime: Runtime, run: Run[Any], pipeline: Pipeline[Any] | None
+    runtime: Runtime | TenantRuntime, run: Run[Any], pipeline: Pipeline[Any] | None
 ) -> Sequence[Waiting]:
     """What a suspended run asks people."""
     if run.status != SUSPENDED:
@@ -350,7 +360,7 @@ async def _asked(
 
 
 async def _asked_by_all(
-    runtime: Runtime, limit: int, pipeline: Pipeline[Any] | None
+    runtime: Runtime | TenantRuntime, limit: int, pipeline: Pipeline[Any] | None
 ) -> list[Waiting]:
     """What the suspended runs among the latest ask; a run that can't be read is told."""
     asked: list[Waiting] = []
@@ -384,6 +394,11 @@ def _existing(options: argparse.Namespace) -> Runtime:
             fix="run from the folder where the run was started, or give --root or --journal",
         )
     return _runtime(options)
+
+
+def _seen(runtime: Runtime, options: argparse.Namespace) -> Runtime | TenantRuntime:
+    """All of it, or what `--tenant` has."""
+    return runtime if options.tenant is None else runtime.tenant(options.tenant)
 
 
 def _inputs(pipeline: Pipeline[Any], given: Sequence[str]) -> dict[str, Any]:
@@ -499,6 +514,8 @@ def _where(options: argparse.Namespace) -> list[str]:
     where = [] if options.root == LOCAL_ROOT else ["--root", options.root]
     if options.journal is not None:
         where = ["--journal", _PASSWORD.sub("@", options.journal)]
+    if getattr(options, "tenant", None) is not None:
+        where += ["--tenant", options.tenant]
     pipeline = getattr(options, "pipeline", None)
     return where if pipeline is None else [*where, "--pipeline", pipeline]
 

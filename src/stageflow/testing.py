@@ -309,6 +309,10 @@ class _Dying:
         """As the journal's."""
         return await self._journal.load(run)
 
+    async def holds(self, run: str, *, tenant: str) -> bool:
+        """As the journal's."""
+        return await self._journal.holds(run, tenant=tenant)
+
     async def runs(self, *, tenant: str | None = None, limit: int = 50) -> list[RunSummary]:
         """As the journal's."""
         return await self._journal.runs(tenant=tenant, limit=limit)

@@ -15,7 +15,15 @@ from decimal import Decimal
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import pytest
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, RootModel
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    RootModel,
+    create_model,
+)
 from typing_extensions import TypedDict
 
 from stageflow.contracts import contract_of
@@ -86,10 +94,34 @@ class Keyed(TypedDict):
     tags: set[str]
 
 
+class Either(BaseModel):
+    when: datetime.datetime | Colour
+    what: tuple[Colour, datetime.date] | int = 0
+    dates: list[datetime.date] = []
+    spans: tuple[datetime.timedelta, ...] = ()
+    at: dict[str, datetime.time | None] = {}
+    ids: tuple[uuid.UUID, int] | None = None
+    owner: Note | Cat | list[Note] | set[int] | frozenset[str] | uuid.UUID | str = ""
+    words: list[datetime.date | str] = []
+    pet: Colour | Annotated[Cat | Dog, Field(discriminator="kind")] = Colour.RED
+
+
+class Node(BaseModel):
+    value: Note | Cat
+    other: Note | None = None
+    pair: tuple[Cat | Dog, Cat | Dog]
+
+
 @dataclasses.dataclass
 class Plain:
     ids: list[uuid.UUID]
     price: Decimal
+
+
+class Roomy(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    plain: Plain
+    keyed: Keyed | None = None
 
 
 class Odd(BaseModel):
@@ -117,6 +149,36 @@ CASES: list[tuple[Any, Any]] = [
     (Secretive, Secretive()),
     (Keyed, {"note": NOTE, "tags": {"a"}}),
     (Plain, Plain(ids=[UUID], price=Decimal("1.50"))),
+    (Either, Either(when=Colour.RED, what=(Colour.RED, datetime.date(2026, 1, 1)))),
+    (
+        Either,
+        {
+            "when": datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
+            "dates": [datetime.date(2026, 1, 1)],
+            "spans": [datetime.timedelta(1)],
+            "at": {"a": datetime.time(1), "b": None},
+            "ids": (UUID, 1),
+            "owner": [{"text": "a"}, NOTE],
+            "words": [datetime.date(2026, 1, 1), "a"],
+            "pet": {"kind": "cat"},
+        },
+    ),
+    *[
+        (Either, {"when": Colour.RED, "owner": owner})
+        for owner in (NOTE, Cat(), {"text": "a"}, {1}, frozenset({"a"}), UUID, "a")
+    ],
+    (
+        Node,
+        {"value": {"text": "a"}, "pair": [{"kind": "cat"}, {"kind": "dog"}]},
+    ),
+    (Roomy, {"plain": {"ids": [UUID], "price": "1", "more": [1], "leaf": 2}}),
+    (
+        Roomy,
+        {
+            "plain": {"ids": [], "price": "1"},
+            "keyed": {"note": {"text": "a"}, "tags": ["a"], "more": [[1]], "leaf": 2},
+        },
+    ),
     (Odd, Odd(even=[2])),
     (Odd, {}),
     (list[Colour], [Colour.RED, Colour.RED]),
@@ -150,7 +212,7 @@ def changeable(value: Any) -> Iterator[int]:
         todo += getattr(each, "__dict__", {}).values()
         for name in ("__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__"):
             todo.append(getattr(each, name, None))
-        if not isinstance(each, (tuple, frozenset, datetime.datetime)):
+        if not isinstance(each, (tuple, frozenset, datetime.datetime, datetime.time)):
             yield id(each)
 
 
@@ -195,6 +257,13 @@ def test_setting_a_field_of_the_given_instance_changes_nothing() -> None:
     assert thaw(frozen).model_fields_set == {"text"}
 
 
+def test_extra_fields_set_on_a_view_are_seen_by_nobody_else() -> None:
+    frozen = contract_of(Open).admit({"name": "a"}, Freezer())
+    view = thaw(frozen)
+    view.more = 1
+    assert thaw(frozen).model_extra == {}
+
+
 def test_a_subclass_made_later_is_still_seen() -> None:
     class Base(BaseModel):
         a: int = 1
@@ -208,7 +277,7 @@ def test_a_subclass_made_later_is_still_seen() -> None:
     assert thaw(contract.admit(Later(b=[1]), Freezer())) == Later(b=[1])
 
 
-def test_a_refusal_on_an_island_names_the_whole_path() -> None:
+def test_a_refusal_inside_a_kept_value_names_the_whole_path() -> None:
     with pytest.raises(ValueRefused) as caught:
         contract_of(Box[Note]).admit(Box[Note](item=NOTE, loose=[iter(())]), Freezer())
     assert ".loose[0]" in str(caught.value)
@@ -224,3 +293,49 @@ def test_a_validator_runs_once_for_each_output() -> None:
     contract: Contract = contract_of(list[Annotated[int, AfterValidator(counted)]])
     contract.admit([1, 2], Freezer())
     assert calls == [1, 2]
+
+
+def test_a_dict_with_instances_in_it_is_kept_like_any_other() -> None:
+    frozen = contract_of(Owner).admit({"pet": {"kind": "dog"}, "notes": (NOTE,)}, Freezer())
+    NOTE.model_fields_set.discard("when")
+    try:
+        assert thaw(frozen).notes[0].model_fields_set == {"text", "marks", "more", "when"}
+    finally:
+        NOTE.model_fields_set.add("when")
+
+
+def test_values_nest_deeper_than_one_function_may() -> None:
+    annotation: Any = datetime.date
+    value: Any = datetime.date(2026, 1, 1)
+    for _ in range(40):
+        annotation, value = list[annotation | None], [value, None]
+    contract = contract_of(annotation)
+    assert thaw(contract.admit(value, Freezer())) == value
+
+    class Late(datetime.date):
+        """A subclass, which is refused wherever it stands."""
+
+    late: Any = Late(2026, 1, 1)
+    for _ in range(40):
+        late = [late]
+    with pytest.raises(ValueRefused, match="Late"):
+        contract.admit(late, Freezer())
+
+
+def test_a_class_that_occurs_often_is_settled_by_one_function() -> None:
+    class Pair(BaseModel):
+        left: Note
+        right: Note
+
+    Quad = create_model("Quad", left=(Pair, ...), right=(Pair, ...))
+    given = Quad.model_validate({side: {"left": NOTE, "right": NOTE} for side in ("left", "right")})
+    frozen = contract_of(Quad).admit(given, Freezer())
+    NOTE.model_fields_set.discard("when")
+    try:
+        assert all(
+            note.model_fields_set == {"text", "marks", "more", "when"}
+            for pair in (thaw(frozen).left, thaw(frozen).right)
+            for note in (pair.left, pair.right)
+        )
+    finally:
+        NOTE.model_fields_set.add("when")

@@ -125,6 +125,11 @@ class ForgetsTenants(Faulty):
         return super().runs(limit=limit)
 
 
+class HoldsForEveryTenant(Faulty):
+    def holds(self, run: str, *, tenant: str) -> bool:
+        return run in self._runs
+
+
 class OverwritesRuns(Faulty):
     def create(self, header: RunHeader, owner: Owner, records: tuple[Record, ...]) -> int:
         self._runs.pop(header.run, None)

@@ -93,6 +93,34 @@ async def test_tenants_do_not_share_their_deps() -> None:
     assert seen == [0, 1, 0]
 
 
+@pytest.mark.parametrize("scope", ["tenant", "run"])
+async def test_a_factory_is_told_its_tenant(scope: Literal["tenant", "run"]) -> None:
+    @transform
+    async def whose(client: str) -> str:
+        return client
+
+    desk = Pipeline("t", [whose], deps={"client": str}, outputs=whose)
+    async with Runtime(deps={"client": Dep(lambda tenant: f"of {tenant}", scope=scope)}) as one:
+        for tenant in ("a", "b"):
+            assert (await desk.using(runtime=one, tenant=tenant).run()).output == f"of {tenant}"
+        fake = desk.override(client=lambda tenant: f"fake of {tenant}")
+        assert (await fake.using(runtime=one, tenant="a").run()).output == "fake of a"
+
+
+async def test_a_factory_that_needs_a_tenant_is_not_shared_by_all() -> None:
+    with pytest.raises(BuildError) as refused:
+        Runtime(deps={"client": lambda tenant: tenant})
+    assert refused.value.code == "runtime.dep_tenant"
+    async with Runtime(deps={"client": lambda tenant="nobody": tenant}) as one:
+        desk = Pipeline("t", [echoed], deps={"client": str}, outputs=echoed)
+        assert (await desk.using(runtime=one, tenant="a").run()).output == "nobody"
+
+
+@transform
+async def echoed(client: str) -> str:
+    return client
+
+
 async def test_what_a_factory_may_be() -> None:
     closed: list[str] = []
 

@@ -40,6 +40,10 @@ class Killable:
         await self._alive()
         return await self.journal.load(run)
 
+    async def holds(self, run: str, *, tenant: str) -> bool:
+        await self._alive()
+        return await self.journal.holds(run, tenant=tenant)
+
     async def runs(self, *, tenant: str | None = None, limit: int = 50) -> list[RunSummary]:
         await self._alive()
         return await self.journal.runs(tenant=tenant, limit=limit)

@@ -3,17 +3,17 @@
     stream   magic (4), chunk, chunk, ... , last chunk
     chunk    kind (1) | bytes packed (4) | bytes unpacked (4) | checksum (16) | packed bytes
 
-The checksum is BLAKE2b-128 (RFC 7693) over the previous one, the nine bytes before it, and the
-packed bytes. These are blocks of one zstd frame (RFC 8878), flushed at the end of each chunk. So a
-byte that changed, a chunk that is missing, moved or doubled, and a stream cut at any place are
-found before anything is unpacked.
+The checksum is SHA-256 (FIPS 180-4), cut to 128 bits, over the previous one, the nine bytes before
+it, and the packed bytes. These are blocks of one zstd frame (RFC 8878), flushed at the end of each
+chunk. So a byte that changed, a chunk that is missing, moved or doubled, and a stream cut at any
+place are found before anything is unpacked.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from hashlib import blake2b
+from hashlib import sha256
 from typing import Any, Final, NoReturn
 
 from stageflow.model.errors import ContractError
@@ -122,10 +122,10 @@ class ChunkReader:
 
 def checksum(previous: bytes, head: bytes, frame: bytes) -> bytes:
     """Of one chunk, after the one with checksum `previous`."""
-    digest = blake2b(previous, digest_size=_SUM)
+    digest = sha256(previous)
     digest.update(head)
     digest.update(frame)
-    return digest.digest()
+    return digest.digest()[:_SUM]
 
 
 def _zstandard() -> Any:

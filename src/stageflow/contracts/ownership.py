@@ -5,32 +5,49 @@ of a contract, nobody else can reach what the validator gives: it is the private
 it is, and taking it apart once more would cost several times what validating it does. A consumer's
 view is made by a copier, compiled from the schema, that goes straight to what can be changed.
 
-Leaves that pydantic makes exact are shared. A place where something else may come (a datetime with
-a user's time zone, what a validator function returns, Any) becomes an island: a check behind it
-freezes what is no leaf, where it stands. A schema that is recursive, and at its own place whatever
-this module has no reader for, is left to freezing as a whole.
+Leaves that pydantic makes exact are shared. Where something else may come (a datetime with a user's
+time zone, what a validator function returns, Any, the set of given fields of an instance), the
+value is settled after it is validated (stageflow.contracts.settling). A schema that is recursive,
+and at its own place whatever this module has no reader for, is left to freezing as a whole.
 """
 
 from __future__ import annotations
 
+import datetime
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from stageflow.contracts import copying, settling
+from stageflow.contracts.copying import EMPTY, Copier
+from stageflow.contracts.settling import Settler, Settles
 from stageflow.model import boxes, objects
 from stageflow.model.boxes import FLAT, Frozen, thaw
 from stageflow.model.freezing import LEAVES, is_moment
 from stageflow.model.values import Freezer, is_leaf
 
-Copier = Callable[[Any], Any]
 Node = dict[str, Any]
-Read = tuple[Node, Copier | None]
-"""A node with its islands, and what copies its values; None for values that all may share."""
 
 _SHARED = frozenset({"int", "str", "float", "bool", "none", "decimal", "complex"})
 """Schema types whose values are exact builtins, whatever subclass came in (pydantic-core 2.50)."""
-_EMPTY: frozenset[Any] = frozenset({list, dict, set})
-"""Factories of empty containers."""
+_AS_GIVEN = {"bytes": bytes, "date": datetime.date, "timedelta": datetime.timedelta}
+"""Schema types whose values come out as they went in; a subclass is refused."""
+_MOMENTS = {"datetime": datetime.datetime, "time": datetime.time}
+"""The same, and a zone may be anybody's."""
+_LEAVES = frozenset({*_SHARED, *_AS_GIVEN, "literal"})
+"""Schema types of leaves."""
+_CLASSES: Mapping[str, type] = {
+    **_MOMENTS,
+    "list": list,
+    "dict": dict,
+    "typed-dict": dict,
+    "set": set,
+    "frozenset": frozenset,
+    "tuple": tuple,
+    "uuid": uuid.UUID,
+}
+"""The class of the values of other schema types; for those left out, the schema names it."""
 _SLOTS = frozenset({"__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__"})
 
 
@@ -49,7 +66,7 @@ class Owned:
         """The same value in boxes, for hashing and the journal."""
 
     def kept(self, value: Any) -> Any:
-        """The canonical form of a value that was validated through the schema with islands."""
+        """The canonical form of a value that was validated and settled."""
         if self._view is None:
             return self.opened(value)
         if self._is_flat:
@@ -57,21 +74,67 @@ class Owned:
         return Frozen((boxes.owned, (self, value)))
 
 
-class _NotOwned(Exception):
-    """The values of this node have to be frozen as a whole."""
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """What a contract whose values are owned does with a validated one."""
+
+    owned: Owned
+    plain: Node | None
+    """A schema that admits the same values but for those with instances of models in them, for
+    dicts that stand for a model; None when the contract is of something else."""
+    settles: Settles | None
+
+    def settling(self, *, has_instances: bool) -> Copier:
+        """Compiles what makes every part of a validated value its own, and gives it.
+
+        It raises ValueRefused with a path that begins somewhere inside. `has_instances`: the
+        schema itself has validated it, not the plain one.
+        """
+        settler = Settler(_settled(), has_instances=has_instances)
+        function = settler.function(self.settles) if self.settles else None
+        return function or (lambda value: value)
 
 
-def ownership(schema: Node) -> tuple[Node, Owned] | None:
-    """The schema with its islands, and how its values are kept; None when they have to be frozen.
+def ownership(schema: Node) -> Ownership | None:
+    """How values of this schema are kept; None when they have to be frozen.
 
     `schema` is a core schema in which every class node revalidates instances.
     """
     reader = _Reader()
     try:
-        edited, view = reader.root(schema)
+        read = reader.root(schema)
     except _NotOwned:
         return None
-    return edited, Owned(view, has_members=reader.has_members)
+    owned = Owned(read.copier, has_members=reader.has_members)
+    # A union is left as it is, since an edited choice could change which one pydantic prefers.
+    has_plain = reader.is_model(schema) and not _has_referring_union(schema)
+    return Ownership(owned, read.plain if has_plain else None, read.settles)
+
+
+def _settled() -> Copier:
+    freeze = Freezer().freeze
+
+    def settled(value: Any) -> Any:
+        """What may stand in an owned value instead of `value`."""
+        if type(value) in LEAVES or is_moment(value):
+            return value
+        return freeze(value)
+
+    return settled
+
+
+class _NotOwned(Exception):
+    """The values of this node have to be frozen as a whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """One node: its values are copied and settled so; None for what needs neither."""
+
+    plain: Node
+    """The node without instances of models, see Ownership."""
+    copier: Copier | None = None
+    settles: Settles | None = None
 
 
 class _Reader:
@@ -79,54 +142,48 @@ class _Reader:
 
     def __init__(self) -> None:
         self.has_members = False
-        self._freeze = Freezer().freeze
         self._definitions: dict[str, Node] = {}
-        self._made: dict[str, Read | None] = {}
+        self._made: dict[str, _Read | None] = {}
         """Definitions read; None for those that are not owned."""
         self._open: set[str] = set()
         """Definitions that are being read."""
 
-    def root(self, schema: Node) -> Read:
+    def root(self, schema: Node) -> _Read:
         if schema.get("type") != "definitions":
             return self.node(schema)
         self._definitions = {each["ref"]: each for each in schema["definitions"]}
-        edited, view = self.node(schema["schema"])
-        made = [self._made.get(ref) or (each, None) for ref, each in self._definitions.items()]
-        return {**schema, "schema": edited, "definitions": [each for each, _ in made]}, view
+        read = self.node(schema["schema"])
+        made = {ref: self._made.get(ref) for ref in self._definitions}
+        plain = [one.plain if one else self._definitions[ref] for ref, one in made.items()]
+        edited = {**schema, "schema": read.plain, "definitions": plain}
+        return _Read(edited, read.copier, read.settles)
 
-    def node(self, node: Node) -> Read:
+    def node(self, node: Node) -> _Read:
         """Raises _NotOwned."""
         if node["type"] in _SHARED:
-            return node, None
+            return _Read(node)
         read = _READERS.get(node["type"])
         if read is None:
             raise _NotOwned
         return read(self, node)
 
-    def place(self, node: Node) -> Read:
-        """A node inside another: what is not owned becomes an island."""
+    def place(self, node: Node) -> _Read:
+        """A node inside another: what is not owned is frozen where it stands."""
         try:
             return self.node(node)
         except _NotOwned:
-            # An island in a recursive schema would hide how deep its values are, and one around a
-            # default would hide that from its field.
-            if _has_default(node) or self.is_recursive(node):
+            # Frozen parts of a recursive schema would hide how deep its values are.
+            if self.is_recursive(node):
                 raise
-            return behind(node, self.settled), thaw
+            return _Read(node, thaw, settling.loose)
 
     def leaves(self, node: Node) -> None:
         """Raises _NotOwned unless the values need neither a check nor a copy."""
-        edited, copier = self.node(node)
-        if copier is not None or edited is not node:
+        read = self.node(node)
+        if read.copier is not None or read.settles is not None:
             raise _NotOwned
 
-    def settled(self, value: Any) -> Any:
-        """What stands on an island."""
-        if type(value) in LEAVES or is_moment(value):
-            return value
-        return self._freeze(value)
-
-    def defined(self, ref: str) -> Read:
+    def defined(self, ref: str) -> _Read:
         if ref in self._open:
             raise _NotOwned
         if ref not in self._made:
@@ -142,23 +199,34 @@ class _Reader:
             raise _NotOwned
         return made
 
+    def resolved(self, node: Node) -> Node:
+        """The node that a reference leads to."""
+        while node["type"] in ("definition-ref", "definitions"):
+            if node["type"] == "definitions":
+                node = node["schema"]
+            else:
+                node = self._definitions[node["schema_ref"]]
+        return node
+
     def class_of(self, node: Node) -> type:
-        while node["type"] == "definition-ref":
-            node = self._definitions[node["schema_ref"]]
+        node = self.resolved(node)
         if node["type"] not in ("model", "dataclass"):
             raise _NotOwned
         cls: type = node["cls"]
         return cls
 
-    def fields(self, node: Node) -> tuple[dict[str, Any], list[tuple[str, Copier]]]:
-        """The fields with their islands, and the copiers of those that need one."""
-        fields, nested = {}, []
-        for name, each in node["fields"].items():
-            inner, copier = self.place(each["schema"])
-            fields[name] = {**each, "schema": inner}
-            if copier is not None:
-                nested.append((name, copier))
-        return fields, nested
+    def is_model(self, node: Node) -> bool:
+        """True when a dict given for this node stands for a model."""
+        node = self.resolved(node)
+        if node["type"] == "nullable":
+            return self.is_model(node["schema"])
+        if node["type"] == "tagged-union":
+            return all(self.is_model(choice) for choice in node["choices"].values())
+        return node["type"] == "model" and not node.get("root_model")
+
+    def fields(self, each: Mapping[str, Node]) -> _Fields:
+        """Schemas of fields by name."""
+        return _Fields({name: self.place(schema) for name, schema in each.items()})
 
     def is_recursive(self, node: Any, seen: frozenset[str] = frozenset()) -> bool:
         """True when the node leads back to a definition that is being read."""
@@ -170,169 +238,245 @@ class _Reader:
         return isinstance(node, (list, tuple)) and any(self.is_recursive(n, seen) for n in node)
 
 
+class _Fields:
+    """The fields of one record, read."""
+
+    def __init__(self, each: Mapping[str, _Read]) -> None:
+        self._each = each
+        self.copiers = [(name, read.copier) for name, read in each.items() if read.copier]
+        self.settles = {name: read.settles for name, read in each.items()}
+
+    def plain(self, name: str, node: Node) -> Node:
+        return _with(node, schema=self._each[name].plain)
+
+    def named(self, has_extra: bool) -> frozenset[str] | None:
+        """Their names, where there may be others."""
+        return frozenset(self._each) if has_extra else None
+
+
 # -- one reader a schema type --------------------------------------------------------------------
 
 
-def _reference(reader: _Reader, node: Node) -> Read:
-    return node, reader.defined(node["schema_ref"])[1]
+def _reference(reader: _Reader, node: Node) -> _Read:
+    ref: str = node["schema_ref"]
+    read = reader.defined(ref)
+    settles = read.settles
+    if settles is None:
+        return _Read(node, read.copier)
+    return _Read(
+        node,
+        read.copier,
+        lambda settler, value, target: settler.apart(ref, settles, target, value),
+    )
 
 
-def _literal(reader: _Reader, node: Node) -> Read:
+def _literal(reader: _Reader, node: Node) -> _Read:
     if not all(map(is_leaf, node["expected"])):
         raise _NotOwned
-    return node, None
+    return _Read(node)
 
 
-def _enum(reader: _Reader, node: Node) -> Read:
+def _enum(reader: _Reader, node: Node) -> _Read:
     """The program has but one object for each member."""
     reader.has_members = True
-    return node, None
+    return _Read(node)
 
 
-def _nullable(reader: _Reader, node: Node) -> Read:
-    inner, copier = reader.node(node["schema"])
-    return _with(node, schema=inner), _or_leaf(copier)
+def _as_given(reader: _Reader, node: Node) -> _Read:
+    return _Read(node, None, settling.exactly(_AS_GIVEN[node["type"]]))
 
 
-def _default(reader: _Reader, node: Node) -> Read:
+def _moment(reader: _Reader, node: Node) -> _Read:
+    return _Read(node, None, settling.moment(_MOMENTS[node["type"]]))
+
+
+def _nullable(reader: _Reader, node: Node) -> _Read:
+    read = reader.node(node["schema"])
+    return _Read(
+        _with(node, schema=read.plain),
+        copying.or_leaf(read.copier),
+        settling.unless_none(read.settles),
+    )
+
+
+def _default(reader: _Reader, node: Node) -> _Read:
     """Defaults are not validated: they must be leaves, or empty containers, which are made anew."""
-    inner, copier = reader.place(node["schema"])
-    factory = node.get("default_factory")
+    inner = node["schema"]
+    read = reader.node(inner)
+    plain, factory = _with(node, schema=read.plain), node.get("default_factory")
     if "default" in node and not is_leaf(node["default"]):
-        if type(node["default"]) not in _EMPTY or node["default"]:
+        if type(node["default"]) not in EMPTY or node["default"]:
             raise _NotOwned
         factory = type(node["default"])
     if factory is None:
-        return _with(node, schema=inner), _or_leaf(copier)
-    if factory not in _EMPTY:
+        is_none = node.get("default", 0) is None and inner["type"] == "nullable"
+        settles = read.settles if is_none else settling.unless_leaf(read.settles)
+        return _Read(plain, copying.or_leaf(read.copier), settles)
+    if factory not in EMPTY or (read.settles and _container_of(inner) is not factory):
         raise _NotOwned
-    return _with(node, schema=inner), _or_empty(copier)
+    return _Read(plain, copying.or_empty(read.copier), read.settles)
 
 
-def _before(reader: _Reader, node: Node) -> Read:
+def _before(reader: _Reader, node: Node) -> _Read:
     """A function that runs first: what it returns is validated."""
-    inner, copier = reader.node(node["schema"])
-    return _with(node, schema=inner), copier
+    read = reader.node(node["schema"])
+    return _Read(_with(node, schema=read.plain), read.copier, read.settles)
 
 
-def _list(reader: _Reader, node: Node) -> Read:
-    inner, copier = reader.node(_part(node, "items_schema"))
-    return _with(node, items_schema=inner), _each(copier)
+def _list(reader: _Reader, node: Node) -> _Read:
+    read = reader.node(_part(node, "items_schema"))
+    return _Read(
+        _with(node, items_schema=read.plain),
+        copying.each(read.copier),
+        settling.items(read.settles),
+    )
 
 
-def _set(reader: _Reader, node: Node) -> Read:
+def _set(reader: _Reader, node: Node) -> _Read:
     reader.leaves(_part(node, "items_schema"))
-    return node, set.copy
+    return _Read(node, set.copy)
 
 
-def _frozenset(reader: _Reader, node: Node) -> Read:
+def _frozenset(reader: _Reader, node: Node) -> _Read:
     reader.leaves(_part(node, "items_schema"))
-    return node, None
+    return _Read(node)
 
 
-def _dict(reader: _Reader, node: Node) -> Read:
+def _dict(reader: _Reader, node: Node) -> _Read:
     reader.leaves(_part(node, "keys_schema"))
-    inner, copier = reader.node(_part(node, "values_schema"))
-    return _with(node, values_schema=inner), _each_value(copier)
+    read = reader.node(_part(node, "values_schema"))
+    return _Read(
+        _with(node, values_schema=read.plain),
+        copying.each_value(read.copier),
+        settling.values(read.settles),
+    )
 
 
-def _tuple(reader: _Reader, node: Node) -> Read:
+def _tuple(reader: _Reader, node: Node) -> _Read:
     read = [reader.place(item) for item in node["items_schema"]]
-    if all(copier is None for _, copier in read):
-        return node, None
-    copiers = [copier or thaw for _, copier in read]
-    edited = _with(node, items_schema=[inner for inner, _ in read])
+    plain = _with(node, items_schema=[each.plain for each in read])
     if node.get("variadic_item_index") is None:
-        return edited, lambda value: tuple(
-            [copier(item) for copier, item in zip(copiers, value, strict=True)]
-        )
-    if len(copiers) > 1:
+        copier = copying.places([each.copier for each in read])
+        return _Read(plain, copier, settling.places([each.settles for each in read]))
+    if len(read) > 1:
         raise _NotOwned
-    each = copiers[0]
-    return edited, lambda value: tuple([each(item) for item in value])
+    return _Read(plain, copying.run_of(read[0].copier), settling.run_of(read[0].settles))
 
 
-def _typed_dict(reader: _Reader, node: Node) -> Read:
-    if _keeps_extra(node, node):
-        raise _NotOwned
-    fields, nested = reader.fields(node)
-    return _with(node, fields=fields), _by_name(nested)
+def _typed_dict(reader: _Reader, node: Node) -> _Read:
+    read = reader.fields({name: each["schema"] for name, each in node["fields"].items()})
+    has_extra = _keeps_extra(node, node)
+    return _Read(
+        _with(node, fields={name: read.plain(name, each) for name, each in node["fields"].items()}),
+        copying.by_name(read.copiers, named=read.named(has_extra)),
+        settling.keyed(read.settles, has_extra=has_extra),
+    )
 
 
-def _union(reader: _Reader, node: Node) -> Read:
-    """A check behind a choice could change which one pydantic prefers; so these have none."""
-    for choice in node["choices"]:
-        reader.leaves(choice[0] if isinstance(choice, tuple) else choice)
-    return node, None
-
-
-def _tagged_union(reader: _Reader, node: Node) -> Read:
-    choices: dict[Any, Node] = {}
-    by_class: dict[type, Copier] = {}
-    for tag, choice in node["choices"].items():
-        choices[tag], copier = reader.node(choice)
-        cls = reader.class_of(choice)
-        if copier is None or cls in by_class:
+def _union(reader: _Reader, node: Node) -> _Read:
+    """Which choice pydantic has taken is told by the class of the value."""
+    leaves: set[type] = set()
+    copiers: dict[type, Copier] = {}
+    settles: dict[type, Settles | None] = {}
+    is_exact = True
+    for choice in _choices(reader, node):
+        inner, read = reader.resolved(choice), reader.node(choice)
+        is_exact = is_exact and read.copier is None and read.settles is None
+        if inner["type"] in _LEAVES:
+            continue
+        cls = _CLASSES.get(inner["type"]) or inner.get("cls")
+        if cls is None or cls in settles or cls in leaves:
             raise _NotOwned
-        by_class[cls] = copier
-    return _with(node, choices=choices), lambda value: by_class[type(value)](value)
+        if inner["type"] == "enum":
+            leaves.add(cls)
+        else:
+            settles[cls] = read.settles
+            if read.copier is not None:
+                copiers[cls] = read.copier
+    if is_exact:
+        return _Read(node)
+    copier = None if not copiers else lambda value: copiers.get(type(value), thaw)(value)
+    return _Read(node, copier, settling.one_of(LEAVES | leaves, settles))
 
 
-def _uuid(reader: _Reader, node: Node) -> Read:
-    """An instance comes out as it went in, and `object.__setattr__` writes to it."""
-    own = _uuid_copier(reader.settled)
-    return behind(node, own), own
+def _choices(reader: _Reader, union: Node) -> Iterator[Node]:
+    """Those of a tagged union inside a union are choices like the others."""
+    for choice in union["choices"]:
+        node = choice[0] if isinstance(choice, tuple) else choice
+        inner = reader.resolved(node)
+        if inner["type"] == "tagged-union":
+            yield from inner["choices"].values()
+        else:
+            yield node
 
 
-def _dataclass(reader: _Reader, node: Node) -> Read:
+def _tagged_union(reader: _Reader, node: Node) -> _Read:
+    choices: dict[Any, Node] = {}
+    copiers: dict[type, Copier] = {}
+    settles: dict[type, Settles | None] = {}
+    for tag, choice in node["choices"].items():
+        read, cls = reader.node(choice), reader.class_of(choice)
+        if read.copier is None or cls in copiers:
+            raise _NotOwned
+        choices[tag], copiers[cls], settles[cls] = read.plain, read.copier, read.settles
+    return _Read(
+        _with(node, choices=choices),
+        lambda value: copiers[type(value)](value),
+        settling.by_class(settles),
+    )
+
+
+def _uuid(reader: _Reader, node: Node) -> _Read:
+    return _Read(node, copying.uuid_copier(_settled()), settling.copied_uuid)
+
+
+def _dataclass(reader: _Reader, node: Node) -> _Read:
     cls, inner = node["cls"], node["schema"]
     layout = objects.layout_of(cls)
     if node.get("post_init") or layout is None or not layout.has_dict or layout.members:
         raise _NotOwned
-    if inner["type"] != "dataclass-args" or _keeps_extra(inner, node):
+    if inner["type"] != "dataclass-args":
         raise _NotOwned
-    fields, nested = [], []
-    for each in inner["fields"]:
-        edited, copier = reader.place(each["schema"])
-        fields.append({**each, "schema": edited})
-        if copier is not None:
-            nested.append((each["name"], copier))
-    return _with(node, schema={**inner, "fields": fields}), _record_copier(cls, nested)
+    read = reader.fields({each["name"]: each["schema"] for each in inner["fields"]})
+    fields = [read.plain(each["name"], each) for each in inner["fields"]]
+    has_extra = _keeps_extra(inner, node)
+    return _Read(
+        _with(node, schema={**inner, "fields": fields}),
+        copying.record_copier(cls, read.copiers, named=read.named(has_extra)),
+        settling.record(read.settles, has_extra=has_extra),
+    )
 
 
-def _model(reader: _Reader, node: Node) -> Read:
+def _model(reader: _Reader, node: Node) -> _Read:
     cls, inner, is_root = node["cls"], node["schema"], bool(node.get("root_model"))
     if node.get("post_init") or node.get("custom_init") or not _is_plain_model(cls):
         raise _NotOwned
-    loose: list[str] = []
-    nested: list[tuple[str, Copier]] = []
-    if is_root:
-        fields = {"root": {"schema": inner}}
-    elif inner["type"] == "model-fields":
-        fields = inner["fields"]
-    else:
+    if not is_root and inner["type"] != "model-fields":
         raise _NotOwned
-    edited = {}
-    for name, each in fields.items():
-        try:
-            made, copier = reader.node(each["schema"])
-        except _NotOwned:
-            if reader.is_recursive(each["schema"]):
-                raise
-            made, copier = each["schema"], thaw
-            loose.append(name)
-        edited[name] = {**each, "schema": made}
-        if copier is not None:
-            nested.append((name, copier))
-    inner = edited["root"]["schema"] if is_root else {**inner, "fields": edited}
-    own = _model_owner(reader.settled, tuple(loose), not is_root and _keeps_extra(inner, node))
-    return behind({**node, "schema": inner}, own), _model_copier(cls, nested, is_root)
+    fields = {"root": {"schema": inner}} if is_root else inner["fields"]
+    read = reader.fields({name: each["schema"] for name, each in fields.items()})
+    plain = {name: read.plain(name, each) for name, each in fields.items()}
+    settles = settling.model(
+        read.settles,
+        has_extra=not is_root and _keeps_extra(inner, node),
+        is_instance_always=is_root,
+    )
+    if is_root:
+        edited = {**node, "schema": plain["root"]["schema"]}
+    else:
+        edited = _of_dict({**node, "schema": {**inner, "fields": plain}})
+    return _Read(edited, copying.model_copier(cls, read.copiers, is_root=is_root), settles)
 
 
-_READERS: Mapping[str, Callable[[_Reader, Node], Read]] = {
+_READERS: Mapping[str, Callable[[_Reader, Node], _Read]] = {
     "definition-ref": _reference,
     "enum": _enum,
     "literal": _literal,
+    "bytes": _as_given,
+    "date": _as_given,
+    "timedelta": _as_given,
+    "datetime": _moment,
+    "time": _moment,
     "nullable": _nullable,
     "default": _default,
     "function-before": _before,
@@ -350,15 +494,24 @@ _READERS: Mapping[str, Callable[[_Reader, Node], Read]] = {
 }
 
 
-def behind(node: Node, check: Copier) -> Node:
-    """`node`, and then `check` on what it gives."""
+def _has_referring_union(node: Any, *, is_within: bool = False) -> bool:
+    """True when a union refers to a definition, which may have been edited."""
+    if isinstance(node, dict):
+        kind = node.get("type")
+        if kind == "definition-ref" and is_within:
+            return True
+        is_within = is_within or kind == "union"
+        return any(_has_referring_union(each, is_within=is_within) for each in node.values())
+    return isinstance(node, (list, tuple)) and any(
+        _has_referring_union(each, is_within=is_within) for each in node
+    )
+
+
+def _of_dict(node: Node) -> Node:
+    """The same node for nothing but dicts. Its reference moves outside."""
     inner = dict(node)
     ref = inner.pop("ref", None)
-    outer: Node = {
-        "type": "function-after",
-        "function": {"type": "no-info", "function": check},
-        "schema": inner,
-    }
+    outer: Node = {"type": "chain", "steps": [{"type": "is-instance", "cls": dict}, inner]}
     return outer if ref is None else {**outer, "ref": ref}
 
 
@@ -376,13 +529,11 @@ def _part(node: Node, name: str) -> Node:
     return inner
 
 
-def _has_default(node: Node) -> bool:
-    while node["type"] != "default":
-        inner = node.get("schema")
-        if not isinstance(inner, dict) or node["type"] == "model":
-            return False
-        node = inner
-    return True
+def _container_of(node: Node) -> type | None:
+    """The type of a container node, also where None may stand."""
+    while node["type"] == "nullable":
+        node = node["schema"]
+    return {"list": list, "dict": dict, "typed-dict": dict, "set": set}.get(node["type"])
 
 
 def _keeps_extra(fields: Node, outer: Node) -> bool:
@@ -400,139 +551,3 @@ def _is_plain_model(cls: type) -> bool:
         and layout.has_dict
         and {member.__name__ for member in layout.members} == _SLOTS
     )
-
-
-# -- copiers -------------------------------------------------------------------------------------
-
-
-def _or_leaf(copier: Copier | None) -> Copier | None:
-    """For a place where a leaf may stand instead: None, or a default."""
-    if copier is None or copier is thaw:
-        return copier
-    return lambda value: value if is_leaf(value) else copier(value)
-
-
-def _or_empty(copier: Copier | None) -> Copier:
-    """For a place where an empty container may stand that was not validated."""
-    inner = copier or thaw
-
-    def view(value: Any) -> Any:
-        if type(value) in _EMPTY and not value:
-            return value.copy()
-        return value if is_leaf(value) else inner(value)
-
-    return view
-
-
-def _each(copier: Copier | None) -> Copier:
-    if copier is None:
-        return list.copy
-    return lambda value: [copier(item) for item in value]
-
-
-def _each_value(copier: Copier | None) -> Copier:
-    if copier is None:
-        return dict.copy
-    return lambda value: {key: copier(item) for key, item in value.items()}
-
-
-def _by_name(nested: list[tuple[str, Copier]]) -> Copier:
-    """Of a dict with these keys, of which some may be absent."""
-    if not nested:
-        return dict.copy
-
-    def view(value: dict[str, Any]) -> dict[str, Any]:
-        out = value.copy()
-        for name, copier in nested:
-            if name in out:
-                out[name] = copier(out[name])
-        return out
-
-    return view
-
-
-def _uuid_copier(otherwise: Copier) -> Copier:
-    number, safety = uuid.UUID.__dict__["int"], uuid.UUID.__dict__["is_safe"]
-    get_number, put_number = number.__get__, number.__set__
-    get_safety, put_safety = safety.__get__, safety.__set__
-    new, cls = object.__new__, uuid.UUID
-
-    def own(value: Any) -> Any:
-        if type(value) is not cls:
-            return otherwise(value)
-        out = new(cls)
-        put_number(out, get_number(value))
-        put_safety(out, get_safety(value))
-        return out
-
-    return own
-
-
-def _record_copier(cls: type, nested: list[tuple[str, Copier]]) -> Copier:
-    """Of a dataclass whose state is its `__dict__`; runs no code of the class."""
-    new, get, put, by_name = (
-        object.__new__,
-        object.__getattribute__,
-        object.__setattr__,
-        _by_name(nested),
-    )
-
-    def view(value: Any) -> Any:
-        out: Any = new(cls)
-        put(out, "__dict__", by_name(get(value, "__dict__")))
-        return out
-
-    return view
-
-
-def _slot(name: str) -> Any:
-    from pydantic import BaseModel  # loaded: the schema of one of its models is being read
-
-    return BaseModel.__dict__[name]
-
-
-def _model_owner(settled: Copier, loose: tuple[str, ...], has_extra: bool) -> Copier:
-    """Makes a validated model's parts its own: the set of the fields that were given, which it
-    shares with the instance that it was validated from, fields of which the schema does not tell
-    enough, and extra ones."""
-    put_given = _slot("__pydantic_fields_set__").__set__
-
-    def own_given(model: Any) -> Any:
-        put_given(model, model.__pydantic_fields_set__.copy())
-        return model
-
-    def own_fields(model: Any) -> Any:
-        put_given(model, model.__pydantic_fields_set__.copy())
-        held = model.__dict__
-        for name in loose:
-            if type(held[name]) not in LEAVES:
-                held[name] = settled(held[name])
-        if has_extra and model.__pydantic_extra__:
-            held = model.__pydantic_extra__
-            for name in held:
-                held[name] = settled(held[name])
-        return model
-
-    return own_fields if loose or has_extra else own_given
-
-
-def _model_copier(cls: type, nested: list[tuple[str, Copier]], is_root: bool) -> Copier:
-    """Runs no code of the class; a root model has two of the slots unset."""
-    put_state, put_given = _slot("__dict__").__set__, _slot("__pydantic_fields_set__").__set__
-    put_extra, put_private = (
-        _slot("__pydantic_extra__").__set__,
-        _slot("__pydantic_private__").__set__,
-    )
-    new, by_name = object.__new__, _by_name(nested)
-
-    def view(value: Any) -> Any:
-        out: Any = new(cls)
-        put_state(out, by_name(value.__dict__))
-        put_given(out, value.__pydantic_fields_set__.copy())
-        if not is_root:
-            more = value.__pydantic_extra__
-            put_extra(out, more and {key: thaw(item) for key, item in more.items()})
-            put_private(out, None)
-        return out
-
-    return view

@@ -32,15 +32,18 @@ ITEM: Final = 0
 VALUE: Final = 1
 """Step of a path to a dict's value under a key that is no text."""
 
-TARGET_MIN: Final = 8 * 1024
-TARGET_MAX: Final = 512 * 1024
+TARGET_MIN: Final = 32 * 1024
+TARGET_MAX: Final = 1024 * 1024
 GROWTH: Final = 100
-"""A message may be this part of all that was written before it: so it takes a small part of the
+"""A message may cost this part of all that was written before it: so it takes a small part of the
 time that the whole takes, whatever the size."""
 _BATCH_MAX: Final = 65_536
 _SIZED: Final = frozenset({str, bytes})
-_SMALL_BYTES: Final = 9
-"""What a number is taken to weigh, and what anything weighs beside its text."""
+_SMALL_COST: Final = 36
+"""What a number costs, and what anything costs beside its text, in bytes of text that take as long
+to write, pack and read."""
+_BOX_COST: Final = 4
+"""The same of a byte that is written and read box by box."""
 
 Messages = Generator[bytes, None, Any]
 
@@ -55,6 +58,8 @@ class Splitter:
         self._quick = Writer(None, is_careful=False)
         self._careful = Writer(None, is_careful=True)
         self._written = 0
+        self.spent = 0
+        """What all messages cost so far, in bytes of text."""
         self._closed = 0
         self.where: list[Any] = []
         """The path of the part opened last."""
@@ -62,8 +67,8 @@ class Splitter:
 
     @property
     def target(self) -> int:
-        """How many bytes a message should have now."""
-        return min(max(self._written // GROWTH, TARGET_MIN), TARGET_MAX)
+        """What a message should cost now."""
+        return min(max(self.spent // GROWTH, TARGET_MIN), TARGET_MAX)
 
     def messages(self, frozen: Any, place: Place) -> Iterator[bytes]:
         """The messages of one value. ValueRefused `codec.undecodable` as Codec.encode says it."""
@@ -94,9 +99,14 @@ class Splitter:
                 if writer is self._careful:
                     raise
             else:
-                self._written += len(data)
+                is_text = kind == FILL and tell is Writer.item
+                self._count(data, len(data) * (1 if is_text else _BOX_COST))
                 return data
         raise AssertionError("the careful writer raises or returns")
+
+    def _count(self, data: bytes, cost: int) -> None:
+        self._written += len(data)
+        self.spent += cost
 
     def _shrunk(self, node: Any, place: Place, path: list[Any]) -> Messages:
         """Messages of the large things in `node`; returns it with holes in their places."""
@@ -143,7 +153,7 @@ class Splitter:
         inner, at, count = place.items, 0, 64
         while at < len(items):
             batch = items[at : at + count]
-            target = self.target
+            target, before = self.target, self.spent
             data = self._fill(_items, batch, None, inner, at)
             if data is None and count > 1:
                 count = max(1, min(len(batch), count) // 8)
@@ -153,7 +163,7 @@ class Splitter:
                 data = self._sent(FILL, _items, [self._frozen(held)], None, inner, at)
             yield data
             at += len(batch)
-            count = _next_count(count, len(data), target)
+            count = _next_count(count, self.spent - before, target)
         yield self._encode([CLOSE])
         return self._hole()
 
@@ -170,7 +180,7 @@ class Splitter:
             if not keys:
                 break
             some, held = keys[:count], values[:count]
-            target = self.target
+            target, before = self.target, self.spent
             data = self._fill(_pairs, held, some, place, 0)
             if data is None and len(some) > 1:
                 count = max(1, len(some) // 8)
@@ -182,7 +192,7 @@ class Splitter:
                 data = self._sent(FILL, _pairs, [self._frozen(small)], some, place, 0)
             yield data
             keys, values = keys[len(some) :], values[len(some) :]
-            count = _next_count(len(some), len(data), target)
+            count = _next_count(len(some), self.spent - before, target)
         yield self._encode([CLOSE])
         return self._hole()
 
@@ -200,10 +210,12 @@ class Splitter:
             try:
                 data: bytes = self._encode([FILL, items] if keys is None else [FILL, items, keys])
             except (OverflowError, UnicodeEncodeError):
-                if _batch_weight(items, limit) > limit:
-                    return None  # huge integers, which are not looked for at first
+                # Huge integers and lone surrogates, which are not looked for at first.
+                if _batch_weight(items, limit) * _BOX_COST > limit and len(items) > 1:
+                    return None
             else:
-                self._written += len(data)
+                singles = len(items) if keys is None else 2 * len(items)
+                self._count(data, len(data) + _SMALL_COST * singles)
                 return data
         elif _batch_weight(items, limit) + (0 if keys is None else len(keys)) > limit:
             return None
@@ -298,12 +310,12 @@ class _Both(NamedTuple):
 
 
 def weight(node: Any, limit: int) -> int:
-    """About how many bytes `node` takes; the counting stops once it is above `limit`."""
+    """About what `node` costs; the counting stops once it is above `limit`."""
     total = 0
     stack = [[node]]
     while stack and total <= limit:
         held: Any = stack.pop()
-        total += _SMALL_BYTES * len(held)
+        total += _SMALL_COST * len(held)
         if total > limit:
             break
         if isinstance(held, dict):
@@ -366,6 +378,6 @@ def _batch_weight(batch: list[Any], limit: int) -> int:
     return total
 
 
-def _next_count(count: int, size: int, target: int) -> int:
-    """How many items the next message takes, after `count` made `size` bytes."""
-    return max(1, min(count * target // max(size, 1), 4 * count, _BATCH_MAX))
+def _next_count(count: int, cost: int, target: int) -> int:
+    """How many items the next message takes, after `count` cost that much."""
+    return max(1, min(count * target // max(cost, 1), 4 * count, _BATCH_MAX))

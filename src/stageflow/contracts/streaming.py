@@ -33,19 +33,17 @@ def chunks(values: Iterable[Labelled], *, bytes_max: int) -> Iterator[bytes]:
 
     writer, splitter = ChunkWriter(), Splitter()
     waiting: list[bytes] = []
-    size = 0
+    spent = 0
     yield writer.begin()
     for label, contract, frozen in values:
         begins = msgspec.msgpack.encode([BEGIN, label, bytes.fromhex(contract.hash)])
         for message in _first(begins, splitter.messages(frozen, contract.place)):
             waiting += (len(message).to_bytes(_LENGTH, "big"), message)
-            size += len(message)
             if splitter.written > bytes_max:
                 raise _too_large(label, splitter, bytes_max)
-            if size >= splitter.target:
-                yield b""  # packing takes about as long as writing: a turn for each
+            if splitter.spent - spent >= splitter.target:
                 yield writer.chunk(b"".join(waiting))
-                waiting, size = [], 0
+                waiting, spent = [], splitter.spent
     if waiting:
         yield writer.chunk(b"".join(waiting))
     yield writer.end()

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 from stageflow.contracts.annotations import describe
-from stageflow.contracts.ownership import Owned, ownership
+from stageflow.contracts.ownership import Owned, Ownership, ownership
 from stageflow.model import objects
 from stageflow.model.errors import BuildError
 
@@ -46,21 +46,18 @@ class Validator:
     def _build(self) -> None:
         edit = _Edit(self._sibling)
         schema = edit.node(self._schema)
+        self._core: Any = _compiled(schema)
         found = ownership(schema)
         self._owning: tuple[Owned, Validate] | None = None
-        self._core: Any = None
-        """For values that have to be frozen; None until there is one."""
-        if found is None:
-            self._core = _compiled(schema)
-        else:
-            self._owning = found[1], _compiled(found[0]).validate_python
+        if found is not None:
+            self._owning = found.owned, _settling(self._core.validate_python, found)
         self._plain = tuple(edit.plain)
 
     def owning(self) -> tuple[Owned, Validate] | None:
         """How values are kept that nobody else holds any part of, and what makes them so.
 
-        The second validates, and freezes what stands on an island: it also raises ValueRefused,
-        with a path that begins there. None when every value has to be frozen as a whole.
+        The second validates and settles: it also raises ValueRefused, with a path that begins
+        where a part was refused. None when every value has to be frozen as a whole.
         """
         for cls in self._plain:
             if cls.__subclasses__():
@@ -72,8 +69,6 @@ class Validator:
 
     def __call__(self, value: Any) -> Any:
         """The validated value. Raises pydantic's ValidationError, and what validators raise."""
-        if self._core is None:
-            self._core = _compiled(_Edit(self._sibling).node(self._schema))
         return self._core.validate_python(value)
 
     def _sibling(self, cls: type, by_name: bool) -> Validate:
@@ -92,6 +87,40 @@ class Validator:
                 known = core.validate_python
             self._siblings[cls, by_name] = known
         return known
+
+
+def _settling(validate: Validate, ownership: Ownership) -> Validate:
+    """Validates and settles; what that takes is compiled when it is first used.
+
+    A dict that stands for a model is first taken to hold no instances, whose given fields would
+    have to be copied. One that does is validated again: its validators run twice.
+    """
+    if ownership.settles is None:
+        return validate
+    from pydantic_core import ValidationError
+
+    schema = ownership.plain
+    settle: Validate | None = None
+    plain: tuple[Validate, Validate] | None = None
+
+    def settled(value: Any) -> Any:
+        nonlocal plain, settle
+        if schema is not None and type(value) is dict:
+            if plain is None:
+                settle_plain = ownership.settling(has_instances=False)
+                plain = _compiled(schema).validate_python, settle_plain
+            validate_plain, settle_plain = plain
+            try:
+                made = validate_plain(value)
+            except ValidationError:
+                pass
+            else:
+                return settle_plain(made)
+        if settle is None:
+            settle = ownership.settling(has_instances=True)
+        return settle(validate(value))
+
+    return settled
 
 
 def _compiled(schema: Any) -> Any:

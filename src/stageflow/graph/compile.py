@@ -12,6 +12,7 @@ from stageflow.contracts import Contract, assignable, contract_of, why_not_assig
 from stageflow.graph import order
 from stageflow.graph.child import exported
 from stageflow.graph.decorators import value_type
+from stageflow.graph.labelling import cleared_by_guards, is_labelled, refused_labels
 from stageflow.graph.plan import Argument, InputSpec, Node, Plan, Role, Source
 from stageflow.graph.reach import unreachable
 from stageflow.graph.stage import Child, Merge, Stage, checked_name, signature_of
@@ -325,14 +326,29 @@ class _Build:
             )
         return found
 
+    def _check_cacheable(self, stage: Stage[..., Any], name: str) -> None:
+        """What a stage is told of its own run can't be part of a value that others are given."""
+        if stage.cache is not None:
+            self.wrong(
+                "stage.cache",
+                f"values of {stage.name!r} can't be kept for other runs: it takes {name!r}",
+                node=stage.name,
+                field=name,
+                expected="a stage whose value follows from its arguments, and what it reads",
+                got="one that is told which run, attempt or revision it is",
+                fix=f"take what it needs as inputs, without {name!r}, or leave cache= out",
+            )
+
     def _argument(self, number: int, stage: Stage[..., Any], parameter: Any) -> Argument | None:
         name = parameter.name
         bound = stage.bindings.get(name)
         default = (parameter.has_default, parameter.default)
         if bound is None:
             if name == CONTEXT or self.is_context(parameter.annotation):
+                self._check_cacheable(stage, name)
                 return Argument(name, Source.CONTEXT, None, *default)
             if is_feedback(parameter.annotation):
+                self._check_cacheable(stage, name)
                 return Argument(name, Source.FEEDBACK, None, *default)
             if name in self.inputs:
                 self._check_input_type(stage, parameter)
@@ -899,6 +915,11 @@ class _Build:
         }
         nodes = tuple(self._node_of(number) for number in range(len(self.stages)))
         waiting = tuple(len(roles) for roles in self.parents)
+        parents = tuple(tuple(roles.items()) for roles in self.parents)
+        labelled = is_labelled(nodes)
+        if labelled:
+            self.errors += refused_labels(nodes, parents, self.sorted, self.name)
+            self.stop_if_wrong()
         return Plan(
             name=self.name,
             nodes=nodes,
@@ -907,10 +928,12 @@ class _Build:
             deps=self.deps,
             outputs=self.outputs,
             single_output=self.single_output,
-            parents=tuple(tuple(roles.items()) for roles in self.parents),
+            parents=parents,
             children=tuple(tuple(targets) for targets in children),
             raw_children=tuple(tuple(targets) for targets in raw_children),
             waiting=waiting,
+            cleared=cleared_by_guards(nodes),
+            is_labelled=labelled,
             guarded=bool(self.gates),
             roots=tuple(number for number, count in enumerate(waiting) if count == 0),
             order=tuple(self.sorted),

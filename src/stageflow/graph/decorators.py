@@ -7,8 +7,8 @@ import inspect
 import sys
 import types
 import typing
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, cast, overload
 
 from stageflow.graph.stage import (
     BranchRef,
@@ -26,8 +26,10 @@ from stageflow.graph.stage import (
     mode_of,
     signature_of,
 )
+from stageflow.model.caching import Cache
 from stageflow.model.errors import BuildError, nearest
 from stageflow.model.kinds import Kind
+from stageflow.model.labels import checked_labels
 from stageflow.model.outputs import Branch, Decision, Inquiry, StageOutput, Stream
 from stageflow.model.policy import Retry
 from stageflow.model.progress import Progress
@@ -65,8 +67,19 @@ class StageOptions(TypedDict, total=False):
     """When it is given up before that, since its revisions bring nothing new."""
     priority: int
     """Added to that of its run: higher goes first where stages wait for threads and pools."""
+    labels: str | Collection[str]
+    """What its value is labelled with, besides the labels of all that it takes."""
+    accepts: str | Collection[str]
+    """The labels that what it takes may have; default: any. () accepts none."""
     place: Place
     """Where a sync function runs: "thread" (default), "process", or "loop" for quick pure code."""
+
+
+class CachedOptions(StageOptions, total=False):
+    """StageOptions of `transform`, `enrich` and `guard`."""
+
+    cache: Cache
+    """A value is given to later runs of the tenant that ask for the same."""
 
 
 class WorkOptions(StageOptions, total=False):
@@ -79,6 +92,10 @@ class WorkOptions(StageOptions, total=False):
     attempt whose effect is unknown; returns Happened(value), NotHappened() or CantTell()."""
 
 
+class ValueOptions(CachedOptions, WorkOptions, total=False):
+    """What the decorators of stages that give a value take; each takes its own."""
+
+
 class RouteOptions(StageOptions, total=False):
     """StageOptions of `route`."""
 
@@ -86,9 +103,11 @@ class RouteOptions(StageOptions, total=False):
     """Every branch it may choose; lets the build find unreachable and missing cases."""
 
 
-class GuardOptions(StageOptions, total=False):
+class GuardOptions(CachedOptions, total=False):
     """StageOptions of `guard`."""
 
+    clears: str | Collection[str]
+    """Labels that the values which it lets pass have no longer: it has made sure."""
     of: str | Sequence[str]
     """The parameters whose values it gates; default: all that are inputs or nodes."""
 
@@ -139,30 +158,30 @@ class ValueMaker:
 
     @overload
     def __call__(
-        self, body: Callable[P, Stream[T]], /, **options: Unpack[WorkOptions]
+        self, body: Callable[P, Stream[T]], /, **options: Unpack[ValueOptions]
     ) -> Stage[P, list[T]]: ...
     @overload
     def __call__(
-        self, body: Callable[P, Iterator[T]], /, **options: Unpack[WorkOptions]
+        self, body: Callable[P, Iterator[T]], /, **options: Unpack[ValueOptions]
     ) -> Stage[P, list[T]]: ...
     @overload
     def __call__(
-        self, body: Callable[P, Awaitable[T | StageOutput]], /, **options: Unpack[WorkOptions]
+        self, body: Callable[P, Awaitable[T | StageOutput]], /, **options: Unpack[ValueOptions]
     ) -> Stage[P, T]: ...
     @overload
     def __call__(
-        self, body: Callable[P, T | StageOutput], /, **options: Unpack[WorkOptions]
+        self, body: Callable[P, T | StageOutput], /, **options: Unpack[ValueOptions]
     ) -> Stage[P, T]: ...
     @overload
     def __call__(
-        self, body: Executes[P, Awaitable[T | StageOutput]], /, **options: Unpack[WorkOptions]
+        self, body: Executes[P, Awaitable[T | StageOutput]], /, **options: Unpack[ValueOptions]
     ) -> Stage[P, T]: ...
     @overload
     def __call__(
-        self, body: Executes[P, T | StageOutput], /, **options: Unpack[WorkOptions]
+        self, body: Executes[P, T | StageOutput], /, **options: Unpack[ValueOptions]
     ) -> Stage[P, T]: ...
     @overload
-    def __call__(self, /, **options: Unpack[WorkOptions]) -> ValueDecorator: ...
+    def __call__(self, /, **options: Unpack[ValueOptions]) -> ValueDecorator: ...
     def __call__(self, body: Any = None, /, **options: Any) -> Any:
         return _decorate(self._kind, body, options)
 
@@ -435,6 +454,12 @@ def _stage(
         of=None if of is None else (of,) if isinstance(of, str) else tuple(of),
         keyed=options.get("keyed", False),
         reconcile=_reconcile(options.get("reconcile"), parameters, name),
+        labels=checked_labels(options.get("labels", ()), field="labels", node=name),
+        accepts=None
+        if options.get("accepts") is None
+        else checked_labels(options["accepts"], field="accepts", node=name),
+        clears=checked_labels(options.get("clears", ()), field="clears", node=name),
+        cache=_cache(options.get("cache"), kind, mode, name),
     )
 
 
@@ -451,6 +476,31 @@ def _known_options(kind: Kind, options: dict[str, Any], name: str) -> None:
                 expected="one of " + ", ".join(known),
                 fix=f"did you mean {close!r}?" if close else None,
             )
+
+
+def _cache(given: Any, kind: Kind, mode: str, name: str) -> Cache | None:
+    """`given`, when the stage's value can be kept. BuildError `stage.cache` otherwise."""
+    if given is None:
+        return None
+    expected, got = None, type(given).__name__
+    if not isinstance(given, Cache):
+        expected, fix = "a Cache", "cache=Cache(ttl=60.0)"
+    elif mode in ("async_generator", "generator"):
+        expected, got, fix = "a stage that returns its value", "one that yields it", "return a list"
+    elif kind is Kind.ENRICH and given.ttl is None:
+        expected, got = "how old what it reads may be", "no ttl"
+        fix = "cache=Cache(ttl=60.0)"
+    if expected is not None:
+        raise BuildError(
+            "stage.cache",
+            f"values of {kind.value} stage {name!r} can't be kept",
+            node=name,
+            field="cache",
+            expected=expected,
+            got=got,
+            fix=fix,
+        )
+    return cast(Cache, given)
 
 
 def _reconcile(given: Any, parameters: Sequence[Parameter], name: str) -> Any:
@@ -482,7 +532,13 @@ def _reconcile(given: Any, parameters: Sequence[Parameter], name: str) -> Any:
     return given
 
 
-_OWN_OPTIONS = {Kind.WORK: ("keyed", "reconcile"), Kind.ROUTE: ("branches",), Kind.GUARD: ("of",)}
+_OWN_OPTIONS = {
+    Kind.TRANSFORM: ("cache",),
+    Kind.ENRICH: ("cache",),
+    Kind.WORK: ("keyed", "reconcile"),
+    Kind.ROUTE: ("branches",),
+    Kind.GUARD: ("of", "cache", "clears"),
+}
 
 
 def value_type(returns: Any, mode: str) -> Any:

@@ -153,6 +153,7 @@ def _with_body(
         mode=mode,
         place=place,
         parameters=parameters,
+        cache=None,  # a fake is called each time
         bindings={name: bound for name, bound in stage.bindings.items() if name in names},
         version=f"{stage.version}, overridden",
         origin=stage,

@@ -11,6 +11,7 @@ from stageflow.contracts import Contract
 from stageflow.graph.stage import Join, Stage
 from stageflow.model.errors import RunError, nearest
 from stageflow.model.kinds import Kind
+from stageflow.model.labels import Labels
 from stageflow.model.policy import Retry
 
 
@@ -116,6 +117,10 @@ class Plan:
     """Guards that wait for the node's raw value."""
     waiting: tuple[int, ...]
     """Number of distinct parents each node waits for."""
+    cleared: tuple[Labels, ...]
+    """Labels that each node's value has no longer once its guards have let it pass."""
+    is_labelled: bool
+    """Whether any stage says anything of labels."""
     guarded: bool
     """True when any guard gates anything."""
     roots: tuple[int, ...]

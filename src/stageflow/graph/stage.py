@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, ParamSpec, TypeAlias, TypeVar
 
+from stageflow.model.caching import Cache
 from stageflow.model.errors import BuildError, nearest
 from stageflow.model.kinds import Kind
+from stageflow.model.labels import NONE, Labels
 from stageflow.model.policy import Retry
 from stageflow.model.progress import Progress
 
@@ -135,6 +137,14 @@ class Stage(Generic[P, T]):
     """How many revisions guards may ask for, the first one counted, before it is exhausted."""
     progress: Progress = field(default_factory=Progress)
     """When it is exhausted before that, since its revisions bring nothing new."""
+    labels: Labels = NONE
+    """What its value has besides the labels of all that it takes."""
+    accepts: Labels | None = None
+    """The labels that what it takes may have; None: any."""
+    clears: Labels = NONE
+    """GUARD: what the values that it lets pass are no longer labelled with."""
+    cache: Cache | None = None
+    """Whether a value may stand for another execution; None: never."""
     join: Join | None = None
     wait: Question | None = None
     child: Child | None = None

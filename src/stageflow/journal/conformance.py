@@ -308,6 +308,18 @@ def wakes_suspended_runs(store: Store, other_owner: OtherOwner) -> None:
     _expect(store.load(run).status == "ok", "a woken run can end")
 
 
+def holds_a_run_for_its_tenant_only(store: Store) -> None:
+    """Another tenant's run is not there, like one that does not exist."""
+    mine, theirs = RunIds()(), RunIds()()
+    run = _created(store, tenant=mine).run
+    _expect(store.holds(run, tenant=mine), "a run is there for its tenant")
+    _expect(not store.holds(run, tenant=theirs), "and for no other")
+    _expect(not store.holds("no-such-run", tenant=mine), "one that does not exist is not there")
+    for odd in ("\ud800", "\x00"):
+        _expect(not store.holds(odd, tenant=mine), "nor is one that can't exist")
+        _expect(not store.holds(run, tenant=odd), "not for a tenant that can't exist either")
+
+
 def lists_newest_first_within_a_tenant(store: Store) -> None:
     """A listing is ordered, bounded, and shows no other tenant's run."""
     mine, theirs = RunIds()(), RunIds()()
@@ -640,6 +652,7 @@ CHECKS: tuple[Callable[[Store], None], ...] = (
     refuses_what_it_could_not_give_back,
     leaves_finished_runs_alone,
     reopens_what_ended_badly_when_asked,
+    holds_a_run_for_its_tenant_only,
     lists_newest_first_within_a_tenant,
     lets_one_of_many_racers_win,
     lets_turns_begin_one_after_another,

@@ -67,6 +67,10 @@ class Journal(Protocol):
         """Read a run without touching it."""
         ...
 
+    async def holds(self, run: str, *, tenant: str) -> bool:
+        """Whether there is such a run of that tenant; see Store.holds."""
+        ...
+
     async def runs(self, *, tenant: str | None = None, limit: int = 50) -> list[RunSummary]:
         """The latest runs, newest first."""
         ...
@@ -242,6 +246,10 @@ class GroupCommit:
     async def load(self, run: str) -> LoadedRun:
         self._check_open()
         return await asyncio.to_thread(self._store.load, run)
+
+    async def holds(self, run: str, *, tenant: str) -> bool:
+        self._check_open()
+        return await asyncio.to_thread(self._store.holds, run, tenant=tenant)
 
     async def runs(self, *, tenant: str | None = None, limit: int = 50) -> list[RunSummary]:
         self._check_open()

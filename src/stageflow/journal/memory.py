@@ -161,6 +161,11 @@ class MemoryStore:
         with self._lock:
             return _loaded(self._known(run))
 
+    def holds(self, run: str, *, tenant: str) -> bool:
+        with self._lock:
+            kept = self._runs.get(run)
+            return kept is not None and kept.header.tenant == tenant
+
     def runs(self, *, tenant: str | None = None, limit: int = 50) -> list[RunSummary]:
         with self._lock:
             kept = [run for run in self._runs.values() if tenant in (None, run.header.tenant)]

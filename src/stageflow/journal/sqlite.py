@@ -104,6 +104,7 @@ _HEAD = (
     "SELECT run, epoch, owner, status, reason, records, updated_wall_s, last, checksum"
     " FROM heads WHERE run = ?"
 )
+_HOLDS = "SELECT 1 FROM runs WHERE run = ? AND tenant = ?"
 _HEADER = "SELECT run, tenant, created_wall_s, header, checksum FROM runs WHERE run = ?"
 _LINES = """
 SELECT run, seq, epoch, type, node, revision, attempt, token, wall_s, accepted, data, contract,
@@ -242,6 +243,12 @@ class SQLiteStore:
         with self._snapshot() as reader:
             rows = _rows(reader, run)
         return verified_run(run, rows)[0]
+
+    def holds(self, run: str, *, tenant: str) -> bool:
+        if not (_is_text(run) and _is_text(tenant)):
+            return False
+        with self._snapshot() as reader:
+            return reader.execute(_HOLDS, (run, tenant)).fetchone() is not None
 
     def runs(self, *, tenant: str | None = None, limit: int = 50) -> list[RunSummary]:
         """The latest runs, newest first.

@@ -219,6 +219,11 @@ class Store(Protocol):
         """Read a run; never waits for a writer. Raises "journal.unknown_run"."""
         ...
 
+    def holds(self, run: str, *, tenant: str) -> bool:
+        """Whether there is such a run of that tenant. Another tenant's run takes the same work as
+        one that does not exist: one look-up by both."""
+        ...
+
     def runs(self, *, tenant: str | None = None, limit: int = 50) -> list[RunSummary]:
         """The latest runs by creation, newest first; of one tenant when given."""
         ...

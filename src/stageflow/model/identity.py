@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+DEFAULT_TENANT: Final = "default"
+"""Of runs that nobody said a tenant of."""
 
 
 class Identity(NamedTuple):
@@ -13,7 +16,7 @@ class Identity(NamedTuple):
     """
 
     run: str
-    tenant: str = "default"
+    tenant: str = DEFAULT_TENANT
     session: str | None = None
     parent: str | None = None
     """The run that started this one from a stage; None for a run a user started."""

@@ -17,6 +17,7 @@ from typing import Final
 
 MARKS: Final[Mapping[str, str]] = MappingProxyType(
     {
+        "access_refused": "a tenant asked for a run that it has not, and was told there is none",
         "attempt_abandoned": "an attempt of a dead owner was closed",
         "attempt_killed": "a stage that ignored its stop was ended without its consent",
         "attempt_quarantined": "a stage or a task of it could not be ended, and was named",
@@ -24,6 +25,7 @@ MARKS: Final[Mapping[str, str]] = MappingProxyType(
         "commit_decided_again": "an append did not follow what its store believed, and was decided"
         " under a lock",
         "connection_lost": "the connection to the journal's database was lost during a write",
+        "connection_discarded": "a connection was closed because something may be left on it",
         "damage_found": "a stored record was not what was written, and was refused",
         "effect_replayed": "a duplicate of an effect was given the recorded result",
         "effect_unknown": "an effect was cut off by a crash, stop or timeout, and was not repeated",
@@ -32,6 +34,7 @@ MARKS: Final[Mapping[str, str]] = MappingProxyType(
         "late_write": "the outcome of an attempt that no longer counts was refused",
         "redaction_released": "a value was released as a guard had replaced it",
         "request_repeated": "a request came again under its key, and was given its run",
+        "result_reused": "a stage was not executed, for the tenant has its value already",
         "retry_handed_out": "an attempt failed and another one was planned",
         "run_cancelled": "somebody asked a run to end before it was over",
         "run_lost": "a process learned from its lease that a run of it is another's",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from stageflow.model.errors import BuildError
+from stageflow.model.labels import NONE, Labels
 from stageflow.model.values import content_hash, thaw
 
 TURNS_MAX = 10_000
@@ -52,12 +53,19 @@ class TurnValues(NamedTuple):
 class PastTurn:
     """A turn that ended ok. Its values are decoded when they are asked for; they never change."""
 
-    __slots__ = ("_hash", "_read", "_values", "number", "run", "size_bytes")
+    __slots__ = ("_hash", "_read", "_values", "labels", "number", "run", "size_bytes")
 
     def __init__(
-        self, number: int, run: str, size_bytes: int, read: Callable[[], TurnValues]
+        self,
+        number: int,
+        run: str,
+        size_bytes: int,
+        read: Callable[[], TurnValues],
+        labels: Labels = NONE,
     ) -> None:
         self.number = number
+        self.labels = labels
+        """Of its inputs and outputs, as far as later turns see them."""
         self.run = run
         self.size_bytes = size_bytes
         self._read: Callable[[], TurnValues] | None = read
@@ -93,6 +101,11 @@ class Seen(NamedTuple):
     turns: tuple[PastTurn, ...]
     """Oldest first."""
     is_whole: bool
+
+    @property
+    def labels(self) -> Labels:
+        """Of all of them."""
+        return NONE.union(*(turn.labels for turn in self.turns))
 
 
 class Turn:

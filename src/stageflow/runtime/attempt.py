@@ -67,30 +67,30 @@ class _Gate(asyncio.Future[Any]):
 
 
 class Attempt:
-    """A stage that waits. Lives from its first real wait to its end."""
+    """A stage that waits. Lives from its first real wait to its end.
 
-    __slots__ = (
-        "_asking",
-        "_cancellations",
-        "_grace",
-        "child",
-        "context",
-        "coroutine",
-        "deadline_s",
-        "expired",
-        "gate",
-        "killed",
-        "loop",
-        "node",
-        "over_by_s",
-        "task",
-        "token",
-        "why",
-    )
+    What few attempts need is a default of the class until it is set: a wide fan-out makes
+    thousands of these.
+    """
+
+    why: str | None = None
+    """Why it was asked to stop: "timeout" or "stop"; None while nobody has asked."""
+    over_by_s = 0.0
+    """On the loop's clock: when it will be killed, once it was asked to stop."""
+    killed = False
+    expired = False
+    """Its time to stop is over, and it is only waiting for `child`: no further wait is its."""
+    child: Driver | None = None
+    """The cancelled child run whose end the stage awaits."""
+    gate: _Gate | None = None
+    """What the worker awaits, when it awaits something that can refuse a cancellation."""
+    _cancellations = 0
+    """Of the worker task, by this attempt."""
+    _asking: asyncio.Handle | None = None
+    _grace: asyncio.TimerHandle | None = None
 
     def __init__(
         self,
-        *,
         node: int,
         token: int,
         coroutine: Coroutine[Any, Any, Any],
@@ -98,29 +98,14 @@ class Attempt:
         loop: asyncio.AbstractEventLoop,
         deadline_s: float,
     ) -> None:
+        """`deadline_s`, on the loop's clock: when its driver will stop it."""
         self.node = node
         self.token = token
         self.coroutine = coroutine
         self.context = context
         self.loop = loop
         self.deadline_s = deadline_s
-        """On the loop's clock: when its driver will stop it."""
-        self.task = asyncio.current_task()
-        self.why: str | None = None
-        """Why it was asked to stop: "timeout" or "stop"; None while nobody has asked."""
-        self.over_by_s = 0.0
-        """On the loop's clock: when it will be killed, once it was asked to stop."""
-        self.killed = False
-        self.expired = False
-        """Its time to stop is over, and it is only waiting for `child`: no further wait is its."""
-        self.child: Driver | None = None
-        """The cancelled child run whose end the stage awaits."""
-        self.gate: _Gate | None = None
-        """What the worker awaits, when it awaits something that can refuse a cancellation."""
-        self._cancellations = 0
-        """Of the worker task, by this attempt."""
-        self._asking: asyncio.Handle | None = None
-        self._grace: asyncio.TimerHandle | None = None
+        self.task = asyncio.current_task(loop)
 
     def stop(self, why: str, grace_s: float) -> None:
         """Ask it to stop; kill it `grace_s` later. The first reason counts."""
@@ -156,15 +141,15 @@ class Attempt:
         self._cancellations += 1
         self.task.cancel()
 
-    def disarm(self) -> None:
-        """No timer of this attempt fires any more."""
+    def leave(self) -> None:
+        """It is over: no timer of it fires any more, and the worker task can go on, its
+        cancellations taken back."""
+        if self.why is None:
+            return
         if self._grace is not None:
             self._grace.cancel()
         if self._asking is not None:
             self._asking.cancel()
-
-    def forgive(self) -> None:
-        """Takes back the cancellations that `stop` asked for, so the worker task can go on."""
         if self.task is not None:
             for _ in range(self._cancellations):
                 self.task.uncancel()
@@ -214,7 +199,7 @@ class Resumption:
             # What sleeps, locks and queues yield is a plain future, which ends when cancelled.
             if getattr(type(yielded), "cancel", _PLAIN_CANCEL) is not _PLAIN_CANCEL:
                 yielded = attempt.gate = _Gate(yielded, attempt.loop)
-            else:
+            elif attempt.gate is not None:
                 attempt.gate = None
             try:
                 sent = yield yielded

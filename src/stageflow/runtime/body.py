@@ -10,8 +10,11 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 from stageflow.graph import Node
+from stageflow.model.bag import MISSING
 from stageflow.model.values import thaw
+from stageflow.runtime.cache import found
 from stageflow.runtime.inquiry import asked
+from stageflow.runtime.labels import check_accepted
 from stageflow.runtime.processes import address_of
 
 if TYPE_CHECKING:
@@ -30,6 +33,12 @@ def begin(
         return None, _joined(driver, node, context)
     function = stage.function
     assert function is not None
+    if stage.accepts is not None:
+        check_accepted(driver, node)
+    if stage.cache is not None:
+        known = found(driver, node)
+        if known is not MISSING:
+            return None, thaw(known)
     arguments = driver.arguments(driver.steps[node.index], started_s)
     if stage.reconcile is not None and node.index in driver.scheduler.asking:
         return asked(driver, node, arguments, started_s), None

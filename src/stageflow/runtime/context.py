@@ -58,6 +58,11 @@ class Context:
         return self._driver.identity.copied()
 
     @property
+    def labels(self) -> frozenset[str]:
+        """Of all that this attempt was given; what it makes has them too."""
+        return self._driver.taken_labels(self._node)
+
+    @property
     def cancelled(self) -> bool:
         """True once this attempt is to stop: a sync stage in a long loop should look and return."""
         return self._driver.is_stopping(self._node, self.attempt)

@@ -5,27 +5,31 @@ from __future__ import annotations
 import asyncio
 import inspect
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 from stageflow.model.errors import BuildError, InputError, nearest
+from stageflow.model.labels import Labels, checked_labels
 
 Scope: TypeAlias = Literal["runtime", "tenant", "run"]
 
 
 @dataclass(frozen=True, slots=True)
 class Dep:
-    """How a dep is made. `factory` is called without arguments; it returns the dep, an awaitable
-    of it, or a context manager (async or not) that is entered and, in the end, left.
+    """How a dep is made. `factory` returns the dep, an awaitable of it, or a context manager
+    (async or not) that is entered and, in the end, left. It is called without arguments, or with
+    the name of the tenant for whom it is made when it has a parameter `tenant`.
 
     `scope` says how long one lives: as long as the Runtime, the same for one tenant, or one run.
     """
 
     factory: Any
     scope: Scope = "runtime"
+    labels: str | Collection[str] = ()
+    """What everything is labelled with that a stage makes which takes the dep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +74,12 @@ class DepScopes:
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         """Values that are neither a Dep nor a function or class are deps themselves."""
-        self._given = {name: _as_dep(name, value) for name, value in given.items()}
+        self._given = {name: _checked(name, _as_dep(name, dep)) for name, dep in given.items()}
         self.given: Mapping[str, Any] = MappingProxyType(self._given)
         """Each name with its Dep."""
+        self.labels: Mapping[str, Labels] = {
+            name: checked_labels(dep.labels, field="labels") for name, dep in self._given.items()
+        }
         self._open: dict[tuple[str, str], Any] = {}
         self._stacks: dict[tuple[str, str], AsyncExitStack] = {}
         self._locks: dict[tuple[str, str], asyncio.Lock] = {}
@@ -81,7 +88,7 @@ class DepScopes:
     def of_run(cls, given: Mapping[str, Any]) -> DepScopes:
         """As DepScopes, but what a factory makes lives for one run, whatever its scope says."""
         made = {name: _as_dep(name, value) for name, value in given.items()}
-        return cls({name: Dep(dep.factory, scope="run") for name, dep in made.items()})
+        return cls({name: replace(dep, scope="run") for name, dep in made.items()})
 
     def missing(self, names: Iterable[str], pipeline: str) -> InputError | None:
         """What to raise when the runtime lacks a dep that the pipeline declares."""
@@ -97,6 +104,10 @@ class DepScopes:
                     fix=f"did you mean {close!r}?" if close else None,
                 )
         return None
+
+    def is_of_run(self, name: str) -> bool:
+        """Whether each run has one of its own."""
+        return self._given[name].scope == "run"
 
     async def open(self, names: Iterable[str], *, tenant: str, run: str) -> dict[str, Any]:
         """The deps of one run, opened where they are not yet open, in the declared order."""
@@ -118,7 +129,7 @@ class DepScopes:
         async with self._locks.setdefault(key, asyncio.Lock()):
             if key not in self._open:
                 stack = self._stacks.setdefault(scope, AsyncExitStack())
-                self._open[key] = await _enter(dep.factory, stack)
+                self._open[key] = await _enter(dep, stack, tenant)
             return self._open[key]
 
     async def _close(self, scopes: list[tuple[str, str]], close_s: float) -> None:
@@ -131,8 +142,9 @@ class DepScopes:
                 await stack.aclose()
 
 
-async def _enter(factory: Any, stack: AsyncExitStack) -> Any:
-    made = factory()
+async def _enter(dep: Dep, stack: AsyncExitStack, tenant: str) -> Any:
+    asks = dep.scope != "runtime" and _tenant_of(dep.factory) is not None
+    made = dep.factory(tenant=tenant) if asks else dep.factory()
     if inspect.isawaitable(made):
         made = await made
     if hasattr(made, "__aenter__"):
@@ -140,6 +152,14 @@ async def _enter(factory: Any, stack: AsyncExitStack) -> Any:
     if hasattr(made, "__enter__"):
         return stack.enter_context(made)
     return made
+
+
+def _tenant_of(factory: Any) -> inspect.Parameter | None:
+    """The factory's parameter `tenant`, if it has one."""
+    try:
+        return inspect.signature(factory).parameters.get("tenant")
+    except (TypeError, ValueError):  # a class or function in C that doesn't tell
+        return None
 
 
 def _as_dep(name: str, value: Any) -> Dep:
@@ -156,3 +176,18 @@ def _as_dep(name: str, value: Any) -> Dep:
     if inspect.isroutine(value) or inspect.isclass(value):
         return Dep(value)
     return Dep(lambda: value)
+
+
+def _checked(name: str, dep: Dep) -> Dep:
+    """Refuses a factory that needs a tenant where there is no one tenant."""
+    asked = _tenant_of(dep.factory) if dep.scope == "runtime" else None
+    if asked is not None and asked.default is asked.empty:
+        raise BuildError(
+            "runtime.dep_tenant",
+            f"dep {name!r} is made for a tenant, and shared by all of them",
+            field=name,
+            expected="a scope in which there is one tenant",
+            got="scope 'runtime'",
+            fix=f"Runtime(deps={{{name!r}: Dep(factory, scope='tenant')}})",
+        )
+    return dep

@@ -28,6 +28,7 @@ from stageflow.journal.admission import Named, run_exists
 from stageflow.model.bag import MISSING, OutputBag
 from stageflow.model.errors import EffectUnknown, JournalError, RunError, StageflowError
 from stageflow.model.identity import Identity
+from stageflow.model.labels import NONE, Labels
 from stageflow.model.marks import reached
 from stageflow.model.outputs import Allow, Feedback, OutcomeKind, Revise, StageOutput
 from stageflow.model.progress import Stall
@@ -38,6 +39,7 @@ from stageflow.model.sparse import made
 from stageflow.model.values import Freezer, Frozen, content_hash, thaw
 from stageflow.runtime.attempt import Attempt, Killed
 from stageflow.runtime.body import begin
+from stageflow.runtime.cache import CacheKey, keep
 from stageflow.runtime.context import Context
 from stageflow.runtime.control import Control, control_of
 from stageflow.runtime.deps import Fakes
@@ -46,6 +48,7 @@ from stageflow.runtime.events import EventType, RawEvent, Subscription
 from stageflow.runtime.failure import Failure, StageFailed, beside, failure_of
 from stageflow.runtime.history import History
 from stageflow.runtime.inquiry import DidNotHappen
+from stageflow.runtime.labels import LabelFlow
 from stageflow.runtime.lingering import RUN, end_lingering
 from stageflow.runtime.outcome import Candidate, Run, make_run
 from stageflow.runtime.pools import Caller, Precedence
@@ -81,9 +84,11 @@ class Driver:
     """One run in this process. Made by `Runtime`, used once."""
 
     __slots__ = (
+        "_cache_keys",
         "_candidates",
         "_due_wall_s",
         "_failures",
+        "_flow",
         "_held_items",
         "_keys",
         "_late_attempts",
@@ -116,6 +121,7 @@ class Driver:
         "events",
         "fakes",
         "first",
+        "flows",
         "held",
         "history",
         "identity",
@@ -180,6 +186,8 @@ class Driver:
     quarantined: list[str] = made(list)
     keys: dict[tuple[int, str], bool] = made(dict)
     """(node, key) of every child started here: whether it is under way."""
+    cache_keys: dict[int, CacheKey] = made(dict)
+    """Of nodes that are executed because no kept value was found."""
     watchers: list[asyncio.Future[Run[Any]]] = made(list)
     due_wall_s: dict[int, float] = made(dict)
     """Recovered questions: when they expire, unix time."""
@@ -201,9 +209,10 @@ class Driver:
         stream: StreamQueue | None = None,
         scheduler: Scheduler | None = None,
         priority: int = 0,
+        labels: Labels = NONE,
     ) -> None:
-        """`inputs` are canonical. `deadline_s` is on the loop's clock, `deadline_in_s` counts from
-        the start. `scheduler` is given when the run was recovered."""
+        """`inputs` are canonical, and have `labels`. `deadline_s` is on the loop's clock,
+        `deadline_in_s` counts from the start. `scheduler` is given when the run was recovered."""
         self.runtime = runtime
         self.limits = runtime.limits
         self.program = program
@@ -226,6 +235,11 @@ class Driver:
         if self.events:
             self.push = self.events[0].push if len(self.events) == 1 else self._push_to_all
         self.stream = stream
+        self._flow: LabelFlow | None = None
+        if labels:
+            self.flow.run = labels
+        self.flows = False
+        """Whether any value of the run can have a label; known when it is open."""
         self.recovered = scheduler is not None
         self.scheduler = (
             Scheduler(program, seed=seed, writes=history is not None, parks=history is not None)
@@ -448,6 +462,7 @@ class Driver:
 
     def _open(self, first: list[Action] | None) -> None:
         self.publish(EventType.RUN_STARTED)
+        self._see_labels()
         if self.deadline_in_s is not None:
             self.deadline_s = self.started_s + self.deadline_in_s
         # A child's deadline is that of the attempt that started it, which has a timer already.
@@ -464,6 +479,34 @@ class Driver:
         if self.asked is not None:
             reason, status = self.asked
             self.cancel(reason, status=status)
+
+    def _see_labels(self) -> None:
+        """What the run was given is known by now, and so whether anything of it has a label."""
+        seen = NONE if self.session is None else self.session.labels
+        if seen:
+            self.flow.session = seen
+        self.flows = self.plan.is_labelled or (self._flow is not None and self._flow.has_any)
+
+    @property
+    def flow(self) -> LabelFlow:
+        """The labels of the run's values; made when it is first asked for, since few runs have
+        any."""
+        if self._flow is None:
+            self._flow = LabelFlow(self.plan)
+        return self._flow
+
+    @property
+    def input_labels(self) -> Labels:
+        """Of every input."""
+        return NONE if self._flow is None else self._flow.run
+
+    def released_labels(self) -> dict[int, Labels]:
+        """Of each node's value, as its consumers get it; those without a label are left out."""
+        self._see_labels()
+        if not self.flows:
+            return {}
+        each = {number: self.flow.released(number) for number in range(len(self.nodes))}
+        return {number: labels for number, labels in each.items() if labels}
 
     def _tell_opened(self) -> None:
         assert self.opened is not None, "somebody waits"
@@ -652,8 +695,8 @@ class Driver:
         tokens, attempts, values = scheduler.token, scheduler.attempt, self.bag.values
         copy, push, run, tenant = self.context.copy, self.push, self.identity.run, self.tenant
         history = self.history
-        now = time()
-        slice_end_s = now + self.limits.slice_s
+        now, slice_s = time(), self.limits.slice_s
+        slice_end_s = now + slice_s
         try:
             while ready:
                 if self.spreads and len(ready) > 1 and await self._spread():
@@ -671,6 +714,7 @@ class Driver:
                     )
                 error: BaseException | None = None
                 raw: Any = None
+                has_waited = False
                 context = copy()
                 try:
                     coroutine: Any
@@ -693,13 +737,25 @@ class Driver:
                         else:
                             if ready:
                                 self._wake_worker()
-                            raw = await self._waited(
-                                step.node, token, coroutine, context, yielded, started_s
-                            )
-                            slice_end_s = time() + self.limits.slice_s
+                            has_waited = True
+                            attempt = self._waiting(step, token, coroutine, context, started_s)
+                            try:
+                                raw = await attempt.wait(yielded)
+                            except BaseException as raised:
+                                if not self._was_stopped(attempt, step, raised):
+                                    raise
+                                raw = MISSING
+                            finally:
+                                attempt.leave()
+                                del self.attempts[number]
+                            if attempt.why is not None:
+                                self.disturbed = True
+                                raise Stopped(attempt.why, raw)
                 except BaseException as raised:  # the stage boundary: it becomes the outcome
                     error = raised
                 now = time()
+                if has_waited:
+                    slice_end_s = now + slice_s
                 if error is None and now - started_s <= step.timeout_s:
                     actions = self._returned(step, token, raw, started_s, now)
                 else:
@@ -719,7 +775,7 @@ class Driver:
                 if now > slice_end_s and ready:
                     await asyncio.sleep(0)
                     now = time()
-                    slice_end_s = now + self.limits.slice_s
+                    slice_end_s = now + slice_s
         except BaseException as bug:  # not a stage's failure: those are data by now
             self._crash(bug)
 
@@ -730,52 +786,35 @@ class Driver:
         await asyncio.sleep(0)
         return not self.ready
 
-    async def _waited(
+    def _waiting(
         self,
-        node: Node,
+        step: Step,
         token: int,
         coroutine: Any,
         context: contextvars.Context,
-        yielded: Any,
         started_s: float,
-    ) -> Any:
-        """Drives a stage that really waits; raises what it raises, or why it was stopped."""
-        attempt = Attempt(
-            node=node.index,
-            token=token,
-            coroutine=coroutine,
-            context=context,
-            loop=self.loop,
-            deadline_s=started_s + node.timeout_s,
-        )
-        self.attempts[node.index] = attempt
-        if attempt.deadline_s < self.alarm_s:
-            self._set_alarm(attempt.deadline_s)
-        raw: Any = MISSING
-        try:
-            raw = await attempt.wait(yielded)
-        except Killed:
-            self._quarantine(node.name)
-        except asyncio.CancelledError:
-            if attempt.why is None:
-                if attempt.task is not None and attempt.task.cancelling():
-                    # Not ours: the loop is being torn down. End the run as cancelled.
-                    attempt.why = "stop"
-                    self.disturbed = True
-                    self.cancel("loop_closed")
-                    raise Stopped("stop") from None
-                raise
-        except BaseException:
-            if attempt.why is None:
-                raise
-        finally:
-            attempt.disarm()
-            attempt.forgive()
-            del self.attempts[node.index]
-        if attempt.why is not None:
-            self.disturbed = True
-            raise Stopped(attempt.why, raw)
-        return raw
+    ) -> Attempt:
+        """The attempt of a stage that really waits."""
+        deadline_s = started_s + step.timeout_s
+        attempt = Attempt(step.index, token, coroutine, context, self.loop, deadline_s)
+        self.attempts[step.index] = attempt
+        if deadline_s < self.alarm_s:
+            self._set_alarm(deadline_s)
+        return attempt
+
+    def _was_stopped(self, attempt: Attempt, step: Step, error: BaseException) -> bool:
+        """True when a wait raised because it was asked to stop; False when that is its own."""
+        if isinstance(error, Killed):
+            self._quarantine(step.name)
+        elif attempt.why is None:
+            if not isinstance(error, asyncio.CancelledError):
+                return False
+            if attempt.task is None or not attempt.task.cancelling():
+                return False
+            # Not ours: the loop is being torn down. End the run as cancelled.
+            attempt.why = "stop"
+            self.cancel("loop_closed")
+        return True
 
     def _set_alarm(self, at_s: float) -> None:
         """One timer for all that wait, at the earliest of their deadlines: a timer of its own
@@ -854,8 +893,9 @@ class Driver:
         if control is not None:
             control.heed(self, step.node)
         attempt = scheduler.attempt[number]
+        labels = self.flow.note(self, number) if self.flows else NONE
         if history is not None:
-            history.attach(scheduler, token, payload, step.node.contract.hash)
+            history.attach(scheduler, token, payload, step.node.contract.hash, labels)
         revision = scheduler.revision[number]
         if step.node.guards:
             self.bag.put(number, frozen, attempt, token, revision, held=True)
@@ -868,6 +908,8 @@ class Driver:
             self.bag.put(number, frozen, attempt, token)
         if self.held:
             self.sort_held()
+        if step.is_cached:
+            keep(self, step.node, frozen, raw, payload)
         self.durations[number] = ended_s - started_s
         if self.push is not None:
             self.push(
@@ -916,7 +958,8 @@ class Driver:
             return self._was_late(node, token)
         self.reasons[number] = output.reason
         if self.history is not None and status in ("skip", "cancelled"):
-            self.history.attach(scheduler, token, self.history.encode_reason(output.reason), "")
+            reason = self.history.encode_reason(output.reason)
+            self.history.attach(scheduler, token, reason, "", self.taken_labels(number))
         return self._ended(node, attempt, duration_s, status, actions)
 
     def _kept(self, data: Any) -> Any:
@@ -1003,7 +1046,8 @@ class Driver:
             failure = beside(failure, self.failures[number], fallback)
         self.failures[number] = failure
         if self.history is not None:
-            self.history.attach(scheduler, token, self.history.encode_failure(failure), "")
+            told = self.history.encode_failure(failure)
+            self.history.attach(scheduler, token, told, "", self.taken_labels(number))
         if scheduler.status[number] in (NodeState.FAILED, NodeState.FALLING_BACK):
             inner = error.original if isinstance(error, StageFailed) else error
             if inner is not None:
@@ -1062,7 +1106,8 @@ class Driver:
         """The attempt's end came after the scheduler had closed it; what it gave is refused."""
         attempt = self.late_attempts.pop(token, self.scheduler.attempt[node.index])
         if self.history is not None:
-            self.history.attach_late(self.scheduler, attempt, payload, node.contract.hash)
+            labels = self.taken_labels(node.index)
+            self.history.attach_late(self.scheduler, attempt, payload, node.contract.hash, labels)
         reached("late_write")
         self.publish(EventType.LATE_WRITE, node.index, attempt=attempt)
         return None
@@ -1201,7 +1246,17 @@ class Driver:
             run = run.parent
         return Precedence(self.tenant, self.priority + self.nodes[number].priority, tuple(callers))
 
+    def taken_labels(self, number: int) -> Labels:
+        """Of all that a node is given, and of what it has made of it by itself."""
+        if not self.flows:
+            return NONE
+        stage = self.nodes[number].stage
+        own = NONE if stage is None else stage.labels
+        return self.flow.taken(self, number) | own
+
     def context_of(self, node: Node, started_s: float) -> Context:
+        if self.flows:
+            self.flow.reads(node.index, self.version)
         deadline_s = started_s + node.timeout_s
         if self.deadline_s is not None:
             deadline_s = min(deadline_s, self.deadline_s)
@@ -1313,8 +1368,10 @@ class Driver:
         token = scheduler.token[number]
         actions = scheduler.answered(number, token, {"by": by, "shown": now})
         assert actions is not None, "a PARKED node takes an answer"
+        self._see_labels()  # the run may not be open yet
+        labels = self.flow.note(self, number) if self.flows else NONE
         if self.history is not None:
-            self.history.attach(scheduler, token, payload, node.contract.hash)
+            self.history.attach(scheduler, token, payload, node.contract.hash, labels)
         timer = self.questions.pop(number, None)
         if timer is not None:
             timer.cancel()
@@ -1422,6 +1479,7 @@ class Driver:
                 node=name if revision == 1 else f"{name}#{revision}",
                 key=key,
                 inputs=inputs,
+                labels=self.taken_labels(number),
                 deadline_s=deadline_s,
                 again=again,
             )
@@ -1442,6 +1500,9 @@ class Driver:
             except asyncio.CancelledError:
                 await self._end_child(number, child, task)
                 raise
+            if child.flows:
+                self.flows = True
+                self.flow.child_gave(number, child.flow.outputs())
             return task.result()
         finally:
             self.keys[number, key] = False

@@ -58,7 +58,8 @@ async def do_step(
         if driver.history is not None:
             payload = contract.encode(frozen)
             driver.scheduler.step_done(number, {"key": key, "call": call})
-            driver.history.attach_step(driver.scheduler, payload, contract.hash)
+            labels = driver.taken_labels(number)
+            driver.history.attach_step(driver.scheduler, payload, contract.hash, labels)
             await driver.history.commit(driver)
     except BaseException as error:
         del steps[key]

@@ -21,6 +21,8 @@ class EventType(enum.Enum):
     WAIT_EXCEEDED = "wait_exceeded"
     """A stage has waited for a pool for longer than it should, and waits on."""
     RUN_ENDED = "run_ended"
+    ACCESS_REFUSED = "access_refused"
+    """Tenant `tenant` asked for `run`, which it has not. reason: the method of its handle."""
 
 
 class Event(NamedTuple):

@@ -13,6 +13,7 @@ from stageflow.journal.journal import Journal
 from stageflow.journal.store import RunHeader
 from stageflow.model.bag import MISSING
 from stageflow.model.kinds import Kind
+from stageflow.model.labels import NONE, Labels
 from stageflow.model.outputs import Allow, Block, Branch, Decision, Redact, Revise
 from stageflow.model.record import Record, RecordType
 from stageflow.model.values import Freezer, content_hash, thaw
@@ -70,7 +71,7 @@ class History:
             name: driver.plan.inputs[name].contract.encode(value)
             for name, value in driver.inputs.items()
         }
-        first = first._replace(payload=self.plain(inputs))
+        first = first._replace(payload=self.plain(inputs), labels=_listed(driver.input_labels))
         if self.sizes is not None:
             self.sizes[0] = len(first.payload or b"")
         if driver.deadline_in_s is not None:
@@ -173,12 +174,21 @@ class History:
         except Exception:  # the stage's own data may be anything; the failure must be kept
             return self.plain({**kept, "data": f"<{type(failure.data).__name__}>"})
 
-    def attach_step(self, scheduler: Scheduler, payload: bytes, contract: str) -> None:
+    def attach_step(
+        self, scheduler: Scheduler, payload: bytes, contract: str, labels: Labels
+    ) -> None:
         """Gives the step just written its result."""
-        scheduler.records[-1] = scheduler.records[-1]._replace(payload=payload, contract=contract)
+        scheduler.records[-1] = scheduler.records[-1]._replace(
+            payload=payload, contract=contract, labels=_listed(labels)
+        )
 
     def attach(
-        self, scheduler: Scheduler, token: int, payload: bytes | None, contract: str
+        self,
+        scheduler: Scheduler,
+        token: int,
+        payload: bytes | None,
+        contract: str,
+        labels: Labels,
     ) -> None:
         """Gives the outcome just written its payload."""
         if self.sizes is not None:
@@ -187,17 +197,27 @@ class History:
         for place in range(len(records) - 1, -1, -1):
             record = records[place]
             if record.type is RecordType.OUTCOME and record.token == token:
-                records[place] = record._replace(payload=payload, contract=contract)
+                records[place] = record._replace(
+                    payload=payload, contract=contract, labels=_listed(labels)
+                )
                 return
 
     def attach_late(
-        self, scheduler: Scheduler, attempt: int, payload: bytes | None, contract: str
+        self,
+        scheduler: Scheduler,
+        attempt: int,
+        payload: bytes | None,
+        contract: str,
+        labels: Labels,
     ) -> None:
         """Gives the refused outcome just written its attempt, and the value that lost."""
         record = scheduler.records[-1]
         assert record.type is RecordType.LATE, "nothing is written between a refusal and this"
         scheduler.records[-1] = record._replace(
-            attempt=attempt, payload=payload, contract=contract if payload is not None else ""
+            attempt=attempt,
+            payload=payload,
+            contract=contract if payload is not None else "",
+            labels=_listed(labels),
         )
 
 
@@ -281,6 +301,10 @@ def decode_reason(record: Record) -> str:
     return str(thaw(contract_of(PLAIN).decode(record.payload))["reason"])
 
 
+def _listed(labels: Labels) -> tuple[str, ...]:
+    return tuple(sorted(labels)) if labels else ()
+
+
 def _stamped(driver: Driver, record: Record, now_s: float) -> Record:
     if record.type is RecordType.ASKED:
         node = driver.nodes[driver.plan.index[record.node or ""]]
@@ -294,5 +318,6 @@ def _stamped(driver: Driver, record: Record, now_s: float) -> Record:
         return record._replace(wall_s=now_s, data=data)
     if driver.turn is not None and record.data.get("status") == "ok" and record.node is None:
         data = {**record.data, "turn": driver.turn.told(driver)}
-        return record._replace(wall_s=now_s, data=data)
+        labels = _listed(driver.flow.turn(driver) if driver.flows else NONE)
+        return record._replace(wall_s=now_s, data=data, labels=labels)
     return record._replace(wall_s=now_s)

@@ -43,6 +43,10 @@ class Limits:
     """Owners a run may have had and still be taken by a worker: it may be what ends them."""
     close_s: float = 10.0
     """How long closing one dep may take."""
+    cache_entries: int = 10_000
+    """Values of stages with `cache=` that are kept for later runs; 0 keeps none."""
+    cache_bytes: int = 64 * 1024 * 1024
+    """Encoded size of these, of all tenants."""
     sessions: int = 1_000
     """Sessions that a runtime keeps at hand. With a journal the others are read from it when they
     are used again; without one they begin anew."""

@@ -11,6 +11,7 @@ from stageflow.graph import Stage
 from stageflow.model.bag import MISSING, OutputBag
 from stageflow.model.errors import RunError
 from stageflow.model.identity import Identity
+from stageflow.model.labels import NONE, Labels
 from stageflow.model.progress import Stall
 from stageflow.model.session import Seen
 from stageflow.model.snapshot import ContextSnapshot
@@ -73,6 +74,7 @@ class Run(Generic[O]):
         "_durations",
         "_identity",
         "_inputs",
+        "_labels",
         "_originals",
         "_program",
         "_reasons",
@@ -120,7 +122,9 @@ class Run(Generic[O]):
         stalls: Mapping[int, Stall],
         quarantined: tuple[str, ...],
         session: Seen | None = None,
+        labels: Mapping[int, Labels],
     ) -> None:
+        self._labels = labels
         self._program = program
         self._identity = identity
         self.status = status
@@ -215,6 +219,12 @@ class Run(Generic[O]):
     def __contains__(self, key: Stage[..., Any] | str) -> bool:
         """True when the node has a value."""
         return self._released(self._program.plan.find(key))
+
+    def labels(self, key: Stage[..., Any] | str) -> frozenset[str]:
+        """The labels of a node's value, as its consumers got it; none for a node without a value.
+        RunError as for `run[key]` when there is no such node."""
+        number = self._program.plan.find(key)
+        return self._labels.get(number, NONE) if self._released(number) else NONE
 
     def candidates(self, key: Stage[..., Any] | str) -> list[Candidate]:
         """The revisions of a node that guards sent back, oldest first; values are copies."""
@@ -397,4 +407,5 @@ def make_run(driver: Driver) -> Run[Any]:
         },
         quarantined=tuple(driver.quarantined),
         session=driver.session,
+        labels=driver.released_labels(),
     )

@@ -10,6 +10,7 @@ from stageflow.graph import Plan
 from stageflow.journal.store import LoadedRun, RunHeader
 from stageflow.model.bag import MISSING
 from stageflow.model.errors import RunError, StageflowError
+from stageflow.model.labels import NONE
 from stageflow.model.record import Record, RecordType
 from stageflow.model.session import PastTurn, TurnValues
 from stageflow.model.values import Freezer, thaw
@@ -61,15 +62,18 @@ def ended_here(driver: Driver, number: int) -> PastTurn:
     names = [told["output"]] if "output" in told else told["outputs"]
     outputs = {name: bag.values[plan.index[name]] for name in names}
     values = TurnValues(inputs, outputs, "output" in told)
-    return PastTurn(number, driver.identity.run, _size_here(driver, values), lambda: values)
+    size = _size_here(driver, values)
+    labels = driver.flow.turn(driver) if driver.flows else NONE
+    return PastTurn(number, driver.identity.run, size, lambda: values, labels)
 
 
 def on_record(number: int, loaded: LoadedRun, plan_of: PlanOf) -> PastTurn:
     """The turn of a run in the journal. Holds what is needed of its records, undecoded."""
     told: dict[str, Any] = {}
+    labels = NONE
     for record in loaded.records:
         if record.type is RecordType.RUN_ENDED and "turn" in record.data:
-            told = record.data["turn"]
+            told, labels = record.data["turn"], frozenset(record.labels)
     names = [told["output"]] if "output" in told else told.get("outputs", [])
     first = loaded.records[0]
     kept = [
@@ -81,7 +85,11 @@ def on_record(number: int, loaded: LoadedRun, plan_of: PlanOf) -> PastTurn:
     size = len(first.payload or b"") + sum(sizes.values())
     slim = replace(loaded, records=(first, *kept))
     return PastTurn(
-        number, loaded.header.run, size, lambda: _decoded(slim, names, told, number, plan_of)
+        number,
+        loaded.header.run,
+        size,
+        lambda: _decoded(slim, names, told, number, plan_of),
+        labels,
     )
 
 

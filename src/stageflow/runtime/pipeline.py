@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, NotRequired, TypeVar, overload
 
@@ -13,6 +13,8 @@ from stageflow.graph.child import without_exports
 from stageflow.graph.draw import mermaid, text_diagram
 from stageflow.graph.stage import checked_priority
 from stageflow.model.errors import BuildError, InputError, StageflowError, nearest
+from stageflow.model.identity import DEFAULT_TENANT
+from stageflow.model.labels import NONE, Labels, checked_labels
 from stageflow.model.session import Window
 from stageflow.model.snapshot import ContextSnapshot
 from stageflow.model.values import Freezer
@@ -30,6 +32,7 @@ from stageflow.runtime.snapshots import SNAPSHOT_BYTES_MAX, dumped, loaded
 from stageflow.runtime.step import Compiled
 from stageflow.runtime.stream import Emitted, StreamQueue
 from stageflow.runtime.submission import submit
+from stageflow.runtime.tenancy import TenantRuntime, check_bound, runtime_of
 
 O = TypeVar("O")  # noqa: E741
 
@@ -39,7 +42,11 @@ class RunOptions:
     """How runs are started; set through `Pipeline.using`."""
 
     runtime: Runtime | None = None
-    tenant: str = "default"
+    tenant: str = DEFAULT_TENANT
+    within: str | None = None
+    """The tenant that later options can't leave; None when no tenant's handle was given."""
+    labels: Labels = NONE
+    """Of the inputs."""
     session: str | None = None
     window: Window = field(default_factory=Window)
     correlation: str | None = None
@@ -147,8 +154,9 @@ class Pipeline(Generic[O]):
     def using(
         self,
         *,
-        runtime: Runtime | None = None,
+        runtime: Runtime | TenantRuntime | None = None,
         tenant: str | None = None,
+        labels: str | Collection[str] | None = None,
         session: str | None = None,
         window: Window | None = None,
         correlation: str | None = None,
@@ -170,6 +178,11 @@ class Pipeline(Generic[O]):
         the first, waits for it, or resumes it when its process died. RunError
         `run.request_changed` when the inputs are others.
 
+        `runtime` may be a tenant's handle, `runtime.tenant(name)`: then the pipeline runs for that
+        tenant for good; BuildError `tenant.bound`, `tenant.run_id`.
+
+        `labels` are those of the inputs: they follow to everything that is made from them.
+
         `deadline` is in seconds from the start of each run, waiting included. `events` are told
         what happens. `target` is the `module:attr` under which a later process finds this pipeline.
         `priority` counts among the runs of one tenant: higher goes first where stages wait for
@@ -187,9 +200,17 @@ class Pipeline(Generic[O]):
                 expected="seconds > 0",
                 got=repr(deadline)[:80],
             )
+        within = None
+        if isinstance(runtime, TenantRuntime):
+            within = runtime.name
+            if tenant is None and self.options.tenant == DEFAULT_TENANT:
+                tenant = within
+            runtime = runtime_of(runtime)
         given: dict[str, Any] = {
             "runtime": runtime,
             "tenant": tenant,
+            "within": within,
+            "labels": None if labels is None else checked_labels(labels, field="labels"),
             "session": session,
             "window": window,
             "correlation": correlation,
@@ -209,6 +230,13 @@ class Pipeline(Generic[O]):
         other.options = replace(
             self.options, **{name: value for name, value in given.items() if value is not None}
         )
+        if other.options.within is not None:
+            check_bound(
+                self.name,
+                within=other.options.within,
+                tenant=other.options.tenant,
+                run_id=other.options.run_id,
+            )
         if other.options.request_key is not None and other.options.run_id is not None:
             raise BuildError(
                 "run.two_ids",

@@ -249,6 +249,7 @@ def _driver(
         history=history,
         events=events,
         scheduler=scheduler,
+        labels=frozenset(loaded.records[0].labels),
         deadline_in_s=_deadline_in_s(loaded, runtime.clock.wall_s()),
         priority=loaded.records[0].data.get("priority", pipeline.options.priority),
     )
@@ -283,6 +284,10 @@ def _restore(driver: Driver, loaded: LoadedRun) -> None:
         reason = decode_reason(record)
         if reason:
             driver.reasons[number] = reason
+        if record.labels:
+            driver.flow.made[number] = frozenset(record.labels)
+        elif record.is_accepted and driver.flow.made:
+            driver.flow.made.pop(number, None)
         if record.is_accepted:
             value, replaced = decode_value(plan, node, record, driver.runtime.freezer)
             if node.guards:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from stageflow.journal.store import QUEUED, RUNNING, LoadedRun, Owner
 from stageflow.model.errors import JournalError, RunError
 from stageflow.model.identity import Identity
+from stageflow.model.labels import Labels
 from stageflow.model.marks import reached
 from stageflow.runtime.driver import Driver
 from stageflow.runtime.history import changed_inputs, decode_inputs
@@ -65,6 +66,7 @@ class Request:
         self._runtime = runtime
         self._pipeline = pipeline
         self._inputs = driver.inputs
+        self._labels = driver.input_labels
         self._deadline_in_s = driver.deadline_in_s
         self._driver = driver
         """Of the run as it was asked for here; then of the one that was taken up."""
@@ -89,7 +91,9 @@ class Request:
         before = live if ended is None else ended[0]
         if before is not None:
             self._step_back()
-            self._check_same(before.identity.session, before._pipeline.name, before._inputs)
+            self._check_same(
+                before.identity.session, before._pipeline.name, before._inputs, before._labels
+            )
             reached("request_repeated")
             return await self._followed(before) if ended is None else ended[1]
         self._end = asyncio.get_running_loop().create_future()
@@ -242,9 +246,12 @@ class Request:
         plan = self._pipeline.plan
         known = header.pipeline == plan.name
         inputs = decode_inputs(plan, seen.records[0]) if known else {}
-        self._check_same(header.session, header.pipeline, inputs)
+        labels = frozenset(seen.records[0].labels)
+        self._check_same(header.session, header.pipeline, inputs, labels)
 
-    def _check_same(self, session: str | None, pipeline: str, inputs: Mapping[str, Any]) -> None:
+    def _check_same(
+        self, session: str | None, pipeline: str, inputs: Mapping[str, Any], labels: Labels
+    ) -> None:
         """Raises when the key was used for another request; tells which part, never its value."""
         changed = []
         if pipeline != self._pipeline.name:
@@ -253,6 +260,8 @@ class Request:
             changed = changed_inputs(self._inputs, inputs)
         elif session != self.identity.session:
             changed = ["session"]
+        elif not self._labels <= labels:  # its values do not have the labels asked for
+            changed = ["labels"]
         if changed:
             raise RunError(
                 "run.request_changed",

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from stageflow.graph import Node, Source
 from stageflow.journal.journal import GroupCommit, Journal
 from stageflow.journal.opening import opened
 from stageflow.journal.store import (
@@ -25,8 +26,10 @@ from stageflow.journal.store import (
 from stageflow.model.errors import BuildError, JournalError, RunError, StageflowError
 from stageflow.model.identity import Identity
 from stageflow.model.ids import RunIds
+from stageflow.model.labels import NONE, Labels
 from stageflow.model.session import Turn
 from stageflow.model.values import Adapter, Freezer
+from stageflow.runtime.cache import ResultCache
 from stageflow.runtime.clock import Clock, SystemClock
 from stageflow.runtime.deps import DepScopes
 from stageflow.runtime.driver import Driver, going_on
@@ -46,6 +49,7 @@ from stageflow.runtime.sessions import Sessions
 from stageflow.runtime.simulated import is_simulated
 from stageflow.runtime.stream import StreamQueue
 from stageflow.runtime.submission import result
+from stageflow.runtime.tenancy import Refusals, TenantRuntime, checked_name
 from stageflow.runtime.threads import ThreadPool
 from stageflow.runtime.turn import past_turns
 from stageflow.runtime.waiting import Waiting, questions, reopened_for
@@ -103,6 +107,12 @@ class Runtime:
         """What `ctx.pool` gives; `pools.deadlocks` are the last that were found."""
         self.threads = ThreadPool(self.limits.threads, self.pools)
         self.processes = ProcessPool(self.limits.processes, self.pools)
+        self.cache = ResultCache(
+            entries_max=self.limits.cache_entries, bytes_max=self.limits.cache_bytes
+        )
+        """Values of stages with `cache=`, each tenant's for itself."""
+        self.refusals = Refusals()
+        """Runs that tenants asked for through their handles and have not."""
         self.requests = Requests(self.limits.requests)
         """Keyed runs that are live here."""
         self._ids = RunIds()
@@ -140,6 +150,11 @@ class Runtime:
         await self.processes.close()
         if self.journal is not None:
             await self.journal.close()
+
+    def tenant(self, name: str) -> TenantRuntime:
+        """This runtime as one tenant sees it: for code that serves that tenant. BuildError
+        `tenant.name` for a name that is empty, unprintable or longer than 200 characters."""
+        return TenantRuntime(self, checked_name(name))
 
     # -- the journal's runs ------------------------------------------------------------------
 
@@ -377,6 +392,7 @@ class Runtime:
             events=options.events,
             stream=stream,
             deadline_in_s=options.deadline,
+            labels=options.labels,
         )
         if options.session is not None:
             driver.turn = self.sessions.arrive(options.tenant, options.session, options.window)
@@ -412,6 +428,7 @@ class Runtime:
         node: str,
         key: str,
         inputs: Mapping[str, Any],
+        labels: Labels,
         deadline_s: float,
         again: bool,
     ) -> tuple[Driver, list[Action] | None]:
@@ -428,6 +445,8 @@ class Runtime:
                 self, parent, pipeline, run=run, node=node, inputs=inputs, deadline_s=deadline_s
             )
             if found:
+                if labels:
+                    found[0].flow.run |= labels
                 return found
         identity = Identity(
             run=run,
@@ -445,6 +464,7 @@ class Runtime:
             events=parent.events[len(self.events) :],
             depth=parent.depth + 1,
             deadline_s=deadline_s,
+            labels=labels,
         )
         driver.session = parent.session
         return driver, None
@@ -462,6 +482,7 @@ class Runtime:
         stream: StreamQueue | None = None,
         deadline_in_s: float | None = None,
         deadline_s: float | None = None,
+        labels: Labels = NONE,
     ) -> Driver:
         plan = pipeline.plan
         fakes = fakes_for(identity.run, pipeline, parent)
@@ -502,6 +523,7 @@ class Runtime:
             deadline_s=deadline_s,
             deadline_in_s=deadline_in_s,
             priority=pipeline.options.priority,
+            labels=labels,
         )
         driver.fakes = fakes
         return driver
@@ -509,6 +531,11 @@ class Runtime:
     async def open_deps(self, driver: Driver) -> Mapping[str, Any]:
         """The deps that the driver's pipeline declares."""
         identity = driver.identity
+        for name in driver.plan.deps:
+            fakes = None if driver.fakes is None else driver.fakes.of(name)
+            own = self._deps if fakes is None else fakes.own
+            if own.labels[name]:
+                driver.flow.deps[name] = own.labels[name]
         if driver.fakes is None:
             return await self._deps.open(driver.plan.deps, tenant=identity.tenant, run=identity.run)
         opened: dict[str, Any] = {}
@@ -517,6 +544,11 @@ class Runtime:
             deps, run = (self._deps, identity.run) if fakes is None else (fakes.own, fakes.run)
             opened |= await deps.open([name], tenant=identity.tenant, run=run)
         return opened
+
+    def shares_deps(self, driver: Driver, node: Node) -> bool:
+        """Whether the deps that `node` takes are those of the tenant's other runs as well."""
+        names = [a.ref for a in node.arguments if a.source is Source.DEP]
+        return driver.fakes is None and not any(self._deps.is_of_run(name) for name in names)
 
     async def close_deps(self, driver: Driver) -> None:
         """Closes the deps that lived for this run only."""

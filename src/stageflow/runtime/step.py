@@ -18,6 +18,7 @@ class Step:
         "function",
         "index",
         "is_async",
+        "is_cached",
         "name",
         "node",
         "others",
@@ -35,6 +36,8 @@ class Step:
             and node.stage.mode == "async"
             and node.fallback is None
             and node.stage.reconcile is None
+            and node.stage.cache is None
+            and node.stage.accepts is None
         )
         """A plain async function that gives every value of its node: stepped in place."""
         self.taken = tuple(
@@ -46,6 +49,7 @@ class Step:
         self.others = tuple(a for a in node.arguments if a.source is not Source.NODE)
         """Inputs, deps and the context."""
         self.admit = node.contract.admit
+        self.is_cached = node.stage is not None and node.stage.cache is not None
         self.decides = node.kind in (Kind.GUARD, Kind.ROUTE)
         self.timeout_s = node.timeout_s
 

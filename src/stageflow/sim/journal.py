@@ -155,6 +155,10 @@ class SimJournal:
         await asyncio.sleep(0)
         return self._log.loaded(run)
 
+    async def holds(self, run: str, *, tenant: str) -> bool:
+        await asyncio.sleep(0)
+        return self._log.read().holds(run, tenant=tenant)
+
     async def runs(self, *, tenant: str | None = None, limit: int = 50) -> list[RunSummary]:
         await asyncio.sleep(0)
         return self._log.listed(tenant=tenant, limit=limit)
@@ -195,6 +199,8 @@ class _Log:
         self._until_idle: list[asyncio.Future[None]] = []
         self._alive_now: set[tuple[int, int]] = set()
         """(pid, started) of who lives, as the store is to see it."""
+        self._seen: tuple[bytes, int, bytes] = b"", 0, _FIRST
+        """The file at the last look, how much of it was readable, and the last checksum there."""
         self._damaged_at: int | None = None
         """Where recovery met damage: nothing is written after it. None for a log that is whole."""
         self._recover()
@@ -238,10 +244,21 @@ class _Log:
         """The store, once the file still is what was written."""
         good = self._damaged_at
         if good is None:
-            good, _ = _scanned(self.disk.read(self._file))
+            good = self._good_now()
             if good >= self._applied_bytes:
                 return self._store
         raise self._damaged(good)
+
+    def _good_now(self) -> int:
+        """Bytes of the readable frames. What is as it was at the last look is compared, and not
+        hashed again."""
+        data = self.disk.read(self._file)
+        before, good, last = self._seen
+        if not data.startswith(before):
+            good, last = 0, _FIRST
+        good, last = _scanned(data, good, last)
+        self._seen = data, good, last
+        return good
 
     def _damaged(self, offset: int) -> JournalError:
         return JournalError(
@@ -499,9 +516,9 @@ def _frame(body: bytes, last: bytes) -> tuple[bytes, bytes]:
     return len(body).to_bytes(4, "big") + checksum + body, checksum
 
 
-def _scanned(data: bytes) -> tuple[int, bytes]:
-    """Bytes of the readable frames from the start, and the checksum of the last of them."""
-    at, last = 0, _FIRST
+def _scanned(data: bytes, at: int = 0, last: bytes = _FIRST) -> tuple[int, bytes]:
+    """Bytes of the readable frames from the start, and the checksum of the last of them; of those
+    before `at` the last has the checksum `last`."""
     while at + _PREFIX <= len(data):
         end = at + _PREFIX + int.from_bytes(data[at : at + 4], "big")
         checksum = data[at + 4 : at + _PREFIX]

@@ -97,6 +97,7 @@ SELECT heads.run, epoch, heads.owner, status, reason, records, updated_wall_s, l
 FROM heads WHERE run = ANY(%s) ORDER BY run"""
 LIVE = "SELECT expires > clock_timestamp() FROM leases WHERE owner = %s"
 LIVING = "SELECT owner FROM leases WHERE expires > clock_timestamp()"
+HOLDS = "SELECT 1 FROM runs WHERE run = %s AND tenant = %s"
 HEADER = "SELECT run, tenant, created_wall_s, header, checksum FROM runs WHERE run = %s"
 LINES = """
 SELECT run, seq, epoch, type, node, revision, attempt, token, wall_s, accepted,

@@ -212,6 +212,18 @@ class PostgresStore:
         rows = self._read(lambda connection: run_rows(connection, run))
         return verified_run(run, rows)[0]
 
+    def holds(self, run: str, *, tenant: str) -> bool:
+        if not (is_text(run) and is_text(tenant)):
+            return False
+        known = (stored(run), stored(tenant))
+
+        def work(connection: Connection) -> bool:
+            if self._address.tenant is None:
+                connection.execute(sql.NARROW, known[1:])
+            return connection.execute(sql.HOLDS, known).fetchone() is not None
+
+        return self._read(work)
+
     def runs(self, *, tenant: str | None = None, limit: int = 50) -> list[RunSummary]:
         if tenant is not None and not is_text(tenant):
             return []

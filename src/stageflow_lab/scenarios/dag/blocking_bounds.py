@@ -9,14 +9,14 @@ inheritance on several processors (Rajkumar, Sha, Lehoczky, "Real-Time Synchroni
 Multiprocessors", RTSS 1988; Brandenburg, "Multiprocessor Real-Time Locking Protocols", 2019,
 arXiv:1909.09600), here with pools of several units:
 
-* A request waits, because of lower stages, only for units that they hold when it is made: from then
-  on whoever is served before it is at least as urgent. A pool of U units has at most U holders,
-  each with one section; all are lent its rank, and at any moment at least one of all who are reached
-  that way goes on. So the wait is at most the sum, over the U stages with the longest sections of
-  that pool, of a section's length (with U = 1, the longest section).
+* A request waits, because of lower stages, only for units that they hold when it is made: from
+  then on whoever is served before it is at least as urgent. A pool of U units has at most U
+  holders, each with one section; all are lent its rank, and at any moment at least one of all who
+  are reached that way goes on. So the wait is at most the sum, over the U stages with the longest
+  sections of that pool, of a section's length (with U = 1, the longest section).
 * The length of a section is what it computes and, for each request inside it, the wait of that
-  request by this same rule: it is made with the rank that was lent. Pools nest in one order, so this
-  ends.
+  request by this same rule: it is made with the rank that was lent. Pools nest in one order, so
+  this ends.
 * A request for a slot of the executor waits for one slice that is under way, since slots are not
   taken away: at most the longest slice of a lower stage. This is what a processor that can't be
   preempted adds, once per request.

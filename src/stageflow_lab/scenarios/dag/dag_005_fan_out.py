@@ -4,6 +4,11 @@ What real systems get wrong: every completion looks through all stages for ready
 width is paid for squared; each branch is given a copy of what all of them share; the first branch
 that fails ends its siblings, and what they had done is lost. The floor is asyncio's own group:
 https://docs.python.org/3/library/asyncio-task.html#task-groups.
+
+Beside the floor, "1 ms stages" are judged twice: as stages that wait 1 ms, at 5,000 and wider,
+where the catalogue measures the time of a stage, and as stages that work for 1 ms, in narrower
+fan-outs. Below 5,000 stages that wait are told only: there the run itself, about 0.3 ms, is a large
+part of so short a wait.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ from ...metric import Measured, Metric, share
 from ...ratio import Side, ratio_of
 from ...scenario import Judgement, Scenario, Sizes
 from ...world import World
-from .fan_out_costs import time_floors, time_peer, time_widths, weigh
+from .fan_out_costs import WIDE, time_floors, time_peer, time_widths, weigh
 from .fan_out_defects import DEFECTS
 from .fan_out_runs import BRANCH_FAILS, run_concurrent, run_mapped, run_widths
 from .peer_process import PEER
@@ -55,7 +60,7 @@ def check(history: History) -> Judgement:
         "per_stage_ratio": _worst(history, "widths_noop"),
         "per_stage_ratio_1ms": _worst(history, "widths_waits"),
         "floor_ratio_noop": _worst(history, "floor_noop"),
-        "floor_ratio_1ms": _worst(history, "floor_waits"),
+        "floor_ratio_1ms": _worst(history, "floor_waits", judged_from=WIDE),
         "peak_bytes_per_stage": _peak(history),
         "floor_ratio_1ms_busy": _worst(history, "floor_busy"),
         "floor_ratio_mapped": _worst(history, "floor_mapped"),
@@ -66,8 +71,9 @@ def check(history: History) -> Judgement:
     return Judgement(metrics, unknown=_undecided(history), notes=tuple(_notes(history)))
 
 
-def _worst(history: History, what: str, *, side: Side = "upper") -> Measured:
-    """The ratio at the width at which it is worst; the note tells it at every width."""
+def _worst(history: History, what: str, *, side: Side = "upper", judged_from: int = 0) -> Measured:
+    """The ratio at that width of `judged_from` and more at which it is worst; the note tells it at
+    every width."""
     widths: dict[int, list[tuple[float, float]]] = {}
     for event in history.of("timed"):
         if event.data["what"] == what:
@@ -79,7 +85,10 @@ def _worst(history: History, what: str, *, side: Side = "upper") -> Measured:
     unjudged = [each for each in found.values() if each.empty]
     if unjudged:
         return unjudged[0]
-    worst = max(found.values(), key=lambda each: each.bound or 0.0)
+    judged = [each for width, each in found.items() if width >= judged_from]
+    if not judged:
+        return Measured(math.nan, n=0, note=f"nothing was timed at {judged_from:,}")
+    worst = max(judged, key=lambda each: each.bound or 0.0)
     if len(found) == 1:
         return worst
     told = ", ".join(f"{each.value:.3g} at {width:,}" for width, each in sorted(found.items()))
@@ -165,7 +174,8 @@ SCENARIO = Scenario(
             "<=",
             1.3,
             "times",
-            doc="wall time of a bare TaskGroup, stages that wait 1 ms, at the worst width",
+            doc="wall time of a bare TaskGroup, stages that wait 1 ms, at the worst width of 5,000 "
+            "and more",
         ),
         Metric(
             "peak_bytes_per_stage",
@@ -193,8 +203,7 @@ SCENARIO = Scenario(
             "<=",
             1.3,
             "times",
-            gate=False,
-            doc="CPU time of a bare TaskGroup, stages that keep the loop busy for 1 ms",
+            doc="CPU time of a bare TaskGroup, stages that work for 1 ms, at the worst width",
         ),
         Metric(
             "floor_ratio_mapped",

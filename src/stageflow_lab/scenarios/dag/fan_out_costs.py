@@ -27,7 +27,8 @@ WEIGHED: Final[tuple[tuple[Body, int], ...]] = (
     ("waits", WIDE),
 )
 """Stages that wait are all there at a time, and weigh the most."""
-BUSY_WIDTH: Final = 50
+BUSY_WIDTHS: Final = (50, 500)
+"""Of stages that work for 1 ms each: a pass takes a millisecond a stage, on both sides."""
 MAP_WIDTH: Final = 500
 PEER_WIDTH: Final = 500
 STAGES_A_ROUND: Final = 1_000
@@ -60,7 +61,8 @@ def time_floors(world: World, history: History) -> None:
         for body in BODIES:
             _beside_floor(world, history, body, width)
         world.progress(2, 4, f"timing: {width} beside a task group")
-    _beside_floor(world, history, "busy", BUSY_WIDTH)
+    for width in BUSY_WIDTHS:
+        _beside_floor(world, history, "busy", width)
     children = mapped(MAP_AT_ONCE)
     _timed(
         history,

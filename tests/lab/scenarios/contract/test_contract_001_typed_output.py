@@ -143,10 +143,15 @@ def test_a_right_wiring_that_is_refused_fails() -> None:
     assert failing(history) == {"right_wirings_refused"}
 
 
-def test_the_dearer_form_is_judged() -> None:
+def test_payloads_are_judged_and_instances_told_beside_them() -> None:
     history = clean()
     for _ in range(5):
         history.record("cost", form="instance", **{**ROUND, "typed": 1.6})
+    assert failing(history) == set()
+    told = check(history).metrics["instance_cost_ratio"]
+    assert not isinstance(told, (int, float)) and told.value > 1.3
+    for _ in range(5):
+        history.record("cost", form="plain", **{**ROUND, "typed": 1.6})
     assert failing(history) == {"cost_ratio"}
 
 

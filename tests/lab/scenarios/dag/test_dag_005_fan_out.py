@@ -15,7 +15,13 @@ from stageflow_lab.scenarios.dag.peer_process import PEER, Peer
 from stageflow_lab.scenarios.dag.wide_fan_outs import Body, bare, fan_out, present, reported
 from stageflow_lab.verdict import Ruling, Verdict, rule
 
-RATIOS = {"widths_noop": 1.0, "widths_waits": 1.0, "floor_noop": 2.0, "floor_waits": 1.2}
+RATIOS = {
+    "widths_noop": 1.0,
+    "widths_waits": 1.0,
+    "floor_noop": 2.0,
+    "floor_busy": 1.2,
+    "floor_waits": 1.2,
+}
 
 
 def history(**ratios: float) -> History:
@@ -55,6 +61,7 @@ def test_a_clean_history_passes() -> None:
         ("per_stage_ratio_1ms", history(widths_waits=1.31)),
         ("floor_ratio_noop", history(floor_noop=31.0)),
         ("floor_ratio_1ms", history(floor_waits=1.31)),
+        ("floor_ratio_1ms_busy", history(floor_busy=1.31)),
         ("peer_throughput_ratio", history(peer=1.9)),
     ],
 )
@@ -67,9 +74,19 @@ def test_a_slow_fan_out_fails_its_metric(metric: str, made: History) -> None:
 def test_one_width_that_is_slow_is_enough_to_fail() -> None:
     made = history()
     for _ in range(7):
-        made.record("timed", what="floor_waits", width=500, subject_s=1.4, floor_s=1.0)
+        made.record("timed", what="floor_busy", width=500, subject_s=1.4, floor_s=1.0)
     ruling = ruled(made)
-    assert ruling.reason == "not met: floor_ratio_1ms"
+    assert ruling.reason == "not met: floor_ratio_1ms_busy"
+
+
+def test_stages_that_wait_are_judged_where_there_are_many() -> None:
+    made = history()
+    for _ in range(7):
+        made.record("timed", what="floor_waits", width=500, subject_s=1.4, floor_s=1.0)
+    assert ruled(made).verdict is Verdict.PASS
+    for _ in range(7):
+        made.record("timed", what="floor_waits", width=20_000, subject_s=1.4, floor_s=1.0)
+    assert ruled(made).reason == "not met: floor_ratio_1ms"
 
 
 def test_an_output_that_is_missing_fails() -> None:

@@ -20,7 +20,7 @@ from stageflow.stages.work.ledger.store import (
     encoded,
     unreachable,
 )
-from stageflow.stages.work.ledger.threads import Connections
+from stageflow.stages.work.ledger.threads import ThreadConnections
 
 if TYPE_CHECKING:
     import psycopg
@@ -73,7 +73,7 @@ class PostgresEffects:
             ) from error
         self._psycopg = psycopg
         self._address = address
-        self._connections = Connections(self._opened, self._closed, most=connections)
+        self._connections = ThreadConnections(self._opened, self._closed, most=connections)
 
     def _opened(self) -> psycopg.Connection[Any]:
         try:

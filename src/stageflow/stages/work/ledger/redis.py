@@ -20,7 +20,7 @@ from stageflow.stages.work.ledger.store import (
     no_transactions,
     unreachable,
 )
-from stageflow.stages.work.ledger.threads import Connections
+from stageflow.stages.work.ledger.threads import ThreadConnections
 
 if TYPE_CHECKING:
     import redis as redis_client
@@ -62,7 +62,7 @@ class RedisEffects:
             ) from error
         self._redis = redis
         self._address = address
-        self._connections = Connections(self._opened, self._closed, most=connections)
+        self._connections = ThreadConnections(self._opened, self._closed, most=connections)
 
     def _opened(self) -> redis_client.Redis:
         return self._redis.Redis.from_url(self._address, socket_timeout=30.0)

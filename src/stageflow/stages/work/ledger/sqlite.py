@@ -22,7 +22,7 @@ from stageflow.stages.work.ledger.store import (
     encoded,
     unreachable,
 )
-from stageflow.stages.work.ledger.threads import Connections
+from stageflow.stages.work.ledger.threads import ThreadConnections
 
 BUSY_S = 30.0
 """How long a change waits for another process's transaction."""
@@ -55,7 +55,7 @@ class SQLiteEffects:
         self._path = Path(path).absolute()
         self._wall_s = wall_s
         # One thread: SQLite has one writer at a time, and waiting for it in line is fair.
-        self._connections = Connections(self._opened, sqlite3.Connection.close, most=1)
+        self._connections = ThreadConnections(self._opened, sqlite3.Connection.close, most=1)
 
     def _opened(self) -> sqlite3.Connection:
         try:

@@ -14,7 +14,7 @@ C = TypeVar("C")
 T = TypeVar("T")
 
 
-class Connections(Generic[C]):
+class ThreadConnections(Generic[C]):
     """At most `most` threads with a connection each, opened when first used, and again after it
     was given up. Safe for any number of tasks and event loops."""
 
