@@ -31,6 +31,10 @@ class System:
     def give_back(self, supply: str, who: str, units: int = 1) -> list[str]:
         return [each.who for each in self.state.give_back(self.supplies[supply], who, units)]
 
+    def priority(self, demand: Demand[str]) -> int:
+        """With what is lent to it."""
+        return max(rank.priority for rank in demand.supply.line.ranks(demand).values())
+
     def queue(self, supply: str) -> list[str]:
         return [each.who for each in self.supplies[supply].line]
 
@@ -50,11 +54,11 @@ def test_a_holder_is_not_passed_by_those_between_it_and_who_waits_for_it() -> No
     assert system.queue("cpu") == ["m2", "m3", "low"]
     system.ask("bus", "high", priority=2)
     assert system.queue("cpu") == ["low", "m2", "m3"]
-    assert system.state.priority(asked) == 2
+    assert system.priority(asked) == 2
     assert system.give_back("cpu", "m1") == ["low"]
     assert system.give_back("cpu", "low") == ["m2"]
     assert system.give_back("bus", "low") == ["high"]
-    assert system.state.priority(system.ask("cpu", "low")) == 0
+    assert system.priority(system.ask("cpu", "low")) == 0
     assert system.queue("cpu") == ["m3", "low"]
 
 
@@ -101,9 +105,9 @@ def test_those_that_lend_to_one_another_keep_no_rank_alive() -> None:
         system.ask(supply, who)
     in_b, in_a = system.ask("b", "x"), system.ask("a", "y")
     high = system.ask("a", "high", priority=9)
-    assert (system.state.priority(in_a), system.state.priority(in_b)) == (9, 9)
+    assert (system.priority(in_a), system.priority(in_b)) == (9, 9)
     system.state.withdraw(high)
-    assert (system.state.priority(in_a), system.state.priority(in_b)) == (0, 0)
+    assert (system.priority(in_a), system.priority(in_b)) == (0, 0)
 
 
 def test_who_is_waited_for_goes_ahead_of_who_waits_for_him_in_one_queue() -> None:

@@ -108,7 +108,7 @@ class Asker(NamedTuple):
     precedence: Precedence
 
 
-class Waiter(Demand["asyncio.Task[Any]"]):
+class SlotRequest(Demand["asyncio.Task[Any]"]):
     """A task that asks for units, and is told when it has them."""
 
     __slots__ = ("ready",)
@@ -133,7 +133,7 @@ class Waiter(Demand["asyncio.Task[Any]"]):
         self.ready: asyncio.Future[None] = loop.create_future()
 
 
-class PoolRequest(Waiter):
+class PoolRequest(SlotRequest):
     """A stage that asks for units of a pool."""
 
     __slots__ = ("node", "run")
@@ -233,13 +233,13 @@ class Pools:
 
     async def slot(self, supply: Supply[Any], precedence: Precedence) -> asyncio.Task[Any]:
         """Waits for a unit of a supply whose holders wait for nothing here; returns who has it."""
-        request = Waiter(supply, precedence, 1, asyncio.get_running_loop())
+        request = SlotRequest(supply, precedence, 1, asyncio.get_running_loop())
         self._serve(self.inheritance.ask(request))
         if not request.ready.done():
             await self._granted(request)
         return request.who
 
-    async def _granted(self, request: Waiter) -> None:
+    async def _granted(self, request: SlotRequest) -> None:
         try:
             if isinstance(request, PoolRequest):
                 self._refuse_deadlock(request)
@@ -259,7 +259,7 @@ class Pools:
 
     def _serve(self, served: Iterable[Demand[Any]]) -> None:
         for request in served:
-            assert isinstance(request, Waiter), "a task waits"
+            assert isinstance(request, SlotRequest), "a task waits"
             if isinstance(request, PoolRequest):
                 self._holders[request.who] = request
             if not request.ready.done():  # else it was cancelled, and gives them back at once

@@ -231,11 +231,6 @@ class Inheritance(Generic[W]):
         """Pool to units."""
         return {supply.name: supply.held[who] for supply in self._holdings.get(who, ())}
 
-    def priority(self, demand: Demand[W]) -> int:
-        """Of a waiting demand, with what is lent to it."""
-        ranks = demand.supply.line.ranks(demand).values()
-        return max((rank.priority for rank in ranks), default=demand.priority)
-
     def chain(self, demand: Demand[W]) -> Iterator[tuple[Supply[W], W, tuple[Supply[W], ...]]]:
         """On whom the end of this wait depends, nearest first: a supply, who holds units of it, and
         the supplies that he waits for himself, whose holders follow."""

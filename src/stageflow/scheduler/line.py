@@ -79,6 +79,11 @@ class RankedLine(Generic[Q]):
 
     def __iter__(self) -> Iterator[Q]:
         """In the order in which they would be served if nobody came or went."""
+        if len(self._heaps) == 1:
+            ((tenant, heap),) = self._heaps.items()
+            entries = sorted(entry for entry in heap if self._holds(tenant, entry))
+            yield from dict.fromkeys(entry[2] for entry in entries)  # moved and back counts twice
+            return
         rest: RankedLine[Q] = RankedLine(self._weights)
         rest._finish, rest._now = dict(self._finish), self._now
         rest._start = dict(self._start)
