@@ -232,4 +232,5 @@ SCENARIO = Scenario(
     sabotages=DEFECTS,
     load=load,
     check=check,
+    wall_limit_s={"quick": 240.0, "full": 2 * 3_600.0},
 )
