@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import textwrap
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from stageflow import (
     BuildError,
     Context,
+    Event,
     EventType,
     Limits,
     Pipeline,
@@ -23,6 +25,7 @@ from stageflow import (
     Subscription,
     transform,
 )
+from stageflow.runtime.pools import Precedence
 from stageflow.sim import Sim, simulate
 
 
@@ -273,6 +276,34 @@ def test_a_wait_above_its_bound_is_told_once_with_the_chain_of_holders() -> None
         )
 
     simulate(main, seed=1)
+
+
+async def test_a_chain_that_leads_to_a_child_process_ends_there() -> None:
+    """The holder's child run waits for the only process, of which no stage is known that has it."""
+    runtime, seen = Runtime(pools={"a": 1}, limits=Limits(processes=1)), Subscription()
+    task = await runtime.pools.slot(runtime.processes.supply, Precedence())
+    child = Pipeline("c", [transform(textwrap.dedent, place="process")], inputs={"text": str})
+
+    async def holds(ctx: Context) -> None:
+        async with ctx.pool("a"):
+            await ctx.run(child, key="c", text="x")
+
+    async def waits(ctx: Context) -> None:
+        async with ctx.pool("a", bound_s=0.001):
+            pass
+
+    handles: list[Any] = []
+    await started(handles, one(holds), runtime=runtime, run_id="r")
+    await started(handles, one(waits), runtime=runtime, events=seen)
+    events: list[Event] = []
+    async with asyncio.timeout(10):
+        while not any(each.type is EventType.WAIT_EXCEEDED for each in events):
+            events.append(await anext(seen))
+    for handle in handles:
+        handle.cancel()
+        await handle
+    runtime.pools.give_back(runtime.processes.supply, task)
+    assert events[-1].reason == "1 of 'a' held by holds of run r, which awaits 'processes'"
 
 
 async def test_a_run_that_is_taken_up_again_has_the_priority_it_was_started_with(

@@ -271,7 +271,9 @@ class Pools:
         """Those for whom this wait goes on, nearest first."""
         found = []
         for supply, task, awaited in self.inheritance.chain(request):
-            held = self._holders[task]
+            held = self._holders.get(task)
+            if held is None:
+                continue  # it holds a slot for a call, and no unit of a pool
             identity = held.run.identity
             awaits = tuple(each.name for each in awaited)
             found.append(
