@@ -64,7 +64,7 @@ def _simulated(asked: Asked) -> Facts:
         running = Running(sim, tasks, bounds_ticks)
         statuses, events = await running.to_the_end()
         told = {
-            (event.node or "").removesuffix("_in"): _named(event)
+            (event.node or "").partition("_")[0]: _named(event)
             for event in events
             if event.type is EventType.WAIT_EXCEEDED
         }
