@@ -50,13 +50,15 @@ from stageflow.runtime.history import History
 from stageflow.runtime.inquiry import DidNotHappen
 from stageflow.runtime.labels import LabelFlow
 from stageflow.runtime.lingering import RUN, end_lingering
+from stageflow.runtime.messages import Mailbox
 from stageflow.runtime.outcome import Candidate, Run, make_run
-from stageflow.runtime.pools import Caller, Precedence
+from stageflow.runtime.pools import Precedence
 from stageflow.runtime.ready import RankedReady
 from stageflow.runtime.retry_after import retry_after_s
 from stageflow.runtime.simulated import is_simulated
 from stageflow.runtime.step import Compiled, Step
 from stageflow.runtime.stream import Emitted, StreamQueue
+from stageflow.runtime.waits import Caller
 from stageflow.scheduler import Action, Ask, End, Launch, NodeState, Scheduler, SentBack, Stop, Wait
 
 if TYPE_CHECKING:
@@ -131,6 +133,7 @@ class Driver:
         "left",
         "limits",
         "loop",
+        "mailbox",
         "needs_end",
         "neutral",
         "nodes",
@@ -268,6 +271,8 @@ class Driver:
         """The run whose stage started this one."""
         self.caller: Caller | None = None
         """Of a child: who awaits its end."""
+        self.mailbox: Mailbox | None = None
+        """Who waits for messages of its stages; None while nobody ever has."""
         self.left: asyncio.Future[None] | None = None
         """Of a child: done when it is over; the stage that started it waits for this."""
         self.is_over = False
@@ -764,6 +769,8 @@ class Driver:
                     if left is not MISSING and (error is None or isinstance(error, Stopped)):
                         # It returned all the same: a value like any other, which its token refuses.
                         self._returned(step, token, left, started_s, now)
+                if self.mailbox is not None:
+                    self.mailbox.look(self)
                 if history is not None:
                     await self._done(actions)
                     now = time()
@@ -1161,6 +1168,8 @@ class Driver:
 
     def _step_aside(self, actions: Sequence[Action]) -> None:
         """As `_done`, from a callback that can't wait."""
+        if self.mailbox is not None:
+            self.mailbox.look(self)
         if self.history is None:
             self._apply(actions)
             self._wake_worker()

@@ -28,6 +28,9 @@ class Limits:
     aging_s: float = 60.0
     """Seconds of waiting, for a pool or a thread, that outweigh one step of priority; math.inf
     lets priorities decide alone, and low ones starve."""
+    scan_s: float = 1.0
+    """How often waits for pools that processes share are looked at: stages of several processes
+    that wait for one another are found within two of these."""
     depth: int = 256
     """How deep pipelines may be nested by ctx.run."""
     stream_items: int = 64

@@ -3,12 +3,8 @@
 A pool serves by priority, equal ones in order of asking (`stageflow.scheduler.line`); who holds
 units is as urgent as whoever waits for them (`stageflow.scheduler.inheritance`). A stage may hold
 units of several pools, and of a pool while a child run of its asks for more: then stages can come
-to wait for one another. That is found when the last of them begins to wait, since only a new wait
-can close a cycle; that wait ends with an error, and the others go on.
-
-Who holds and waits is a task, not a stage: one task of a stage may wait while another works on and
-will give back what it holds. A task also waits for the child run that it awaits, and a run for
-those of its tasks that wait.
+to wait for one another, which is found when the last of them begins to wait
+(`stageflow.runtime.waits`).
 """
 
 from __future__ import annotations
@@ -17,77 +13,20 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stageflow.model.errors import BuildError, RunError, nearest
 from stageflow.runtime.events import EventType
 from stageflow.runtime.limits import Limits
 from stageflow.runtime.overdue import Holder, chain_told_to
-from stageflow.scheduler import (
-    AwaitedEnds,
-    Demand,
-    Inheritance,
-    PoolState,
-    RankedLine,
-    Supply,
-    Waits,
-    cycles,
-)
+from stageflow.runtime.shared_pools import SharedLease, SharedPool, SharedPools
+from stageflow.runtime.waits import Deadlock, Waiter, WaitGraph
+from stageflow.scheduler import Demand, Inheritance, PoolState, RankedLine, Supply
 
 if TYPE_CHECKING:
     from stageflow.runtime.driver import Driver
-
-DEADLOCKS_KEPT: Final = 100
-
-Who: TypeAlias = "asyncio.Task[Any] | Driver"
-"""A stage's task, or a run as that for which the task that started it waits."""
-
-
-class Caller(NamedTuple):
-    """Who awaits a child run: a task of its parent, and the node whose stage that is."""
-
-    task: asyncio.Task[Any]
-    node: str
-
-
-@dataclass(frozen=True, slots=True)
-class DeadlockMember:
-    """One of those who waited for one another."""
-
-    run: str
-    tenant: str
-    node: str
-    holds: Mapping[str, int]
-    """Pool to units."""
-    awaits: str
-    """`2 of pool 'gpu'`, or `run RUN`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Deadlock:
-    """Stages that waited for one another, and which of them was ended: the one whose wait closed
-    the cycle, since it has waited least."""
-
-    members: tuple[DeadlockMember, ...]
-    """In no order; the victim is one of them."""
-    victim: DeadlockMember
-
-    def told_to(self, tenant: str) -> str:
-        """A line per member. Of other tenants' members it says only that there are some."""
-        mine = [each for each in self.members if each.tenant == tenant]
-        lines = [
-            f"{each.node} of run {each.run} holds {_listed(each.holds)} and awaits {each.awaits}"
-            for each in sorted(mine, key=lambda each: (each.run, each.node))
-        ]
-        if len(mine) < len(self.members):
-            lines.append("and others")
-        return "; ".join(lines)
-
-
-class Deadlocked(RunError):
-    """The wait that would have closed a cycle. A stage that lets it through fails as `deadlock`."""
 
 
 class Precedence(NamedTuple):
@@ -149,12 +88,15 @@ class Pools:
 
     def __init__(
         self,
-        units: Mapping[str, int],
+        units: Mapping[str, int | SharedPool],
         *,
         limits: Limits,
         weights: Mapping[str, float] | None = None,
     ) -> None:
-        for name, count in units.items():
+        self.shared: SharedPools | None = None
+        """Pools that other processes share; None when there are none."""
+        own = {name: each for name, each in units.items() if not isinstance(each, SharedPool)}
+        for name, count in own.items():
             if isinstance(count, bool) or not isinstance(count, int) or count < 1:
                 raise BuildError(
                     "pool.units",
@@ -167,38 +109,50 @@ class Pools:
         self.weights = _checked({} if weights is None else weights)
         self._limits = limits
         self._pools = {
-            name: Supply[Any](name, count, RankedLine(self.weights))
-            for name, count in units.items()
+            name: Supply[Any](name, count, RankedLine(self.weights)) for name, count in own.items()
         }
         self.inheritance = Inheritance[Any](aging_s=limits.aging_s)
         """Who goes first, here and where stages wait for threads."""
         self._holders: dict[asyncio.Task[Any], PoolRequest] = {}
         """Whoever holds units, by the last request that was granted."""
-        self.deadlocks: deque[Deadlock] = deque(maxlen=DEADLOCKS_KEPT)
-        """The last that were found, of all tenants; for whoever operates the runtime."""
+        self.waits = WaitGraph(self)
+        """Who waits, for pools and otherwise."""
 
-    def lease(self, asker: Asker, name: str, units: int, *, bound_s: float | None = None) -> Lease:
+    @property
+    def deadlocks(self) -> deque[Deadlock]:
+        """The last that were found, of all tenants; for whoever operates the runtime."""
+        return self.waits.deadlocks
+
+    def lease(
+        self, asker: Asker, name: str, units: int, *, bound_s: float | None = None
+    ) -> Lease | SharedLease:
         """Checked; nothing is asked for before it is entered."""
+        shared = {} if self.shared is None else self.shared.units
         pool = self._pools.get(name)
-        if pool is None:
-            close = nearest(name, self._pools)
+        total = shared.get(name) if pool is None else pool.units
+        if total is None:
+            names = [*self._pools, *shared]
+            close = nearest(name, names)
             raise RunError(
                 "pool.unknown",
                 f"there is no pool {name!r}",
                 node=asker.node,
-                expected="one of " + ", ".join(self._pools) if self._pools else "a runtime's pool",
+                expected="one of " + ", ".join(names) if names else "a runtime's pool",
                 got=name[:80],
                 fix=f"did you mean {close!r}?" if close else f"Runtime(pools={{{name!r}: 1}})",
             )
-        if isinstance(units, bool) or not isinstance(units, int) or not 1 <= units <= pool.units:
+        if isinstance(units, bool) or not isinstance(units, int) or not 1 <= units <= total:
             raise RunError(
                 "pool.request",
                 f"nobody can have {units!r} units of pool {name!r}",
                 node=asker.node,
-                expected=f"between 1 and {pool.units}",
+                expected=f"between 1 and {total}",
                 got=repr(units)[:80],
                 fix="ask for less, or raise the units of Runtime(pools=...)",
             )
+        if pool is None:
+            assert self.shared is not None, "it has the pool"
+            return self.shared.lease(asker.run, asker.node, name, units)
         return Lease(
             self, pool, asker, units, self._limits.pool_wait_s if bound_s is None else bound_s
         )
@@ -224,8 +178,11 @@ class Pools:
         if math.isfinite(bound_s):
             run = request.run
             timer = run.loop.call_later(bound_s, self._tell_overdue, request, context=run.neutral)
+        awaits = f"{units} of pool {supply.name!r}"
+        advice = "pools taken in one order by every stage"
+        waiter = Waiter(asker.run, asker.node, awaits, advice)
         try:
-            await self._granted(request)
+            await self._granted(request, self.waits.waits(request.who, waiter))
         finally:
             if timer is not None:
                 timer.cancel()
@@ -236,14 +193,15 @@ class Pools:
         request = SlotRequest(supply, precedence, 1, asyncio.get_running_loop())
         self._serve(self.inheritance.ask(request))
         if not request.ready.done():
-            await self._granted(request)
+            await self._granted(request, nullcontext())
         return request.who
 
-    async def _granted(self, request: SlotRequest) -> None:
+    async def _granted(
+        self, request: SlotRequest, while_it_waits: AbstractContextManager[None]
+    ) -> None:
         try:
-            if isinstance(request, PoolRequest):
-                self._refuse_deadlock(request)
-            await request.ready
+            with while_it_waits:
+                await request.ready
         except BaseException:
             if request in request.supply.line:
                 self._serve(self.inheritance.withdraw(request))
@@ -297,79 +255,28 @@ class Pools:
 
     # -- deadlocks -------------------------------------------------------------------------------
 
-    def _refuse_deadlock(self, request: PoolRequest) -> None:
-        """Raises when this wait, which is the latest, closes a cycle."""
-        if not any(self.inheritance.holds(task) for task in request.line):
-            return  # nobody can wait for him, nor for those who wait for his run
-        for cycle in cycles(self._waits()):
-            if request.who in cycle:
-                found = self._told(cycle, request)
-                self.deadlocks.append(found)
-                name = request.supply.name
-                raise Deadlocked(
-                    "run.deadlock",
-                    f"waiting for pool {name!r} would never end: stages wait for one another",
-                    node=request.node,
-                    expected="pools taken in one order by every stage",
-                    got=found.told_to(request.run.identity.tenant),
-                    fix="take the pools in one order everywhere, or one at a time",
-                )
+    def holds(self, who: asyncio.Task[Any]) -> dict[str, int]:
+        """Pool to units."""
+        return self.inheritance.holds(who)
 
-    def _waiting(self, supply: Supply[Any]) -> list[PoolRequest]:
-        """In the order in which they are served."""
-        return [request for request in supply.line if isinstance(request, PoolRequest)]
+    def is_wanted_of(self, who: asyncio.Task[Any]) -> bool:
+        """Whether somebody waits for units of a pool of which it holds some."""
+        return any(who in supply.held and len(supply.line) for supply in self._pools.values())
 
-    def _waits(self) -> Waits[Who]:
-        """Who waits for whom now. Runs wait for those of their tasks that wait, and tasks for the
-        child runs that they await."""
-        pools: dict[str, PoolState[Who]] = {}
-        ends: dict[Who, set[Who]] = {}
-        for supply in self._pools.values():
-            waiting = self._waiting(supply)
-            queue: list[tuple[Who, int]] = [(each.who, each.units) for each in waiting]
-            held: dict[Who, int] = {task: units for task, units in supply.held.items()}  # noqa: C416
-            pools[supply.name] = PoolState(supply.units, held, queue)
-            for each in waiting:
-                below: Who = each.who
-                run = each.run
-                while run.caller is not None:
-                    ends.setdefault(run, set()).add(below)
-                    ends.setdefault(run.caller.task, set()).add(run)
-                    below = run.caller.task
-                    assert run.parent is not None, "a child has a parent"
-                    run = run.parent
-        return Waits(pools, {who: AwaitedEnds(frozenset(of), len(of)) for who, of in ends.items()})
-
-    def _told(self, cycle: frozenset[Who], request: PoolRequest) -> Deadlock:
-        waiting = {each.who: each for at in self._pools.values() for each in self._waiting(at)}
-        members = []
-        victim: DeadlockMember | None = None
-        for who in cycle:
-            if not isinstance(who, asyncio.Task):
-                continue  # a run is told with the task that awaits it
-            if who in waiting:
-                each = waiting[who]
-                run, node = each.run, each.node
-                awaits = f"{each.units} of pool {each.supply.name!r}"
-            else:
-                child = next(each for each in cycle if _is_awaited_by(each, who))
-                assert not isinstance(child, asyncio.Task), "a run is awaited"
-                assert child.caller is not None, "by this task"
-                assert child.parent is not None, "which is one of its parent's"
-                run, node = child.parent, child.caller.node
-                awaits = f"run {child.identity.run}"
-            identity = run.identity
-            holds = self.inheritance.holds(who)
-            member = DeadlockMember(identity.run, identity.tenant, node, holds, awaits)
-            members.append(member)
-            if who is request.who:
-                victim = member
-        assert victim is not None, "the last to wait is one of them"
-        return Deadlock(tuple(members), victim)
-
-
-def _is_awaited_by(who: Who, task: asyncio.Task[Any]) -> bool:
-    return not isinstance(who, asyncio.Task) and who.caller is not None and who.caller.task is task
+    def states(self) -> dict[str, PoolState[Any]]:
+        """Who holds and waits, as of now, in the order in which they are served."""
+        return {
+            supply.name: PoolState(
+                supply.units,
+                dict(supply.held),
+                [
+                    (each.who, each.units)
+                    for each in supply.line
+                    if isinstance(each, PoolRequest) and not each.ready.cancelled()
+                ],
+            )
+            for supply in self._pools.values()
+        }
 
 
 class Lease:
@@ -403,10 +310,6 @@ class Lease:
         task, self._task = self._task, None
         if task is not None:
             self._pools.give_back(self._supply, task, self._units)
-
-
-def _listed(holds: Mapping[str, int]) -> str:
-    return ", ".join(f"{units} of {pool!r}" for pool, units in sorted(holds.items())) or "nothing"
 
 
 def _checked(weights: Mapping[str, float]) -> Mapping[str, float]:

@@ -7,6 +7,7 @@ from stageflow.scheduler.line import RankedLine, Ranks
 from stageflow.scheduler.program import Program
 from stageflow.scheduler.recovery import put_questions, replay, take_over
 from stageflow.scheduler.scheduler import ABANDONED_MAX, Scheduler
+from stageflow.scheduler.sighting import Sighting, standing
 from stageflow.scheduler.stagnation import Complaint, SentBack, stall_of
 from stageflow.scheduler.state import Cause, NodeState
 from stageflow.scheduler.wording import text_of, wording_of
@@ -29,6 +30,7 @@ __all__ = [
     "Ranks",
     "Scheduler",
     "SentBack",
+    "Sighting",
     "Stop",
     "Supply",
     "Wait",
@@ -37,6 +39,7 @@ __all__ = [
     "put_questions",
     "replay",
     "stall_of",
+    "standing",
     "take_over",
     "text_of",
     "wording_of",
