@@ -16,6 +16,7 @@ import pytest
 import pytest_asyncio
 
 from stageflow import Limits, Pipeline, Runtime, transform
+from stageflow.runtime.pools import Precedence
 from stageflow.runtime.processes import ProcessPool
 
 STAGES = """
@@ -128,11 +129,12 @@ async def test_a_place_offered_to_a_call_that_is_cancelled_goes_to_the_next() ->
     2. the place is offered to the first of them, which is cancelled before it can take it
     3. the second gets it
     """
-    pool = ProcessPool(1)
-    await pool._place()
-    first, second = (asyncio.create_task(pool._place()) for _ in range(2))
+    pools = Runtime().pools
+    pool = ProcessPool(1, pools)
+    holder = await pools.slot(pool.supply, Precedence())
+    first, second = (asyncio.create_task(pools.slot(pool.supply, Precedence())) for _ in range(2))
     await asyncio.sleep(0)
-    pool._leave()
+    pools.give_back(pool.supply, holder)
     first.cancel()
     async with asyncio.timeout(5):
         await second

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 
+from stageflow import Runtime
 from stageflow.runtime.threads import ThreadPool
 
 
@@ -18,14 +19,14 @@ async def test_as_many_calls_run_at_once_as_the_pool_allows_also_when_some_threa
 ):
     """1 two threads become idle, 2 eight calls come in one step of the loop, before either thread
     wakes, 3 each call waits for the other seven: two idle threads are not enough for eight."""
-    pool = ThreadPool(8)
+    pool = ThreadPool(8, Runtime().pools)
     two, eight = threading.Barrier(2), threading.Barrier(8)
     await _all_at_once(pool, 2, lambda: two.wait(5))
     await _all_at_once(pool, 8, lambda: eight.wait(5))
 
 
 async def test_never_more_calls_run_at_once_than_the_pool_allows() -> None:
-    pool = ThreadPool(3)
+    pool = ThreadPool(3, Runtime().pools)
     together = threading.Barrier(3)
     lock = threading.Lock()
     running, peak = 0, 0

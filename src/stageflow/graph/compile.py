@@ -1031,6 +1031,7 @@ class _Build:
             timeout_s=timeout_s,
             retry=retry,
             isolates=isolates,
+            priority=0 if stage is None else stage.priority,
             guards=tuple(self.guards.get(number, ())),
             gates=tuple(dict.fromkeys(gates.values())),
             gate_of=gates,

@@ -21,6 +21,7 @@ from stageflow.graph.stage import (
     as_references,
     check_policies,
     checked_name,
+    checked_priority,
     checked_timeout,
     mode_of,
     signature_of,
@@ -64,6 +65,8 @@ class StageOptions(TypedDict, total=False):
     """How many revisions guards may ask for, the first one counted; default 5."""
     progress: Progress
     """When it is given up before that, since its revisions bring nothing new."""
+    priority: int
+    """Added to that of its run: higher goes first where stages wait for threads and pools."""
     labels: str | Collection[str]
     """What its value is labelled with, besides the labels of all that it takes."""
     accepts: str | Collection[str]
@@ -445,6 +448,7 @@ def _stage(
         on_failure=options.get("on_failure", "stop"),
         fallback=options.get("fallback"),
         version=options.get("version", "1"),
+        priority=checked_priority(options.get("priority", 0), name),
         place=place,
         revisions=_revisions(
             options.get("revisions", 1 if undo or options.get("pivot") else 5), name

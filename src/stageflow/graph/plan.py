@@ -66,6 +66,8 @@ class Node:
     timeout_s: float
     retry: Retry | None
     isolates: bool
+    priority: int
+    """Added to that of its run."""
     guards: tuple[int, ...]
     """The guards whose decisions release this node's value."""
     gates: tuple[int, ...]

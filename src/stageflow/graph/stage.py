@@ -19,6 +19,7 @@ from stageflow.model.progress import Progress
 P = ParamSpec("P")
 T = TypeVar("T")
 
+PRIORITY_MAX = 1_000_000
 Mode: TypeAlias = Literal["async", "sync", "async_generator", "generator"]
 OnFailure: TypeAlias = Literal["stop", "isolate"]
 Place: TypeAlias = Literal["loop", "thread", "process"]
@@ -122,6 +123,8 @@ class Stage(Generic[P, T]):
     fallback: Stage[..., Any] | str | None = None
     """The node whose value stands for this one's when this one has failed."""
     version: str = "1"
+    priority: int = 0
+    """Added to that of its run: who goes first where stages wait for threads and pools."""
     place: Place = "loop"
     bindings: Mapping[str, Stage[..., Any] | str] = field(default_factory=dict)
     branches: tuple[str, ...] | None = None
@@ -195,6 +198,7 @@ class Stage(Generic[P, T]):
         when: BranchRef | None = None,
         on_failure: OnFailure | None = None,
         fallback: Stage[..., Any] | str | None = None,
+        priority: int | None = None,
         bind: Mapping[str, Stage[..., Any] | str] | None = None,
         **bindings: Stage[..., Any] | str,
     ) -> Stage[P, T]:
@@ -225,6 +229,7 @@ class Stage(Generic[P, T]):
             when=self.when if when is None else when,
             on_failure=self.on_failure if on_failure is None else on_failure,
             fallback=self.fallback if fallback is None else fallback,
+            priority=self.priority if priority is None else checked_priority(priority, self.name),
             bindings=bound,
             origin=self if self.origin is None else self.origin,
         )
@@ -256,6 +261,22 @@ def checked_timeout(timeout: float, name: str) -> float:
             fix="timeout=2.0",
         )
     return float(timeout)
+
+
+def checked_priority(priority: int, name: str) -> int:
+    """`priority`, when it is one. BuildError `policy.priority` otherwise."""
+    is_integer = isinstance(priority, int) and not isinstance(priority, bool)
+    if not is_integer or abs(priority) > PRIORITY_MAX:
+        raise BuildError(
+            "policy.priority",
+            f"the priority of {name!r} is not an integer, or too large a one",
+            node=name,
+            field="priority",
+            expected=f"an integer of at most {PRIORITY_MAX:,} either way; higher goes first",
+            got=repr(priority)[:80],
+            fix="priority=5",
+        )
+    return priority
 
 
 def check_policies(

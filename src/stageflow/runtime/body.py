@@ -51,7 +51,8 @@ def begin(
             return _collect_inline(driver, node, context.run(function, **arguments)), None
         return None, context.run(function, **arguments)
     if stage.place == "process":
-        return driver.runtime.processes.call(address_of(stage), arguments), None
+        precedence = driver.precedence(node.index)
+        return driver.runtime.processes.call(address_of(stage), arguments, precedence), None
     # The thread gets a context of its own: one context can't be entered twice at a time.
     own = context.copy()
     if stage.mode == "generator":
@@ -64,7 +65,7 @@ def begin(
         driver.scheduler.token[node.index],
         driver.scheduler.attempt[node.index],
     )
-    return driver.runtime.threads.call(call, late), None
+    return driver.runtime.threads.call(call, driver.precedence(node.index), late), None
 
 
 def _joined(driver: Driver, node: Node, context: Context) -> Any:

@@ -14,7 +14,7 @@ from stageflow.runtime.durable import do_step
 from stageflow.runtime.fanout import mapped
 from stageflow.runtime.locks import WAIT_S
 from stageflow.runtime.messages import receive, send
-from stageflow.runtime.pools import Lease
+from stageflow.runtime.pools import Asker, Lease
 from stageflow.runtime.shared_pools import SharedLease
 
 if TYPE_CHECKING:  # both refer to each other's instances; neither needs the other's class
@@ -84,9 +84,15 @@ class Context:
             digest.update(len(data).to_bytes(8, "big") + data)  # no two lists of parts read alike
         return digest.hexdigest()
 
-    def pool(self, name: str, units: int = 1) -> Lease | SharedLease:
+    def pool(
+        self, name: str, units: int = 1, *, bound_s: float | None = None
+    ) -> Lease | SharedLease:
         """Units of a pool of the runtime for the length of an `async with`; waits until they are
-        free, in the order of asking and for no longer than this attempt may take.
+        free, for no longer than this attempt may take. Higher priorities go first, equal ones in
+        the order of asking; who holds units is as urgent as the most urgent who waits for them.
+
+        A wait of more than `bound_s` (default `Limits(pool_wait_s=...)`) is told as an event
+        WAIT_EXCEEDED that names the holders.
 
         For async stages. Raises RunError: at once `pool.unknown`, `pool.request`; when entered
         `pool.full`, and `run.deadlock` when this wait would close a cycle of stages that wait for
@@ -94,7 +100,9 @@ class Context:
         pool `async with` gives a fence, a number that grows with every grant, and when it is left
         raises `pool.lease_lost` if the units were no longer this process's.
         """
-        return self._driver.runtime.pools.lease(self._driver, self.node, name, units)
+        driver = self._driver
+        asker = Asker(driver, self.node, driver.precedence(self._node))
+        return driver.runtime.pools.lease(asker, name, units, bound_s=bound_s)
 
     async def send(self, key: str, value: Any) -> None:
         """Gives a message to the other stages of this run; they get it by `receive`.

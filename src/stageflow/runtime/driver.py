@@ -53,6 +53,8 @@ from stageflow.runtime.labels import LabelFlow
 from stageflow.runtime.lingering import RUN, end_lingering
 from stageflow.runtime.messages import Mailbox
 from stageflow.runtime.outcome import Candidate, Run, make_run
+from stageflow.runtime.pools import Precedence
+from stageflow.runtime.ready import RankedReady
 from stageflow.runtime.retry_after import retry_after_s
 from stageflow.runtime.simulated import is_simulated
 from stageflow.runtime.step import Compiled, Step
@@ -158,6 +160,7 @@ class Driver:
         "parent",
         "parent_undoes",
         "plan",
+        "priority",
         "program",
         "push",
         "ready",
@@ -231,6 +234,7 @@ class Driver:
         events: Sequence[Subscription] = (),
         stream: StreamQueue | None = None,
         scheduler: Scheduler | None = None,
+        priority: int = 0,
         labels: Labels = NONE,
     ) -> None:
         """`inputs` are canonical, and have `labels`. `deadline_s` is on the loop's clock,
@@ -244,6 +248,8 @@ class Driver:
         self.identity = identity
         self.inputs = inputs
         self.seed = seed
+        self.priority = priority
+        """Of every stage of this run, to which its own is added."""
         self.depth = depth
         self.deadline_s = deadline_s
         self.deadline_in_s = deadline_in_s
@@ -270,8 +276,10 @@ class Driver:
         self.deps: Mapping[str, Any] = {}
         self.fakes: Fakes | None = None
         """Deps that stand for the runtime's, in a pipeline under test."""
-        self.ready: deque[int] = deque()
-        """Nodes that may start now, in order of readiness."""
+        self.ready: deque[int] | RankedReady = (
+            deque() if program.priorities is None else RankedReady(program.priorities)
+        )
+        """Nodes that may start now, by priority and in order of readiness."""
         self.attempts: dict[int, Attempt] = {}
         """Waiting stages by node."""
         self.workers: dict[asyncio.Task[Any], Driver | None] = {}
@@ -1284,6 +1292,16 @@ class Driver:
             else:
                 given[argument.parameter] = self.context_of(step.node, started_s)
 
+    def precedence(self, number: int) -> Precedence:
+        """That stage's, where it waits in line with others."""
+        callers = []
+        run = self
+        while run.caller is not None:
+            callers.append(run.caller.task)
+            assert run.parent is not None, "a child has a parent"
+            run = run.parent
+        return Precedence(self.tenant, self.priority + self.nodes[number].priority, tuple(callers))
+
     def taken_labels(self, number: int) -> Labels:
         """Of all that a node is given, and of what it has made of it by itself."""
         if not self.flows:
@@ -1528,6 +1546,7 @@ class Driver:
             child.parent_undoes = self.nodes[number].kind is Kind.CHILD
             if self.history is None and child.scheduler.is_saga:
                 self.kept_children.setdefault((number, key), []).append(child)
+            child.priority = self.priority + self.nodes[number].priority + pipeline.options.priority
             run = await self.drive_child(
                 number, child, first, is_cancelled=is_cancelled, caller=caller
             )

@@ -18,6 +18,8 @@ class EventType(enum.Enum):
     """A value that came after its attempt was closed; refused."""
     QUARANTINED = "quarantined"
     """A stage ignored its cancellation past the grace period."""
+    WAIT_EXCEEDED = "wait_exceeded"
+    """A stage has waited for a pool for longer than it should, and waits on."""
     RUN_ENDED = "run_ended"
     ACCESS_REFUSED = "access_refused"
     """Tenant `tenant` asked for `run`, which it has not. reason: the method of its handle."""
@@ -32,11 +34,12 @@ class Event(NamedTuple):
     attempt: int
     at_s: float
     duration_s: float = 0.0
-    """Of the attempt or the run that ended; never negative."""
+    """Of the attempt or the run that ended, or of the wait so far; never negative."""
     status: str = ""
     """STAGE_ENDED: ok, skip, failed, cancelled or abandoned. RUN_ENDED: the run's status,
-    or lost when another process has taken it over."""
+    or lost when another process has taken it over. WAIT_EXCEEDED: the pool."""
     reason: str = ""
+    """WAIT_EXCEEDED: who holds what is waited for, nearest first; other tenants are not named."""
     tenant: str = "default"
 
 

@@ -76,6 +76,8 @@ class History:
             self.sizes[0] = len(first.payload or b"")
         if driver.deadline_in_s is not None:
             first = first._replace(data={**first.data, "deadline_in_s": driver.deadline_in_s})
+        if driver.priority:
+            first = first._replace(data={**first.data, "priority": driver.priority})
         return first
 
     async def commit(self, driver: Driver) -> None:

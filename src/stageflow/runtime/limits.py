@@ -22,6 +22,12 @@ class Limits:
     """Stages with place="process" that run at once."""
     pool_waiters: int = 10_000
     """Stages that may wait for one pool; past it a stage that asks fails."""
+    pool_wait_s: float = 10.0
+    """How long a stage should wait for a pool at most: a longer wait is told as an event that names
+    who holds what it waits for."""
+    aging_s: float = 60.0
+    """Seconds of waiting, for a pool or a thread, that outweigh one step of priority; math.inf
+    lets priorities decide alone, and low ones starve."""
     scan_s: float = 1.0
     """How often waits for pools that processes share are looked at: stages of several processes
     that wait for one another are found within two of these."""

@@ -11,6 +11,7 @@ from typing import Any, Generic, NotRequired, TypeVar, overload
 from stageflow.graph import Plan, Stage, compile_plan, refused, stand_in
 from stageflow.graph.child import without_exports
 from stageflow.graph.draw import mermaid, text_diagram
+from stageflow.graph.stage import checked_priority
 from stageflow.model.errors import BuildError, InputError, StageflowError, nearest
 from stageflow.model.identity import DEFAULT_TENANT
 from stageflow.model.labels import NONE, Labels, checked_labels
@@ -55,7 +56,7 @@ class RunOptions:
     """Of jitter and of simulation; the same seed gives the same waits."""
     run_id: str | None = None
     priority: int = 0
-    """Of submitted runs, among those of one tenant: higher goes first."""
+    """Among the runs of one tenant: higher goes first in the queue, and where stages wait."""
     request_key: str | None = None
     events: tuple[Subscription, ...] = ()
     target: str | None = None
@@ -184,8 +185,12 @@ class Pipeline(Generic[O]):
 
         `deadline` is in seconds from the start of each run, waiting included. `events` are told
         what happens. `target` is the `module:attr` under which a later process finds this pipeline.
-        `priority` counts for submitted runs: higher goes first among those of one tenant.
+        `priority` counts among the runs of one tenant: higher goes first where stages wait for
+        pools, threads and processes, and in the queue of submitted runs. A child run has that of
+        the stage that starts it, and its own on top.
         """
+        if priority is not None:
+            checked_priority(priority, self.name)
         if deadline is not None and not deadline > 0:
             raise BuildError(
                 "policy.timeout",

@@ -1,86 +1,98 @@
 """Named pools of units that stages hold for a while: `async with ctx.pool("gpu")`.
 
-A pool serves in order of asking. A stage may hold units of several pools, and of a pool while a
-child run of its asks for more: then stages can come to wait for one another, which is found when
-the last of them begins to wait (`stageflow.runtime.waits`).
+A pool serves by priority, equal ones in order of asking (`stageflow.scheduler.line`); who holds
+units is as urgent as whoever waits for them (`stageflow.scheduler.inheritance`). A stage may hold
+units of several pools, and of a pool while a child run of its asks for more: then stages can come
+to wait for one another, which is found when the last of them begins to wait
+(`stageflow.runtime.waits`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stageflow.model.errors import BuildError, RunError, nearest
+from stageflow.runtime.events import EventType
+from stageflow.runtime.limits import Limits
+from stageflow.runtime.overdue import Holder, chain_told_to
 from stageflow.runtime.shared_pools import SharedLease, SharedPool, SharedPools
 from stageflow.runtime.waits import Deadlock, Waiter, WaitGraph
-from stageflow.scheduler import PoolState
+from stageflow.scheduler import Demand, Inheritance, PoolState, RankedLine, Supply
 
 if TYPE_CHECKING:
     from stageflow.runtime.driver import Driver
 
 
-class _Request:
-    """Somebody in a queue."""
+class Precedence(NamedTuple):
+    """What counts of a stage where it waits in line."""
 
-    __slots__ = ("node", "owner", "ready", "run", "units")
-
-    def __init__(self, owner: asyncio.Task[Any], run: Driver, node: str, units: int) -> None:
-        self.owner = owner
-        self.run = run
-        self.node = node
-        self.units = units
-        self.ready: asyncio.Future[None] = run.loop.create_future()
-
-    @property
-    def is_given_up(self) -> bool:
-        """True when who asked waits no more."""
-        return self.ready.cancelled()
+    tenant: str = "default"
+    priority: int = 0
+    """Its run's and its own."""
+    callers: tuple[asyncio.Task[Any], ...] = ()
+    """Those that wait for its run, and for the runs above: what is lent to them is lent to it."""
 
 
-class _Pool:
-    """One pool: what is free, who holds how many units, and who waits."""
+class Asker(NamedTuple):
+    """A stage that asks for units."""
 
-    __slots__ = ("free", "held", "name", "queue", "units")
+    run: Driver
+    node: str
+    precedence: Precedence
 
-    def __init__(self, name: str, units: int) -> None:
-        self.name = name
-        self.units = units
-        self.free = units
-        self.held: dict[asyncio.Task[Any], int] = {}
-        self.queue: deque[_Request] = deque()
 
-    def take(self, owner: asyncio.Task[Any], units: int) -> None:
-        assert self.free >= units, "nothing is given that is not there"
-        self.free -= units
-        self.held[owner] = self.held.get(owner, 0) + units
+class SlotRequest(Demand["asyncio.Task[Any]"]):
+    """A task that asks for units, and is told when it has them."""
 
-    def give_back(self, owner: asyncio.Task[Any], units: int) -> None:
-        self.free += units
-        left = self.held[owner] - units
-        if left:
-            self.held[owner] = left
-        else:
-            del self.held[owner]
-        self.serve()
+    __slots__ = ("ready",)
 
-    def serve(self) -> None:
-        """Gives to those in front what is there."""
-        while self.queue and (self.queue[0].is_given_up or self.queue[0].units <= self.free):
-            request = self.queue.popleft()
-            if request.is_given_up:
-                continue  # cancelled, and has not run since
-            self.take(request.owner, request.units)
-            request.ready.set_result(None)
+    def __init__(
+        self,
+        supply: Supply[asyncio.Task[Any]],
+        precedence: Precedence,
+        units: int,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "stages run in tasks"
+        super().__init__(
+            supply,
+            (task, *precedence.callers),
+            units=units,
+            tenant=precedence.tenant,
+            priority=precedence.priority,
+            asked_s=loop.time(),
+        )
+        self.ready: asyncio.Future[None] = loop.create_future()
+
+
+class PoolRequest(SlotRequest):
+    """A stage that asks for units of a pool."""
+
+    __slots__ = ("node", "run")
+
+    def __init__(self, supply: Supply[asyncio.Task[Any]], asker: Asker, units: int) -> None:
+        super().__init__(supply, asker.precedence, units, asker.run.loop)
+        self.run = asker.run
+        self.node = asker.node
 
 
 class Pools:
     """The pools of one runtime. Used from one event loop at a time."""
 
-    def __init__(self, units: Mapping[str, int | SharedPool], *, waiters_max: int) -> None:
+    def __init__(
+        self,
+        units: Mapping[str, int | SharedPool],
+        *,
+        limits: Limits,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
         self.shared: SharedPools | None = None
         """Pools that other processes share; None when there are none."""
         own = {name: each for name, each in units.items() if not isinstance(each, SharedPool)}
@@ -94,8 +106,15 @@ class Pools:
                     got=repr(count)[:80],
                     fix=f"Runtime(pools={{{name!r}: 1}})",
                 )
-        self._pools = {name: _Pool(name, count) for name, count in own.items()}
-        self._waiters_max = waiters_max
+        self.weights = _checked({} if weights is None else weights)
+        self._limits = limits
+        self._pools = {
+            name: Supply[Any](name, count, RankedLine(self.weights)) for name, count in own.items()
+        }
+        self.inheritance = Inheritance[Any](aging_s=limits.aging_s)
+        """Who goes first, here and where stages wait for threads."""
+        self._holders: dict[asyncio.Task[Any], PoolRequest] = {}
+        """Whoever holds units, by the last request that was granted."""
         self.waits = WaitGraph(self)
         """Who waits, for pools and otherwise."""
 
@@ -104,7 +123,9 @@ class Pools:
         """The last that were found, of all tenants; for whoever operates the runtime."""
         return self.waits.deadlocks
 
-    def lease(self, run: Driver, node: str, name: str, units: int) -> Lease | SharedLease:
+    def lease(
+        self, asker: Asker, name: str, units: int, *, bound_s: float | None = None
+    ) -> Lease | SharedLease:
         """Checked; nothing is asked for before it is entered."""
         shared = {} if self.shared is None else self.shared.units
         pool = self._pools.get(name)
@@ -115,7 +136,7 @@ class Pools:
             raise RunError(
                 "pool.unknown",
                 f"there is no pool {name!r}",
-                node=node,
+                node=asker.node,
                 expected="one of " + ", ".join(names) if names else "a runtime's pool",
                 got=name[:80],
                 fix=f"did you mean {close!r}?" if close else f"Runtime(pools={{{name!r}: 1}})",
@@ -124,92 +145,160 @@ class Pools:
             raise RunError(
                 "pool.request",
                 f"nobody can have {units!r} units of pool {name!r}",
-                node=node,
+                node=asker.node,
                 expected=f"between 1 and {total}",
                 got=repr(units)[:80],
                 fix="ask for less, or raise the units of Runtime(pools=...)",
             )
         if pool is None:
             assert self.shared is not None, "it has the pool"
-            return self.shared.lease(run, node, name, units)
-        return Lease(self, pool, run, node, units)
+            return self.shared.lease(asker.run, asker.node, name, units)
+        return Lease(
+            self, pool, asker, units, self._limits.pool_wait_s if bound_s is None else bound_s
+        )
 
-    async def acquire(self, pool: _Pool, run: Driver, node: str, units: int) -> asyncio.Task[Any]:
+    async def acquire(
+        self, supply: Supply[Any], asker: Asker, units: int, bound_s: float
+    ) -> asyncio.Task[Any]:
         """Waits for the units; returns who holds them."""
-        owner = asyncio.current_task()
-        assert owner is not None, "stages run in tasks"
-        if not pool.queue and pool.free >= units:
-            pool.take(owner, units)
-        else:
-            await self._wait(pool, _Request(owner, run, node, units))
-        return owner
-
-    async def _wait(self, pool: _Pool, request: _Request) -> None:
-        if len(pool.queue) >= self._waiters_max:
+        must_wait = len(supply.line) > 0 or supply.free < units
+        if must_wait and len(supply.line) >= self._limits.pool_waiters:
             raise RunError(
                 "pool.full",
-                f"too many wait for pool {pool.name!r}",
-                node=request.node,
-                expected=f"at most {self._waiters_max} waiting",
+                f"too many wait for pool {supply.name!r}",
+                node=asker.node,
+                expected=f"at most {self._limits.pool_waiters} waiting",
                 fix="start fewer runs at a time, or raise Limits(pool_waiters=...)",
             )
-        pool.queue.append(request)
+        request = PoolRequest(supply, asker, units)
+        self._serve(self.inheritance.ask(request))
+        if request.ready.done():
+            return request.who
+        timer = None
+        if math.isfinite(bound_s):
+            run = request.run
+            timer = run.loop.call_later(bound_s, self._tell_overdue, request, context=run.neutral)
+        awaits = f"{units} of pool {supply.name!r}"
+        advice = "pools taken in one order by every stage"
+        waiter = Waiter(asker.run, asker.node, awaits, advice)
         try:
-            with self.waits.waits(request.owner, _waiter(pool, request)):
+            await self._granted(request, self.waits.waits(request.who, waiter))
+        finally:
+            if timer is not None:
+                timer.cancel()
+        return request.who
+
+    async def slot(self, supply: Supply[Any], precedence: Precedence) -> asyncio.Task[Any]:
+        """Waits for a unit of a supply whose holders wait for nothing here; returns who has it."""
+        request = SlotRequest(supply, precedence, 1, asyncio.get_running_loop())
+        self._serve(self.inheritance.ask(request))
+        if not request.ready.done():
+            await self._granted(request, nullcontext())
+        return request.who
+
+    async def _granted(
+        self, request: SlotRequest, while_it_waits: AbstractContextManager[None]
+    ) -> None:
+        try:
+            with while_it_waits:
                 await request.ready
         except BaseException:
-            if request.ready.done() and not request.ready.cancelled():
-                pool.give_back(request.owner, request.units)  # served and cancelled at once
-            else:
-                request.ready.cancel()
-                with contextlib.suppress(ValueError):  # it was passed over already
-                    pool.queue.remove(request)
-                pool.serve()  # whoever was behind may be content with less
+            if request in request.supply.line:
+                self._serve(self.inheritance.withdraw(request))
+            else:  # it was served and cancelled at once
+                self.give_back(request.supply, request.who, request.units)
             raise
+
+    def give_back(self, supply: Supply[Any], task: asyncio.Task[Any], units: int = 1) -> None:
+        """Frees units; whoever is next has them when this returns."""
+        self._serve(self.inheritance.give_back(supply, task, units))
+        if not self.inheritance.holds(task):
+            self._holders.pop(task, None)
+
+    def _serve(self, served: Iterable[Demand[Any]]) -> None:
+        for request in served:
+            assert isinstance(request, SlotRequest), "a task waits"
+            if isinstance(request, PoolRequest):
+                self._holders[request.who] = request
+            if not request.ready.done():  # else it was cancelled, and gives them back at once
+                request.ready.set_result(None)
+
+    # -- waits that take long ----------------------------------------------------------------
+
+    def chain(self, request: PoolRequest) -> list[Holder]:
+        """Those for whom this wait goes on, nearest first."""
+        found = []
+        for supply, task, awaited in self.inheritance.chain(request):
+            held = self._holders.get(task)
+            if held is None:
+                continue  # it holds a slot for a call, and no unit of a pool
+            identity = held.run.identity
+            awaits = tuple(each.name for each in awaited)
+            found.append(
+                Holder(
+                    supply.name, supply.held[task], identity.run, identity.tenant, held.node, awaits
+                )
+            )
+        return found
+
+    def _tell_overdue(self, request: PoolRequest) -> None:
+        if request not in request.supply.line:
+            return
+        run = request.run
+        run.publish(
+            EventType.WAIT_EXCEEDED,
+            run.plan.index[request.node],
+            duration_s=run.time() - request.asked_s,
+            status=request.supply.name,
+            reason=chain_told_to(run.tenant, self.chain(request)),
+        )
 
     # -- deadlocks -------------------------------------------------------------------------------
 
     def holds(self, who: asyncio.Task[Any]) -> dict[str, int]:
         """Pool to units."""
-        return {pool.name: pool.held[who] for pool in self._pools.values() if who in pool.held}
+        return self.inheritance.holds(who)
 
     def is_wanted_of(self, who: asyncio.Task[Any]) -> bool:
         """Whether somebody waits for units of a pool of which it holds some."""
-        return any(who in pool.held and pool.queue for pool in self._pools.values())
+        return any(who in supply.held and len(supply.line) for supply in self._pools.values())
 
     def states(self) -> dict[str, PoolState[Any]]:
-        """Who holds and waits, as of now."""
+        """Who holds and waits, as of now, in the order in which they are served."""
         return {
-            pool.name: PoolState(
-                pool.units,
-                dict(pool.held),
-                [(each.owner, each.units) for each in pool.queue if not each.is_given_up],
+            supply.name: PoolState(
+                supply.units,
+                dict(supply.held),
+                [
+                    (each.who, each.units)
+                    for each in supply.line
+                    if isinstance(each, PoolRequest) and not each.ready.cancelled()
+                ],
             )
-            for pool in self._pools.values()
+            for supply in self._pools.values()
         }
-
-
-def _waiter(pool: _Pool, request: _Request) -> Waiter:
-    awaits = f"{request.units} of pool {pool.name!r}"
-    return Waiter(request.run, request.node, awaits, "pools taken in one order by every stage")
 
 
 class Lease:
     """Units of a pool for the length of an `async with`; made by `ctx.pool`. Entered once."""
 
-    __slots__ = ("_node", "_owner", "_pool", "_pools", "_run", "_units")
+    __slots__ = ("_asker", "_bound_s", "_pools", "_supply", "_task", "_units")
 
-    def __init__(self, pools: Pools, pool: _Pool, run: Driver, node: str, units: int) -> None:
+    def __init__(
+        self, pools: Pools, supply: Supply[Any], asker: Asker, units: int, bound_s: float
+    ) -> None:
         self._pools = pools
-        self._pool = pool
-        self._run = run
-        self._node = node
+        self._supply = supply
+        self._asker = asker
         self._units = units
-        self._owner: asyncio.Task[Any] | None = None
+        self._bound_s = bound_s
+        self._task: asyncio.Task[Any] | None = None
 
     async def __aenter__(self) -> None:
-        assert self._owner is None, "a lease is entered once"
-        self._owner = await self._pools.acquire(self._pool, self._run, self._node, self._units)
+        assert self._task is None, "a lease is entered once"
+        self._task = await self._pools.acquire(
+            self._supply, self._asker, self._units, self._bound_s
+        )
 
     async def __aexit__(
         self,
@@ -218,6 +307,21 @@ class Lease:
         trace: TracebackType | None,
     ) -> None:
         # Without an await: a stage that is closed by force gives back what it held.
-        owner, self._owner = self._owner, None
-        if owner is not None:
-            self._pool.give_back(owner, self._units)
+        task, self._task = self._task, None
+        if task is not None:
+            self._pools.give_back(self._supply, task, self._units)
+
+
+def _checked(weights: Mapping[str, float]) -> Mapping[str, float]:
+    for tenant, weight in weights.items():
+        is_number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+        if not is_number or not 0 < weight < math.inf:
+            raise BuildError(
+                "pool.weight",
+                f"tenant {tenant!r} has no weight",
+                field=tenant,
+                expected="a number above 0; tenants that are not named have 1",
+                got=repr(weight)[:80],
+                fix=f"Runtime(weights={{{tenant!r}: 2.0}})",
+            )
+    return dict(weights)

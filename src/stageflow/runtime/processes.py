@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import struct
 import sys
-from collections import deque
 from typing import Any
 
 from stageflow.graph import Stage
 from stageflow.model.errors import BuildError, StageflowError
+from stageflow.runtime.pools import Pools, Precedence
+from stageflow.scheduler import RankedLine, Supply
 
 _HEADER = struct.Struct("!Q")
 
@@ -68,17 +69,17 @@ class _Child:
 
 
 class ProcessPool:
-    """At most `processes_max` children at once; idle ones are kept for the next call."""
+    """At most `processes_max` children at once; idle ones are kept for the next call. Calls wait
+    in line as for a pool; `pools` say what is lent to whom."""
 
-    def __init__(self, processes_max: int) -> None:
-        self._processes_max = processes_max
+    def __init__(self, processes_max: int, pools: Pools) -> None:
+        self._pools = pools
+        self.supply = Supply[Any]("processes", processes_max, RankedLine(pools.weights))
         self._idle: list[_Child] = []
-        self._busy = 0
-        self._waiters: deque[asyncio.Future[None]] = deque()
 
-    async def call(self, address: str, arguments: dict[str, Any]) -> Any:
+    async def call(self, address: str, arguments: dict[str, Any], precedence: Precedence) -> Any:
         """The function's result; its exception when it raised. Cancelling kills the child."""
-        await self._place()
+        task = await self._pools.slot(self.supply, precedence)
         import pickle  # for stages with place="process" only
 
         child: _Child | None = None
@@ -102,7 +103,7 @@ class ProcessPool:
                 child.kill()
                 # Reaped here: a killed child must not outlive the run as a zombie.
                 await asyncio.shield(child.process.wait())
-            self._leave()
+            self._pools.give_back(self.supply, task)
         if worked:
             return result
         raise result
@@ -114,29 +115,6 @@ class ProcessPool:
             if child.loop is asyncio.get_running_loop():
                 child.kill()
                 await child.process.wait()
-
-    async def _place(self) -> None:
-        while self._busy >= self._processes_max:
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            try:
-                await waiter
-            except asyncio.CancelledError:
-                if waiter.done() and not waiter.cancelled():
-                    self._offer()  # the place offered to this one goes to the next
-                raise
-        self._busy += 1
-
-    def _leave(self) -> None:
-        self._busy -= 1
-        self._offer()
-
-    def _offer(self) -> None:
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                return
 
     async def _child(self) -> _Child:
         loop = asyncio.get_running_loop()

@@ -270,6 +270,7 @@ def _driver(
         scheduler=scheduler,
         labels=frozenset(loaded.records[0].labels),
         deadline_in_s=_deadline_in_s(loaded, runtime.clock.wall_s()),
+        priority=loaded.records[0].data.get("priority", pipeline.options.priority),
     )
     if pipeline.options.fakes is not None:
         driver.fakes = Fakes(pipeline.options.fakes, header.run)

@@ -93,9 +93,11 @@ class Runtime:
     "postgresql://host/database" (docs/postgres.md); None keeps runs in memory only. `deps`
     maps names to factories, `Dep`s, or values; `pools` maps names to how many units `ctx.pool` has
     to give, to the runs of all tenants, or to a `SharedPool` for the runs of several processes,
-    kept in `shared_pools`: a PostgreSQL address, by default the journal's. `locks` is the path of a
-    SQLite file, or a LockStore, in which it is kept what `ctx.hold` holds, and only needed beside a
-    journal. Close it (`async with`, or `aclose`) when it holds a journal, deps or shared pools.
+    kept in `shared_pools`: a PostgreSQL address, by default the journal's. Tenants that wait for
+    one pool of this runtime, or for threads or processes, are served in the proportion of their
+    `weights`, 1 for those not named. `locks` is the path of a SQLite file, or a LockStore, in which
+    it is kept what `ctx.hold` holds, and only needed beside a journal. Close it (`async with`, or
+    `aclose`) when it holds a journal, deps or shared pools.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class Runtime:
         journal: Journal | str | Path | None = None,
         deps: Mapping[str, Any] | None = None,
         pools: Mapping[str, int | SharedPool] | None = None,
+        weights: Mapping[str, float] | None = None,
         shared_pools: PoolStore | str | None = None,
         locks: LockStore | str | Path | None = None,
         limits: Limits | None = None,
@@ -116,8 +119,10 @@ class Runtime:
         self.freezer = Freezer(adapters)
         self.clock: Clock = SystemClock() if clock is None else clock
         # Before anything is opened that a mistake here would leave open.
-        self.pools = Pools({} if pools is None else pools, waiters_max=self.limits.pool_waiters)
+        self.pools = Pools({} if pools is None else pools, limits=self.limits, weights=weights)
         """What `ctx.pool` gives; `pools.deadlocks` are the last that were found."""
+        self.threads = ThreadPool(self.limits.threads, self.pools)
+        self.processes = ProcessPool(self.limits.processes, self.pools)
         self.waits = self.pools.waits
         """Who waits for whom."""
         shared = {
@@ -132,8 +137,6 @@ class Runtime:
                 new_id=self._new_id,
             )
         self.journal = opened(journal) if isinstance(journal, (str, Path)) else journal
-        self.threads = ThreadPool(self.limits.threads)
-        self.processes = ProcessPool(self.limits.processes)
         self.quarantined: list[tuple[str, str]] = []
         """(run, stage) of every stage that ignored its cancellation."""
         self.heirs: dict[str, Heir] = {}
@@ -656,6 +659,7 @@ class Runtime:
             stream=stream,
             deadline_s=deadline_s,
             deadline_in_s=deadline_in_s,
+            priority=pipeline.options.priority,
             labels=labels,
         )
         driver.fakes = fakes

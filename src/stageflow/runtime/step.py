@@ -58,8 +58,11 @@ class Step:
 class Compiled(Program):
     """A program with its steps, by node number."""
 
-    __slots__ = ("steps",)
+    __slots__ = ("priorities", "steps")
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
         self.steps = tuple(Step(node) for node in plan.nodes)
+        priorities = tuple(node.priority for node in plan.nodes)
+        self.priorities = priorities if any(priorities) else None
+        """None when all nodes have the same, which is what most pipelines pay for."""

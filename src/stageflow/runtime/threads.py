@@ -3,27 +3,33 @@
 concurrent.futures joins its threads when the interpreter exits, so one stage that never returns
 would hang the process; these are daemons. A thread that outlives its attempt keeps its place in
 the pool until it returns: `stuck` counts those, so the bound holds whatever stages do.
+
+Calls wait in the order of `stageflow.scheduler.line`, with what is lent to them: a stage whose
+caller holds units of a pool goes before whoever is less urgent than those who wait for these.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 from stageflow.model.errors import StageflowError
 from stageflow.model.marks import reached
+from stageflow.runtime.pools import Pools, Precedence
 from stageflow.runtime.simulated import is_simulated
+from stageflow.scheduler import Demand, RankedLine, Ranks, Supply
 
 _IDLE_S = 5.0
+NOBODY: Final = Precedence()
+"""A call of no run."""
 Late = Callable[[Any, BaseException | None], None]
 """Told what a call gave, or raised, when nobody waits for it any more."""
 
 
-class _Job:
+class _Job(Demand["asyncio.Task[Any]"]):
     __slots__ = (
         "abandoned",
         "back",
@@ -37,8 +43,23 @@ class _Job:
     )
 
     def __init__(
-        self, call: Callable[[], Any], loop: asyncio.AbstractEventLoop, late: Late | None
+        self,
+        supply: Supply[asyncio.Task[Any]],
+        call: Callable[[], Any],
+        loop: asyncio.AbstractEventLoop,
+        late: Late | None,
+        precedence: Precedence,
     ) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "stages run in tasks"
+        super().__init__(
+            supply,
+            (task, *precedence.callers),
+            units=1,
+            tenant=precedence.tenant,
+            priority=precedence.priority,
+            asked_s=loop.time(),
+        )
         self.call = call
         self.loop = loop
         self.late = late
@@ -52,14 +73,31 @@ class _Job:
         self.finished = False
 
 
-class ThreadPool:
-    """Runs calls in at most `threads_max` threads; further calls wait in order."""
+class _Jobs(RankedLine[Any]):
+    """Calls that wait for a thread. Threads take them while the loop lends them ranks."""
 
-    def __init__(self, threads_max: int) -> None:
+    def __init__(self, lock: threading.RLock, weights: Mapping[str, float]) -> None:
+        super().__init__(weights)
+        self._lock = lock
+
+    def move(self, request: Any, ranks: Ranks) -> bool:
+        with self._lock:
+            return super().move(request, ranks)
+
+
+class ThreadPool:
+    """Runs calls in at most `threads_max` threads; further calls wait in line.
+
+    `pools` say what is lent to whom.
+    """
+
+    def __init__(self, threads_max: int, pools: Pools) -> None:
         self._threads_max = threads_max
-        self._lock = threading.Lock()
+        self._inheritance = pools.inheritance
+        self._lock = threading.RLock()
         self._wake = threading.Condition(self._lock)
-        self._jobs: deque[_Job] = deque()
+        self._jobs = _Jobs(self._lock, pools.weights)
+        self._supply = Supply[Any]("threads", 0, self._jobs)
         self._idle = 0
         self._starting = 0
         self._alive = 0
@@ -69,7 +107,12 @@ class ThreadPool:
         """For simulations: draws the virtual seconds that the next call takes; it is made at their
         end. None: calls take no time, and no attempt can be left behind by its thread."""
 
-    async def call(self, call: Callable[[], Any], late: Late | None = None) -> Any:
+    async def call(
+        self,
+        call: Callable[[], Any],
+        precedence: Precedence = NOBODY,
+        late: Late | None = None,
+    ) -> Any:
         """The call's result. Cancelling drops it when it has not begun; else the caller waits for
         the thread and throws its result away. A thread whose caller is killed before it is back is
         stuck until it returns."""
@@ -78,13 +121,13 @@ class ThreadPool:
         if simulated and self.simulated_s is None:
             await asyncio.sleep(0)  # a later step, which the schedule chooses
             return call()
-        job = _Job(call, loop, late)
+        job = _Job(self._supply, call, loop, late, precedence)
         if self.simulated_s is not None and simulated:
             loop.call_later(self.simulated_s(), self._simulate, job)
         else:
             self._begin(job)
         try:
-            return await job.future
+            return await self._answer(job)
         except asyncio.CancelledError:
             if self._dropped(job):
                 raise
@@ -95,9 +138,15 @@ class ThreadPool:
                 _leave(job)
             raise
 
+    async def _answer(self, job: _Job) -> Any:
+        try:
+            return await job.future
+        finally:
+            self._inheritance.leave(job)
+
     def _begin(self, job: _Job) -> None:
         with self._lock:
-            self._jobs.append(job)
+            self._inheritance.enter(job)
             # A notified thread counts as idle, and a new one as starting, until it takes its job.
             if len(self._jobs) <= self._idle:
                 self._wake.notify()
@@ -126,7 +175,7 @@ class ThreadPool:
         """Takes the job back; False when it has begun. Then, `back` tells of its end."""
         with self._lock:
             if job in self._jobs:
-                self._jobs.remove(job)
+                self._jobs.drop(job)
                 return True
             job.back = job.loop.create_future()
             if job.finished:
@@ -155,14 +204,14 @@ class ThreadPool:
             self._starting -= 1
         while True:
             with self._lock:
-                while not self._jobs:
+                while (job := self._jobs.first()) is None:
                     self._idle += 1
                     called = self._wake.wait(_IDLE_S)
                     self._idle -= 1
                     if not called and not self._jobs:
                         self._alive -= 1
                         return
-                job = self._jobs.popleft()
+                self._jobs.take(job)
             result, error = self._done(job)
             try:
                 job.loop.call_soon_threadsafe(_settle, job, result, error)

@@ -2,6 +2,8 @@
 
 from stageflow.scheduler.actions import Action, Ask, End, Launch, Stop, Wait
 from stageflow.scheduler.deadlock import AwaitedEnds, PoolState, Waits, cycles, knots
+from stageflow.scheduler.inheritance import Demand, Inheritance, Supply
+from stageflow.scheduler.line import RankedLine, Ranks
 from stageflow.scheduler.program import Program
 from stageflow.scheduler.recovery import put_questions, replay, take_over
 from stageflow.scheduler.saga import NEEDS_PERSON, UNDOES, Move, Stand, next_move
@@ -22,17 +24,22 @@ __all__ = [
     "AwaitedEnds",
     "Cause",
     "Complaint",
+    "Demand",
     "End",
+    "Inheritance",
     "Launch",
     "Move",
     "NodeState",
     "PoolState",
     "Program",
+    "RankedLine",
+    "Ranks",
     "Scheduler",
     "SentBack",
     "Sighting",
     "Stand",
     "Stop",
+    "Supply",
     "Wait",
     "Waits",
     "cycles",
