@@ -26,6 +26,7 @@ from stageflow.model.errors import (
     InputError,
     JournalError,
     RunError,
+    SandboxError,
     SimulationError,
     StageflowError,
     ValueRefused,
@@ -61,11 +62,12 @@ from stageflow.runtime.handle import Handle
 from stageflow.runtime.limits import Limits
 from stageflow.runtime.outcome import Candidate, NodeOutcome, Run, Undo
 from stageflow.runtime.pipeline import Pipeline, RunStream
-from stageflow.runtime.pools import Deadlock, Deadlocked, DeadlockMember
 from stageflow.runtime.runtime import Runtime
+from stageflow.runtime.shared_pools import SharedPool
 from stageflow.runtime.stream import Emitted
 from stageflow.runtime.tenancy import AccessRefused, TenantRuntime
 from stageflow.runtime.waiting import Waiting
+from stageflow.runtime.waits import Deadlock, Deadlocked, DeadlockMember
 from stageflow.runtime.worker import Worker
 
 __all__ = [
@@ -115,7 +117,9 @@ __all__ = [
     "RunError",
     "RunStream",
     "Runtime",
+    "SandboxError",
     "Session",
+    "SharedPool",
     "SimulationError",
     "Stage",
     "StageFailed",

@@ -1,4 +1,4 @@
-"""The `stageflow` command: runs, what they ask, their queue and its workers, drawings.
+"""The `stageflow` command: runs, what they ask, their queue and its workers, drawings, the doctor.
 
 The lab joins by entry point.
 """
@@ -34,6 +34,9 @@ from stageflow.runtime.runtime import LOCAL_ROOT, Runtime
 from stageflow.runtime.tenancy import TenantRuntime
 from stageflow.runtime.waiting import Waiting
 from stageflow.runtime.worker import AT_ONCE, DRAIN_S, Worker
+from stageflow.stages.work.sandbox import probe
+from stageflow.stages.work.sandbox.diagnosis import as_json, as_text
+from stageflow.stages.work.sandbox.needs import BACK_ENDS
 
 _PASSWORD = re.compile(r"(?<=[^/:]):[^:@/]*@")
 """In an address; never shown again."""
@@ -158,6 +161,13 @@ def _parser() -> argparse.ArgumentParser:
     draw.add_argument("--form", choices=("text", "mermaid"), default="text")
     draw.set_defaults(handler=_draw)
 
+    doctor = commands.add_parser("doctor", help="what this machine can hold a sandbox with")
+    doctor.add_argument(
+        "--back-end", choices=BACK_ENDS, help="one of them; exits 1 if it can't run"
+    )
+    doctor.add_argument("--json", action="store_true", help="the same as data")
+    doctor.set_defaults(handler=_doctor)
+
     for command in (resume, waiting, signal_, settle, undo, show):
         command.add_argument("--pipeline", metavar="MODULE:ATTR", help="where the pipeline is now")
     for command in (run, submit, worker, runs, resume, waiting, signal_, settle, undo, show):
@@ -174,6 +184,15 @@ def _parser() -> argparse.ArgumentParser:
     for entry in importlib.metadata.entry_points(group="stageflow.commands"):
         entry.load()(commands)
     return parser
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    """Exits 0 when the back end that was named, or any at all, can hold the default policy."""
+    machine = probe()
+    asked = BACK_ENDS if options.back_end is None else (options.back_end,)
+    data = as_json(machine, asked)
+    sys.stdout.write(json.dumps(data, indent=2) + "\n" if options.json else as_text(machine, asked))
+    return 0 if any(each["ready"] for each in data["back_ends"].values()) else 1
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -287,6 +287,33 @@ async def test_one_that_is_served_and_cancelled_at_once_takes_no_place() -> None
         await clean(pool)
 
 
+async def test_who_gave_up_waiting_counts_no_more_and_is_given_nothing() -> None:
+    async with Connections(Wire, size=1, waiters=1) as pool:
+        async with pool.take():
+            for _ in range(3):
+                waiter = asyncio.ensure_future(asked(pool, "a"))
+                await asyncio.sleep(0)
+                waiter.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await waiter
+            task = asyncio.ensure_future(asked(pool, "b"))
+            await asyncio.sleep(0)
+        assert await task == "b"
+        assert pool.used == 0
+
+
+async def test_who_waits_when_the_end_comes_is_told_so() -> None:
+    pool = Connections(Wire, size=1)
+    async with pool.take():
+        waiter = asyncio.ensure_future(asked(pool, "a"))
+        await asyncio.sleep(0)
+        await pool.aclose()
+    with pytest.raises(RunError, match=r"connection\.closed"):
+        await waiter
+    await pool.aclose()
+    assert (pool.opened, pool.used, pool.idle) == (1, 0, 0)
+
+
 async def test_bounds_and_the_end_are_told() -> None:
     with pytest.raises(BuildError, match=r"connection\.bounds"):
         Connections(Wire, size=0)

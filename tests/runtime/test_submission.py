@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest_asyncio
 from stageflow import (
     BuildError,
     Context,
+    Dep,
     JournalError,
     Limits,
     Pipeline,
@@ -353,6 +355,34 @@ async def test_submitted_turns_of_a_session_run_in_order_and_see_each_other(
     await worked(serving(runtime, pipeline, at_once=3))
     told = [(await runtime.result(run, pipeline=pipeline, wait_s=10)).output for run in runs]
     assert told == [f"{number} after {number}" for number in range(4)]
+
+
+async def test_a_submitted_turn_sees_the_one_before_it_that_is_still_cleaning_up(
+    journal: Callable[[], Any],
+) -> None:
+    """
+    1. a worker drives three turns of a session; the first has ended on record, and closes a dep
+    2. the second may begin, by the journal; it sees the first even so
+    """
+
+    @asynccontextmanager
+    async def slow() -> AsyncIterator[str]:
+        yield "client"
+        await asyncio.sleep(0.1)
+
+    @transform
+    async def counted(text: str, client: str, ctx: Context) -> str:
+        return f"{text} after {len(ctx.session.turns)}"
+
+    pipeline = Pipeline(
+        "desk", [counted], inputs={"text": str}, deps={"client": str}, outputs=counted
+    )
+    async with Runtime(journal=journal(), deps={"client": Dep(slow, scope="run")}) as runtime:
+        pipeline = pipeline.using(target=TARGET, runtime=runtime, session="s")
+        runs = [await pipeline.submit(text=str(number)) for number in range(3)]
+        await worked(serving(runtime, pipeline, at_once=3))
+        told = [(await runtime.result(run, pipeline=pipeline, wait_s=10)).output for run in runs]
+    assert told == [f"{number} after {number}" for number in range(3)]
 
 
 async def test_a_turn_that_is_taken_first_does_not_wait_for_one_that_is_queued(

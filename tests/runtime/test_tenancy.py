@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from stageflow import (
     BuildError,
+    Context,
     EventType,
     JournalError,
     Pipeline,
@@ -221,6 +222,55 @@ async def test_no_run_id_can_be_tried_through_a_handle() -> None:
             with pytest.raises(BuildError) as refused:
                 ask()
             assert refused.value.code == "tenant.run_id"
+
+
+class Counting(GroupCommit):
+    """Notes what is asked of it."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryStore())
+        self.asked: list[str] = []
+
+    def __getattribute__(self, name: str) -> Any:
+        if not name.startswith("_") and name in ("load", "claim", "append", "holds", "turns"):
+            self.asked.append(name)
+        return super().__getattribute__(name)
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+async def test_a_foreign_run_takes_the_same_work_as_none(endpoint: str) -> None:
+    journal = Counting()
+    async with Runtime(journal=journal) as runtime:
+        run = await desk.using(runtime=runtime.tenant("globex")).run(text="secret")
+        work = []
+        for asked in (run.id, "0" * 26):
+            journal.asked.clear()
+            with pytest.raises(JournalError):
+                await ENDPOINTS[endpoint](runtime.tenant("acme"), asked)
+            work.append(tuple(journal.asked))
+    assert work == [("holds",)] * 2
+
+
+async def test_what_is_kept_of_a_refusal_is_bounded() -> None:
+    async with Runtime(journal=GroupCommit(MemoryStore())) as runtime:
+        for _ in range(1_001):
+            with pytest.raises(JournalError):
+                await runtime.tenant("acme").load("x" * 10_000)
+        assert (runtime.refusals.count, len(runtime.refusals.last)) == (1_001, 1_000)
+        assert {each.run for each in runtime.refusals.last} == {"x" * 100}
+
+
+async def test_no_two_tenants_have_an_effect_key_in_common() -> None:
+    """Names that read alike when they are written one after the other are two names."""
+
+    @transform
+    async def key(ctx: Context) -> str:
+        return ctx.effect_key
+
+    one = Pipeline("one", [key], outputs=key)
+    pairs = (("a", "b\0c"), ("a\0b", "c"), ("a", "b"), ("\ud800", "c"))
+    keys = {(await one.using(tenant=t, run_id=r).run()).output for t, r in pairs}
+    assert len(keys) == len(pairs)
 
 
 @pytest.mark.parametrize("name", ["", "a\0b", "a\nb", "\ud800", "x" * 201, None, 7])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from stageflow.journal.journal import GroupCommit, Journal
+from stageflow.journal.pools import PoolStore
 from stageflow.journal.store import Store
 from stageflow.model.errors import BuildError, JournalError
 
 _SQLITE = "sqlite:///"
+_POSTGRES = ("postgresql://", "postgres://")
 
 
 def opened(address: str | Path) -> Journal:
@@ -25,7 +28,7 @@ def _store(address: str | Path) -> Store:
         return _sqlite(Path(address))
     if address.startswith(_SQLITE) and len(address) > len(_SQLITE):
         return _sqlite(Path(address.removeprefix(_SQLITE)))
-    if address.startswith(("postgresql://", "postgres://")):
+    if address.startswith(_POSTGRES):
         return _postgres(address)
     raise BuildError(
         "runtime.journal",
@@ -44,6 +47,13 @@ def _sqlite(path: Path) -> Store:
 
 
 def _postgres(url: str) -> Store:
+    _check_driver()
+    from stageflow.journal.postgres.store import PostgresStore
+
+    return PostgresStore(url)
+
+
+def _check_driver() -> None:
     try:
         import psycopg  # noqa: F401  (an extra; and not at `import stageflow`)
     except ImportError as error:
@@ -54,6 +64,15 @@ def _postgres(url: str) -> Store:
             got=str(error)[:200],
             fix="pip install 'stageflow[postgres]'",
         ) from error
-    from stageflow.journal.postgres.store import PostgresStore
 
-    return PostgresStore(url)
+
+def pool_store(place: Any) -> PoolStore | None:
+    """Where shared pools are kept: a PoolStore as it is, or in PostgreSQL at that address. None for
+    a journal that other machines don't reach."""
+    if isinstance(place, str) and place.startswith(_POSTGRES):
+        _check_driver()
+        from stageflow.journal.postgres.pools import PostgresPools
+
+        return PostgresPools(place)
+    is_store = all(hasattr(place, name) for name in ("change", "sight", "lease_s"))
+    return place if is_store else None

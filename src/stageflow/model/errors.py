@@ -135,6 +135,10 @@ class EffectUnknown(EffectError):
     goes on elsewhere, and is suspended until somebody has found out."""
 
 
+class SandboxError(StageflowError):
+    """A sandbox refused: no policy, one that this machine can't hold, a start that failed."""
+
+
 class JournalError(StageflowError):
     """The journal refused: not found, live elsewhere, stale owner, damaged, newer schema."""
 

@@ -176,9 +176,14 @@ class Connections(Generic[T]):
         self._waiting.append(waiter)
         try:
             await waiter
+            self._check_open()
         except BaseException:
             if waiter.done() and not waiter.cancelled():
-                self._leave()  # served and cancelled at once
+                self._leave()  # served and cancelled at once, or closed meanwhile
+            else:
+                waiter.cancel()
+                with suppress(ValueError):  # it was passed over already
+                    self._waiting.remove(waiter)
             raise
 
     def _leave(self) -> None:

@@ -6,13 +6,16 @@ import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
+from stageflow.graph import Stage
 from stageflow.model.identity import Identity
 from stageflow.model.session import Session
 from stageflow.model.snapshot import ContextSnapshot
 from stageflow.runtime.durable import do_step
 from stageflow.runtime.fanout import mapped
 from stageflow.runtime.locks import WAIT_S
+from stageflow.runtime.messages import receive, send
 from stageflow.runtime.pools import Lease
+from stageflow.runtime.shared_pools import SharedLease
 
 if TYPE_CHECKING:  # both refer to each other's instances; neither needs the other's class
     from stageflow.runtime.driver import Driver
@@ -75,16 +78,21 @@ class Context:
         Derives from tenant, run and node only, so a sink that honours it applies an effect once.
         """
         identity = self._driver.identity
-        text = f"{identity.tenant}\0{identity.run}\0{self.node}"
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        digest = hashlib.blake2b(digest_size=16)
+        for part in (identity.tenant, identity.run, self.node):
+            data = part.encode("utf-8", "surrogatepass")
+            digest.update(len(data).to_bytes(8, "big") + data)  # no two lists of parts read alike
+        return digest.hexdigest()
 
-    def pool(self, name: str, units: int = 1) -> Lease:
+    def pool(self, name: str, units: int = 1) -> Lease | SharedLease:
         """Units of a pool of the runtime for the length of an `async with`; waits until they are
         free, in the order of asking and for no longer than this attempt may take.
 
         For async stages. Raises RunError: at once `pool.unknown`, `pool.request`; when entered
         `pool.full`, and `run.deadlock` when this wait would close a cycle of stages that wait for
-        one another. A stage that lets the latter through fails with reason `deadlock`.
+        one another. A stage that lets the latter through fails with reason `deadlock`. Of a shared
+        pool `async with` gives a fence, a number that grows with every grant, and when it is left
+        raises `pool.lease_lost` if the units were no longer this process's.
         """
         return self._driver.runtime.pools.lease(self._driver, self.node, name, units)
 
@@ -107,6 +115,28 @@ class Context:
         driver = self._driver
         tenant = driver.identity.tenant
         return await driver.runtime.locks.clean_read(tenant, names, read, wait_s=wait_s)
+
+    async def send(self, key: str, value: Any) -> None:
+        """Gives a message to the other stages of this run; they get it by `receive`.
+
+        Once per key and revision: a durable step, so that it is there after a crash, and sending
+        it again gives nobody another. Values are plain: after a crash they are read back without a
+        declared type. RunError `resume.diverged` for another value under the same key,
+        `message.guarded` from a stage that has guards.
+        """
+        await send(self._driver, self._node, key, value)
+
+    async def receive(
+        self, key: str, *senders: Stage[..., Any] | str, need: int | None = None
+    ) -> dict[str, Any]:
+        """Messages under `key` by the name of their sender; waits for all of `senders`, or for
+        the first `need` of them, no longer than this attempt may take.
+
+        Takes nothing away: whoever asks again gets the same. RunError `message.never` when too
+        few senders are left that could send, `message.senders`, `run.unknown_node`;
+        `run.deadlock` when this wait would never end, because those it waits for wait for it.
+        """
+        return await receive(self._driver, self._node, key, senders, need)
 
     async def emit(self, item: Any) -> None:
         """Sends an item to the run's stream; waits while the reader is behind.

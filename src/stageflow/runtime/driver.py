@@ -51,12 +51,13 @@ from stageflow.runtime.history import History
 from stageflow.runtime.inquiry import DidNotHappen
 from stageflow.runtime.labels import LabelFlow
 from stageflow.runtime.lingering import RUN, end_lingering
+from stageflow.runtime.messages import Mailbox
 from stageflow.runtime.outcome import Candidate, Run, make_run
-from stageflow.runtime.pools import Caller
 from stageflow.runtime.retry_after import retry_after_s
 from stageflow.runtime.simulated import is_simulated
 from stageflow.runtime.step import Compiled, Step
 from stageflow.runtime.stream import Emitted, StreamQueue
+from stageflow.runtime.waits import Caller
 from stageflow.scheduler import (
     NEEDS_PERSON,
     PAST_PIVOT,
@@ -148,6 +149,7 @@ class Driver:
         "left",
         "limits",
         "loop",
+        "mailbox",
         "needs_end",
         "neutral",
         "nodes",
@@ -288,6 +290,8 @@ class Driver:
         """Of a child: its parent takes its effects back when it ends it; it need not itself."""
         self.caller: Caller | None = None
         """Of a child: who awaits its end."""
+        self.mailbox: Mailbox | None = None
+        """Who waits for messages of its stages; None while nobody ever has."""
         self.left: asyncio.Future[None] | None = None
         """Of a child: done when it is over; the stage that started it waits for this."""
         self.is_over = False
@@ -799,6 +803,8 @@ class Driver:
                     if left is not MISSING and (error is None or isinstance(error, Stopped)):
                         # It returned all the same: a value like any other, which its token refuses.
                         self._returned(step, token, left, started_s, now)
+                if self.mailbox is not None:
+                    self.mailbox.look(self)
                 if history is not None:
                     await self._done(actions)
                     now = time()
@@ -1199,6 +1205,8 @@ class Driver:
 
     def _step_aside(self, actions: Sequence[Action]) -> None:
         """As `_done`, from a callback that can't wait."""
+        if self.mailbox is not None:
+            self.mailbox.look(self)
         if self.history is None:
             self._apply(actions)
             self._wake_worker()

@@ -22,6 +22,9 @@ class Limits:
     """Stages with place="process" that run at once."""
     pool_waiters: int = 10_000
     """Stages that may wait for one pool; past it a stage that asks fails."""
+    scan_s: float = 1.0
+    """How often waits for pools that processes share are looked at: stages of several processes
+    that wait for one another are found within two of these."""
     depth: int = 256
     """How deep pipelines may be nested by ctx.run."""
     stream_items: int = 64

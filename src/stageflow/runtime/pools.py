@@ -1,13 +1,8 @@
 """Named pools of units that stages hold for a while: `async with ctx.pool("gpu")`.
 
 A pool serves in order of asking. A stage may hold units of several pools, and of a pool while a
-child run of its asks for more: then stages can come to wait for one another. That is found when
-the last of them begins to wait, since only a new wait can close a cycle; that wait ends with an
-error, and the others go on.
-
-Who holds and waits is a task, not a stage: one task of a stage may wait while another works on and
-will give back what it holds. A task also waits for the child run that it awaits, and a run for
-those of its tasks that wait.
+child run of its asks for more: then stages can come to wait for one another, which is found when
+the last of them begins to wait (`stageflow.runtime.waits`).
 """
 
 from __future__ import annotations
@@ -16,65 +11,16 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from stageflow.model.errors import BuildError, RunError, nearest
-from stageflow.scheduler import AwaitedEnds, PoolState, Waits, cycles
+from stageflow.runtime.shared_pools import SharedLease, SharedPool, SharedPools
+from stageflow.runtime.waits import Deadlock, Waiter, WaitGraph
+from stageflow.scheduler import PoolState
 
 if TYPE_CHECKING:
     from stageflow.runtime.driver import Driver
-
-DEADLOCKS_KEPT: Final = 100
-
-Who: TypeAlias = "asyncio.Task[Any] | Driver"
-"""A stage's task, or a run as that for which the task that started it waits."""
-
-
-class Caller(NamedTuple):
-    """Who awaits a child run: a task of its parent, and the node whose stage that is."""
-
-    task: asyncio.Task[Any]
-    node: str
-
-
-@dataclass(frozen=True, slots=True)
-class DeadlockMember:
-    """One of those who waited for one another."""
-
-    run: str
-    tenant: str
-    node: str
-    holds: Mapping[str, int]
-    """Pool to units."""
-    awaits: str
-    """`2 of pool 'gpu'`, or `run RUN`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Deadlock:
-    """Stages that waited for one another, and which of them was ended: the one whose wait closed
-    the cycle, since it has waited least."""
-
-    members: tuple[DeadlockMember, ...]
-    """In no order; the victim is one of them."""
-    victim: DeadlockMember
-
-    def told_to(self, tenant: str) -> str:
-        """A line per member. Of other tenants' members it says only that there are some."""
-        mine = [each for each in self.members if each.tenant == tenant]
-        lines = [
-            f"{each.node} of run {each.run} holds {_listed(each.holds)} and awaits {each.awaits}"
-            for each in sorted(mine, key=lambda each: (each.run, each.node))
-        ]
-        if len(mine) < len(self.members):
-            lines.append("and others")
-        return "; ".join(lines)
-
-
-class Deadlocked(RunError):
-    """The wait that would have closed a cycle. A stage that lets it through fails as `deadlock`."""
 
 
 class _Request:
@@ -134,8 +80,11 @@ class _Pool:
 class Pools:
     """The pools of one runtime. Used from one event loop at a time."""
 
-    def __init__(self, units: Mapping[str, int], *, waiters_max: int) -> None:
-        for name, count in units.items():
+    def __init__(self, units: Mapping[str, int | SharedPool], *, waiters_max: int) -> None:
+        self.shared: SharedPools | None = None
+        """Pools that other processes share; None when there are none."""
+        own = {name: each for name, each in units.items() if not isinstance(each, SharedPool)}
+        for name, count in own.items():
             if isinstance(count, bool) or not isinstance(count, int) or count < 1:
                 raise BuildError(
                     "pool.units",
@@ -145,33 +94,44 @@ class Pools:
                     got=repr(count)[:80],
                     fix=f"Runtime(pools={{{name!r}: 1}})",
                 )
-        self._pools = {name: _Pool(name, count) for name, count in units.items()}
+        self._pools = {name: _Pool(name, count) for name, count in own.items()}
         self._waiters_max = waiters_max
-        self.deadlocks: deque[Deadlock] = deque(maxlen=DEADLOCKS_KEPT)
-        """The last that were found, of all tenants; for whoever operates the runtime."""
+        self.waits = WaitGraph(self)
+        """Who waits, for pools and otherwise."""
 
-    def lease(self, run: Driver, node: str, name: str, units: int) -> Lease:
+    @property
+    def deadlocks(self) -> deque[Deadlock]:
+        """The last that were found, of all tenants; for whoever operates the runtime."""
+        return self.waits.deadlocks
+
+    def lease(self, run: Driver, node: str, name: str, units: int) -> Lease | SharedLease:
         """Checked; nothing is asked for before it is entered."""
+        shared = {} if self.shared is None else self.shared.units
         pool = self._pools.get(name)
-        if pool is None:
-            close = nearest(name, self._pools)
+        total = shared.get(name) if pool is None else pool.units
+        if total is None:
+            names = [*self._pools, *shared]
+            close = nearest(name, names)
             raise RunError(
                 "pool.unknown",
                 f"there is no pool {name!r}",
                 node=node,
-                expected="one of " + ", ".join(self._pools) if self._pools else "a runtime's pool",
+                expected="one of " + ", ".join(names) if names else "a runtime's pool",
                 got=name[:80],
                 fix=f"did you mean {close!r}?" if close else f"Runtime(pools={{{name!r}: 1}})",
             )
-        if isinstance(units, bool) or not isinstance(units, int) or not 1 <= units <= pool.units:
+        if isinstance(units, bool) or not isinstance(units, int) or not 1 <= units <= total:
             raise RunError(
                 "pool.request",
                 f"nobody can have {units!r} units of pool {name!r}",
                 node=node,
-                expected=f"between 1 and {pool.units}",
+                expected=f"between 1 and {total}",
                 got=repr(units)[:80],
                 fix="ask for less, or raise the units of Runtime(pools=...)",
             )
+        if pool is None:
+            assert self.shared is not None, "it has the pool"
+            return self.shared.lease(run, node, name, units)
         return Lease(self, pool, run, node, units)
 
     async def acquire(self, pool: _Pool, run: Driver, node: str, units: int) -> asyncio.Task[Any]:
@@ -195,8 +155,8 @@ class Pools:
             )
         pool.queue.append(request)
         try:
-            self._refuse_deadlock(pool, request)
-            await request.ready
+            with self.waits.waits(request.owner, _waiter(pool, request)):
+                await request.ready
         except BaseException:
             if request.ready.done() and not request.ready.cancelled():
                 pool.give_back(request.owner, request.units)  # served and cancelled at once
@@ -209,86 +169,29 @@ class Pools:
 
     # -- deadlocks -------------------------------------------------------------------------------
 
-    def _holds(self, who: asyncio.Task[Any]) -> dict[str, int]:
+    def holds(self, who: asyncio.Task[Any]) -> dict[str, int]:
+        """Pool to units."""
         return {pool.name: pool.held[who] for pool in self._pools.values() if who in pool.held}
 
-    def _refuse_deadlock(self, pool: _Pool, request: _Request) -> None:
-        """Raises when this wait, which is the latest, closes a cycle."""
-        if not any(self._holds(task) for task in _line(request)):
-            return  # nobody can wait for him, nor for those who wait for his run
-        for cycle in cycles(self._waits()):
-            if request.owner in cycle:
-                found = self._told(cycle, request, pool)
-                self.deadlocks.append(found)
-                raise Deadlocked(
-                    "run.deadlock",
-                    f"waiting for pool {pool.name!r} would never end: stages wait for one another",
-                    node=request.node,
-                    expected="pools taken in one order by every stage",
-                    got=found.told_to(request.run.identity.tenant),
-                    fix="take the pools in one order everywhere, or one at a time",
-                )
+    def is_wanted_of(self, who: asyncio.Task[Any]) -> bool:
+        """Whether somebody waits for units of a pool of which it holds some."""
+        return any(who in pool.held and pool.queue for pool in self._pools.values())
 
-    def _waits(self) -> Waits[Who]:
-        """Who waits for whom now. Runs wait for those of their tasks that wait, and tasks for the
-        child runs that they await."""
-        pools: dict[str, PoolState[Who]] = {}
-        ends: dict[Who, set[Who]] = {}
-        for pool in self._pools.values():
-            queue: list[tuple[Who, int]] = [(each.owner, each.units) for each in pool.queue]
-            held: dict[Who, int] = {task: units for task, units in pool.held.items()}  # noqa: C416
-            pools[pool.name] = PoolState(pool.units, held, queue)
-            for each in pool.queue:
-                below: Who = each.owner
-                run = each.run
-                while run.caller is not None:
-                    ends.setdefault(run, set()).add(below)
-                    ends.setdefault(run.caller.task, set()).add(run)
-                    below = run.caller.task
-                    assert run.parent is not None, "a child has a parent"
-                    run = run.parent
-        return Waits(pools, {who: AwaitedEnds(frozenset(of), len(of)) for who, of in ends.items()})
-
-    def _told(self, cycle: frozenset[Who], request: _Request, pool: _Pool) -> Deadlock:
-        waiting = {each.owner: (each, at) for at in self._pools.values() for each in at.queue}
-        members = []
-        victim: DeadlockMember | None = None
-        for who in cycle:
-            if not isinstance(who, asyncio.Task):
-                continue  # a run is told with the task that awaits it
-            if who in waiting:
-                each, at = waiting[who]
-                run, node = each.run, each.node
-                awaits = f"{each.units} of pool {at.name!r}"
-            else:
-                child = next(each for each in cycle if _is_awaited_by(each, who))
-                assert not isinstance(child, asyncio.Task), "a run is awaited"
-                assert child.caller is not None, "by this task"
-                assert child.parent is not None, "which is one of its parent's"
-                run, node = child.parent, child.caller.node
-                awaits = f"run {child.identity.run}"
-            identity = run.identity
-            member = DeadlockMember(identity.run, identity.tenant, node, self._holds(who), awaits)
-            members.append(member)
-            if who is request.owner:
-                victim = member
-        assert victim is not None, "the last to wait is one of them"
-        return Deadlock(tuple(members), victim)
+    def states(self) -> dict[str, PoolState[Any]]:
+        """Who holds and waits, as of now."""
+        return {
+            pool.name: PoolState(
+                pool.units,
+                dict(pool.held),
+                [(each.owner, each.units) for each in pool.queue if not each.is_given_up],
+            )
+            for pool in self._pools.values()
+        }
 
 
-def _line(request: _Request) -> list[asyncio.Task[Any]]:
-    """The task that asks, and those that wait for its run and the runs above."""
-    line = [request.owner]
-    run = request.run
-    while run.caller is not None:
-        line.append(run.caller.task)
-        assert run.parent is not None, "a child has a parent"
-        run = run.parent
-    return line
-
-
-def _is_awaited_by(who: Who, task: asyncio.Task[Any]) -> bool:
-    return not isinstance(who, asyncio.Task) and who.caller is not None and who.caller.task is task
+def _waiter(pool: _Pool, request: _Request) -> Waiter:
+    awaits = f"{request.units} of pool {pool.name!r}"
+    return Waiter(request.run, request.node, awaits, "pools taken in one order by every stage")
 
 
 class Lease:
@@ -318,7 +221,3 @@ class Lease:
         owner, self._owner = self._owner, None
         if owner is not None:
             self._pool.give_back(owner, self._units)
-
-
-def _listed(holds: Mapping[str, int]) -> str:
-    return ", ".join(f"{units} of {pool!r}" for pool, units in sorted(holds.items())) or "nothing"

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from stageflow.graph import Node, Source
 from stageflow.journal.journal import GroupCommit, Journal
 from stageflow.journal.locks import LockStore
-from stageflow.journal.opening import opened
+from stageflow.journal.opening import opened, pool_store
+from stageflow.journal.pools import PoolStore
 from stageflow.journal.store import (
     QUEUED,
     SUSPENDED,
@@ -68,6 +69,7 @@ from stageflow.runtime.recovery import recovered
 from stageflow.runtime.request import Requests, request_run_id
 from stageflow.runtime.sessions import Sessions
 from stageflow.runtime.settling import settled, why_not_undoable
+from stageflow.runtime.shared_pools import SharedPool, SharedPools
 from stageflow.runtime.simulated import is_simulated
 from stageflow.runtime.stream import StreamQueue
 from stageflow.runtime.submission import result
@@ -90,9 +92,10 @@ class Runtime:
     `journal` is a Journal, the path of a SQLite file, or an address: "sqlite:///runs.db",
     "postgresql://host/database" (docs/postgres.md); None keeps runs in memory only. `deps`
     maps names to factories, `Dep`s, or values; `pools` maps names to how many units `ctx.pool` has
-    to give, to the runs of all tenants; `locks` is the path of a SQLite file, or a LockStore, in
-    which it is kept what `ctx.hold` holds, and only needed beside a journal. Close it (`async
-    with`, or `aclose`) when it holds a journal or deps.
+    to give, to the runs of all tenants, or to a `SharedPool` for the runs of several processes,
+    kept in `shared_pools`: a PostgreSQL address, by default the journal's. `locks` is the path of a
+    SQLite file, or a LockStore, in which it is kept what `ctx.hold` holds, and only needed beside a
+    journal. Close it (`async with`, or `aclose`) when it holds a journal, deps or shared pools.
     """
 
     def __init__(
@@ -100,8 +103,9 @@ class Runtime:
         *,
         journal: Journal | str | Path | None = None,
         deps: Mapping[str, Any] | None = None,
-        pools: Mapping[str, int] | None = None,
         locks: LockStore | str | Path | None = None,
+        pools: Mapping[str, int | SharedPool] | None = None,
+        shared_pools: PoolStore | str | None = None,
         limits: Limits | None = None,
         events: Iterable[Subscription] = (),
         adapters: Iterable[Adapter[Any]] = (),
@@ -111,6 +115,22 @@ class Runtime:
         self.events = tuple(events)
         self.freezer = Freezer(adapters)
         self.clock: Clock = SystemClock() if clock is None else clock
+        # Before anything is opened that a mistake here would leave open.
+        self.pools = Pools({} if pools is None else pools, waiters_max=self.limits.pool_waiters)
+        """What `ctx.pool` gives; `pools.deadlocks` are the last that were found."""
+        self.waits = self.pools.waits
+        """Who waits for whom."""
+        shared = {
+            name: each for name, each in (pools or {}).items() if isinstance(each, SharedPool)
+        }
+        if shared:
+            self.pools.shared = self.waits.shared = SharedPools(
+                shared,
+                pool_store(journal if shared_pools is None else shared_pools),
+                graph=self.waits,
+                limits=self.limits,
+                new_id=self._new_id,
+            )
         self.journal = opened(journal) if isinstance(journal, (str, Path)) else journal
         self.threads = ThreadPool(self.limits.threads)
         self.processes = ProcessPool(self.limits.processes)
@@ -128,8 +148,6 @@ class Runtime:
         the store, all tasks of this process are the owner that may claim again."""
         self.sessions = Sessions(self.limits)
         """Whose turn it is in each session."""
-        self.pools = Pools({} if pools is None else pools, waiters_max=self.limits.pool_waiters)
-        """What `ctx.pool` gives; `pools.deadlocks` are the last that were found."""
         self.locks = Locks(self, opened_locks(locks, is_durable=self.journal is not None))
         """What `ctx.hold` takes."""
         self.cache = ResultCache(
@@ -177,6 +195,8 @@ class Runtime:
         await self._deps.close(self.limits.close_s)
         await self.processes.close()
         await self.locks.close()
+        if self.pools.shared is not None:
+            await self.pools.shared.close()
         if self.journal is not None:
             await self.journal.close()
 

@@ -33,6 +33,8 @@ T = TypeVar("T")
 NAME_MAX: Final = 200
 """Characters of a tenant's name."""
 REFUSALS_KEPT: Final = 1_000
+ID_SHOWN: Final = 100
+"""Characters of an id that is told; a run's has 26."""
 
 
 class AccessRefused(NamedTuple):
@@ -43,7 +45,7 @@ class AccessRefused(NamedTuple):
     endpoint: str
     """The method of the handle."""
     run: str
-    """What was asked for, as it was given."""
+    """What was asked for, as it was given; its first 100 characters."""
     wall_s: float
 
 
@@ -195,8 +197,9 @@ class TenantRuntime:
             return  # under way; it need not be in the journal yet
         if not await runtime.needs_journal().holds(run, tenant=self.name):
             reached("access_refused")
-            runtime.refusals.add(AccessRefused(self.name, endpoint, run, runtime.clock.wall_s()))
-            _tell(runtime, self.name, endpoint, run)
+            shown = str(run)[:ID_SHOWN]  # whoever asks says how long it is
+            runtime.refusals.add(AccessRefused(self.name, endpoint, shown, runtime.clock.wall_s()))
+            _tell(runtime, self.name, endpoint, shown)
             raise unknown_run(run)
 
 

@@ -132,6 +132,10 @@ async def _enter(driver: Driver, turn: Arrival) -> None:
 
 async def _tried(driver: Driver, turn: Arrival) -> None:
     """The first of this runtime's turns tries to begin. It may have to wait on, or to end."""
+    if any(other.has_begun for other in turn.line.arrivals if other is not turn):
+        # Perhaps it is over on record, and still cleans up: what it gave is not known here before
+        # it leaves, which wakes this one.
+        return
     if driver.history is None:
         if await _opened(driver, turn):
             driver.session = turn.line.seen(turn.window)

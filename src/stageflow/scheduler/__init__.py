@@ -6,6 +6,7 @@ from stageflow.scheduler.program import Program
 from stageflow.scheduler.recovery import put_questions, replay, take_over
 from stageflow.scheduler.saga import NEEDS_PERSON, UNDOES, Move, Stand, next_move
 from stageflow.scheduler.scheduler import ABANDONED_MAX, Scheduler
+from stageflow.scheduler.sighting import Sighting, standing
 from stageflow.scheduler.stagnation import Complaint, SentBack, stall_of
 from stageflow.scheduler.state import Cause, NodeState
 from stageflow.scheduler.undoing import PAST_PIVOT, in_doubt, stands_of
@@ -29,6 +30,7 @@ __all__ = [
     "Program",
     "Scheduler",
     "SentBack",
+    "Sighting",
     "Stand",
     "Stop",
     "Wait",
@@ -39,6 +41,7 @@ __all__ = [
     "put_questions",
     "replay",
     "stall_of",
+    "standing",
     "stands_of",
     "take_over",
     "text_of",

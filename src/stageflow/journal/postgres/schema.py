@@ -20,11 +20,13 @@ SCHEMA_VERSION = 1
 SERVER_VERSION_MIN = 14
 """The oldest release that the PostgreSQL project maintained in 2026."""
 
-_SEES = """(
-  tenant = current_setting('stageflow.tenant', true)
-  OR (current_setting('stageflow.scope', true) = 'every' AND (
+SEES_EVERY = """(current_setting('stageflow.scope', true) = 'every' AND (
     SELECT pg_has_role(nspowner, 'USAGE') FROM pg_catalog.pg_namespace
-    WHERE nspname = current_schema())))"""
+    WHERE nspname = current_schema()))"""
+"""Who may see the rows of all tenants."""
+_SEES = f"""(
+  tenant = current_setting('stageflow.tenant', true)
+  OR {SEES_EVERY})"""
 _WITH_TENANT = "runs heads records contents refused queue served sessions turns".split()
 _ISOLATED = "".join(
     f"""

@@ -156,6 +156,7 @@ def check(history: History) -> Judgement:
             "forged_told": share(forged["told"], forged["asked"]),
             "tainted_reused": counted(facts["tainted"], facts["calls"]),
             "own_shown": share(facts["own shown"], facts["owned"]),
+            "labelled": share(facts["labelled"], facts["made"]),
             "planted_found": share(
                 0 if planted is None else planted.data["found"],
                 0 if planted is None else planted.data["planted"],
@@ -163,6 +164,7 @@ def check(history: History) -> Judgement:
             "cut_mid_response": facts["cut"],
             "cache_hits": facts["hits"],
             "forged_live": forged["while live"],
+            "forged_elsewhere": forged["while elsewhere"],
         },
         unknown=_undecided(history, batches, items, own, facts),
         notes=tuple(_notes(batches, items)),
@@ -253,11 +255,18 @@ SCENARIO = Scenario(
         ),
         Metric("own_shown", "==", 1.0, doc="runs that their own tenant finds and reads"),
         Metric(
+            "labelled",
+            "==",
+            1.0,
+            doc="values and recorded payloads that have the label of the inputs they were made of",
+        ),
+        Metric(
             "planted_found", "==", 1.0, doc="canaries planted in every form that the search finds"
         ),
         Metric("cut_mid_response", ">=", 100, "calls", gate=False),
         Metric("cache_hits", ">=", 100, gate=False),
         Metric("forged_live", ">=", 1, "tries", gate=False, doc="while the run was under way"),
+        Metric("forged_elsewhere", ">=", 1, "tries", gate=False, doc="of runs of another process"),
     ),
     components=("service:postgresql", "python:psycopg"),
     faults=tuple(FAULTS),

@@ -24,6 +24,10 @@ SESSION: Final = "desk"
 """Of every tenant: sessions of one name are each tenant's own."""
 TARGET: Final = "none:none"
 """Of the pipeline: a run's header looks for none."""
+LABEL: Final = "private"
+"""Of what every tenant brings along; the same for all, so that no label keeps them apart."""
+ELSEWHERE: Final = 1_000
+"""Of the latest runs in the journal, those that are looked through for other processes'."""
 TRIES_EVERY: Final = 8
 """Runs for each foreign id that is tried while they are under way, and for each afterwards."""
 
@@ -106,13 +110,14 @@ class Batch:
         self.facts["runs"] += 1
         self.facts[f"{job.ending} as {run.status}"] += 1
         self._seen(job, run)
-        if job.number % TRIES_EVERY == 0:
+        if self.facts["runs"] % TRIES_EVERY == 0:
             await self._try_another(job.tenant)
 
     async def _ended(self, job: Job) -> Run[Any]:
         handle = self.runtime.tenant(job.tenant)
         bound = pipeline_of(job.ending).using(
             runtime=handle,
+            labels=LABEL,
             session=SESSION if job.is_turn else None,
             request_key=f"key-{job.number // len(self.sinks.scanner.canaries)}"
             if job.number % 5 == 0
@@ -128,7 +133,7 @@ class Batch:
             return await going
         await sent.wait()
         await asyncio.sleep(self.rng.uniform(0.0, 0.01))
-        if job.number % 2:
+        if self.rng.random() < 0.5:
             going.cancel()
             return await going
         try:
@@ -143,6 +148,8 @@ class Batch:
             sinks.add("outputs", job.tenant, snapshot[name])
             if name in ("profile", "again"):
                 sinks.add("caches", job.tenant, snapshot[name])
+            self.facts["labelled"] += run.labels(name) == {LABEL}
+            self.facts["made"] += 1
         sinks.add_all("outputs", job.tenant, run.nodes.values())
         if run.failure is not None:
             sinks.add("errors", job.tenant, run.failure)
@@ -175,7 +182,13 @@ class Batch:
             )
 
     async def _afterwards(self) -> None:
-        """What can be looked up later, and more foreign ids."""
+        """What can be looked up later, and more foreign ids, those of other processes too."""
+        here = {job.tenant for job in self.jobs}
+        self.elsewhere = [
+            (line.header.tenant, line.header.run)
+            for line in await self.runtime.runs(limit=ELSEWHERE)
+            if line.header.tenant not in here
+        ]
         for job in {job.tenant: job for job in self.jobs}.values():
             handle, sinks = self.runtime.tenant(job.tenant), self.sinks
             mine = [run for run, each in self.owners.items() if each.tenant == job.tenant]
@@ -186,7 +199,8 @@ class Batch:
                 await self._looked_up(job.tenant, line.header.run, line.status)
             turns = await handle.session(SESSION, pipeline=pipeline_of("ok"))
             sinks.add_all("sessions", job.tenant, [(t.inputs, t.output, t.run) for t in turns])
-            if job.number % TRIES_EVERY == 1:
+            self.facts["looked up"] += 1
+            if self.facts["looked up"] % TRIES_EVERY == 1:
                 await self._try_another(job.tenant)
         for tenant, answer, is_after_cut in self.traffic.answers:
             self.sinks.add("pools", tenant, answer)
@@ -209,6 +223,8 @@ class Batch:
         for record in loaded.records:
             sinks.add("journal", loaded.header.tenant, f"{record._replace(payload=None)!r}")
             if record.payload is not None:
+                self.facts["labelled"] += record.labels == (LABEL,)
+                self.facts["made"] += 1
                 sinks.add("journal", loaded.header.tenant, record.payload)
         job = self.owners.get(run)
         if status == "suspended" and job is not None:

@@ -7,9 +7,11 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
 from stageflow import JournalError, TenantRuntime
+from stageflow.model.labels import NONE
 from stageflow.runtime import cache, tenancy
 from stageflow.runtime.connections import ConnectionLease, Connections, OpenConnection
 from stageflow.runtime.deps import DepScopes
+from stageflow.runtime.labels import LabelFlow
 
 from ...sabotage import Sabotage, patched, sabotage
 
@@ -124,6 +126,13 @@ def nobody_has_anything() -> Iterator[None]:
         yield
 
 
+@sabotage(metric="labelled")
+def labels_end_at_the_next_stage() -> Iterator[None]:
+    """A value has the labels of the inputs and deps of its stage, and none of other stages'."""
+    with patched(LabelFlow, "released", lambda self, number: NONE):
+        yield
+
+
 DEFECTS: Final[tuple[Sabotage, ...]] = (
     memo_key_without_tenant,
     connection_returned_after_cancellation,
@@ -134,6 +143,7 @@ DEFECTS: Final[tuple[Sabotage, ...]] = (
     refusals_untold,
     endpoint_that_nobody_knows,
     nobody_has_anything,
+    labels_end_at_the_next_stage,
 )
 
 

@@ -29,6 +29,7 @@ FORGERIES = {
     "endpoints": 9,
     "tried": 9,
     "while live": 3,
+    "while elsewhere": 3,
     "names": ["load"],
     "examples": [],
 }
@@ -39,6 +40,8 @@ FACTS = {
     "hits": 60,
     "hidden as ok": 5,
     "owned": 100,
+    "labelled": 900,
+    "made": 900,
     "own shown": 100,
     "scoped foreign": 10,
     "scoped refused": 10,
@@ -89,6 +92,7 @@ def test_a_clean_history_passes() -> None:
         ("forged_told", {"told": 99}),
         ("tainted_reused", {"tainted": 1}),
         ("own_shown", {"own_shown": 99}),
+        ("labelled", {"labelled": 899}),
         ("planted_found", {"found": 7}),
     ],
 )

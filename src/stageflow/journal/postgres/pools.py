@@ -1,0 +1,165 @@
+"""Shared pools in PostgreSQL: the book in one row, each process's picture in another.
+
+Every change locks the row of the book, so changes of all processes stand in one line, and a lease
+ends by the server's clock. The tables lie beside the journal's and are made when they are missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import psycopg
+
+from stageflow.journal.pools import BookReader, PoolBook, Sight
+from stageflow.journal.postgres.access import Access, Connection, Work, translated, unreachable
+from stageflow.journal.postgres.address import Address, parsed
+from stageflow.journal.postgres.link import Link, Watch, is_lost
+from stageflow.journal.postgres.schema import SEES_EVERY, prepare
+from stageflow.model.errors import BuildError
+
+_IS_THERE = "SELECT to_regclass('pool_book') IS NOT NULL"
+_TABLES = "".join(
+    f"""
+CREATE TABLE {table};
+ALTER TABLE {table.split()[0]} ENABLE ROW LEVEL SECURITY;
+ALTER TABLE {table.split()[0]} FORCE ROW LEVEL SECURITY;
+CREATE POLICY every_tenant ON {table.split()[0]} USING {SEES_EVERY} WITH CHECK {SEES_EVERY};"""
+    for table in (
+        "pool_book (id int PRIMARY KEY, book text NOT NULL)",
+        "pool_pictures (owner text PRIMARY KEY, picture text NOT NULL)",
+    )
+)
+"""They name runs of all tenants, so a role of one tenant sees nothing of them."""
+_FIRST = "INSERT INTO pool_book VALUES (1, %s)"
+_NOW = "extract(epoch FROM clock_timestamp())::double precision"
+_LOCK = "SELECT book FROM pool_book WHERE id = 1 FOR UPDATE"
+_NOW_S = f"SELECT {_NOW}"
+_READ = f"SELECT book, {_NOW} FROM pool_book WHERE id = 1"
+_WRITE = "UPDATE pool_book SET book = %s WHERE id = 1"
+_PUBLISH = """
+INSERT INTO pool_pictures VALUES (%s, %s)
+ON CONFLICT (owner) DO UPDATE SET picture = excluded.picture"""
+_PICTURES = "SELECT owner, picture FROM pool_pictures"
+_FORGET = "DELETE FROM pool_pictures WHERE owner <> ALL(%s)"
+
+T = TypeVar("T")
+
+
+class PostgresPools:
+    """Implements PoolStore in the schema of a journal at `url`, which is made when it is missing.
+
+    Owns one thread and one connection. Raises BuildError "pool.shared_scope" for an address of one
+    tenant, since pools are shared by all, and JournalError as a journal does.
+    """
+
+    def __init__(self, url: str | Address) -> None:
+        self._address = parsed(url) if isinstance(url, str) else url
+        if self._address.tenant is not None:
+            raise BuildError(
+                "pool.shared_scope",
+                "shared pools are those of all tenants, and this address is of one",
+                field="tenant",
+                expected="an address without tenant=",
+                got="tenant=...",
+                fix="Runtime(..., shared_pools='postgresql://host/database')",
+            )
+        self.lease_s = self._address.lease_s
+        self._link = Link(self._address, name="pools")
+        self._access = Access(self._link, away_s=self._address.away_s)
+        self._watch = Watch(self._address.answer_s, (self._link,))
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="stageflow-pools")
+        self._reader = BookReader()
+        self._is_ready = False
+
+    async def change(self, decide: Callable[[PoolBook, float], T]) -> T:
+        def do(connection: Connection) -> T:
+            with connection.transaction():
+                text = _text(_row(connection, _LOCK)[0])
+                (now_s,) = _row(connection, _NOW_S)  # after the lock: no earlier than others'
+                book = PoolBook.loaded(text)
+                answer = decide(book, now_s)
+                changed = book.dumped()
+                if changed != text:
+                    connection.execute(_WRITE, (changed,))
+            return answer
+
+        return await self._in_thread(lambda: self._access.durably(Work(do)))
+
+    async def read(self) -> tuple[PoolBook, float]:
+        def do(connection: Connection) -> tuple[PoolBook, float]:
+            text, now_s = _row(connection, _READ)
+            return self._reader.book(_text(text)), now_s
+
+        return await self._in_thread(lambda: self._access.durably(Work(do)))
+
+    async def sight(self, owner: str, picture: str) -> Sight:
+        def do(connection: Connection) -> Sight:
+            connection.execute(_PUBLISH, (owner, picture))
+            # Book and pictures of one moment, and the clock not before it.
+            with connection.transaction():
+                connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                text, now_s = _row(connection, _READ)
+                pictures = connection.execute(_PICTURES).fetchall()
+                book = self._reader.book(_text(text))
+                known = {_text(key): _text(value) for key, value in pictures}
+            gone = [each for each in known if each not in book.leases]
+            if gone:
+                connection.execute(_FORGET, (list(book.leases),))
+            living = {each: known[each] for each in known if each in book.leases}
+            return Sight(now_s, book, living)
+
+        return await self._in_thread(lambda: self._access.durably(Work(do)))
+
+    async def close(self) -> None:
+        def end() -> None:
+            self._watch.stop()
+            self._link.drop()
+
+        await self._in_thread(end)
+        self._thread.shutdown()
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        """In order, and to its end, though the task be cancelled."""
+
+        def ready() -> T:
+            with translated("journal.write_failed"):
+                self._make_ready()
+                return work()
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, ready)
+
+    def _make_ready(self) -> None:
+        if self._is_ready:
+            return
+        self._watch.start()
+        try:
+            connection = self._link.open()
+            with self._link.awaited():
+                prepare(connection, self._address.schema)
+                with connection.transaction():
+                    key = zlib.crc32(f"stageflow pools {self._address.schema}".encode())
+                    connection.execute("SELECT pg_advisory_xact_lock(%s)", (key,))
+                    if not _row(connection, _IS_THERE)[0]:
+                        connection.execute(_TABLES.encode())
+                        connection.execute(_FIRST, (PoolBook().dumped(),))
+        except psycopg.Error as error:
+            self._link.drop()
+            if is_lost(error):
+                raise unreachable(error, away_s=self._address.away_s) from error
+            raise
+        self._is_ready = True
+
+
+def _row(connection: Connection, statement: str) -> Any:
+    row = connection.execute(statement.encode()).fetchone()
+    assert row is not None, "there is a book"
+    return row
+
+
+def _text(value: Any) -> str:
+    """The journal's connections give text as bytes."""
+    return value.decode() if isinstance(value, bytes) else str(value)

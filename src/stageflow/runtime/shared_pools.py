@@ -1,0 +1,419 @@
+"""Pools whose units several processes share: `Runtime(pools={"gpu": SharedPool(2)})`.
+
+Units are given by a book in a store that all processes reach (`stageflow.journal.pools`), in order
+of asking among all of them. While this process holds or waits, one task keeps its lease, sees what
+it was given, and looks for cycles that lead through several processes: it publishes who waits for
+whom here, reads what the others published, and has the last who asked ended where stages surely
+wait for one another (`stageflow.scheduler.sighting`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import copy_context
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final
+
+from stageflow.journal.pools import PoolBook, PoolEntry, PoolStore
+from stageflow.model.errors import BuildError, RunError, StageflowError
+from stageflow.runtime.limits import Limits
+from stageflow.runtime.lingering import RUN
+from stageflow.runtime.picture import Evidence, Names, picture_of, sighting_of
+from stageflow.runtime.waits import Waiter, WaitGraph, deadlocked
+from stageflow.scheduler import Sighting, cycles, standing
+
+if TYPE_CHECKING:
+    from stageflow.runtime.driver import Driver
+
+LOOKS: Final = 5
+"""Looks in a scan interval. After at most one the last wait is published, after another it is seen,
+and after two more it is sure."""
+POLL_S: Final = 0.05
+"""How often whoever waits asks whether he was given his units."""
+EARLIER: Final = 2
+"""Looks that are kept: between the last but one and this one every process has published."""
+ADVICE: Final = "pools taken in one order by every stage of every process"
+
+
+@dataclass(frozen=True, slots=True)
+class SharedPool:
+    """Units that all processes share whose runtimes name the pool and keep it in one store."""
+
+    units: int
+
+
+class _Ask:
+    """A request that was not granted yet, or whose units are held."""
+
+    __slots__ = ("lost", "name", "ready", "request", "task", "ticket", "units")
+
+    def __init__(self, request: str, name: str, units: int, task: asyncio.Task[Any]) -> None:
+        self.request = request
+        self.name = name
+        self.units = units
+        self.task = task
+        self.ticket = 0
+        """0 until it stands in the book."""
+        self.ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        """The fence, once it is granted."""
+        self.lost = False
+        """True when the lease ended while it held."""
+
+
+class SharedPools:
+    """The shared pools of one runtime. Used from one event loop at a time."""
+
+    def __init__(
+        self,
+        pools: Mapping[str, SharedPool],
+        store: PoolStore | None,
+        *,
+        graph: WaitGraph,
+        limits: Limits,
+        new_id: Callable[[], str],
+    ) -> None:
+        for name, pool in pools.items():
+            if isinstance(pool.units, bool) or not isinstance(pool.units, int) or pool.units < 1:
+                raise BuildError(
+                    "pool.units",
+                    f"pool {name!r} has no number of units",
+                    field=name,
+                    expected="an integer of 1 or more",
+                    got=repr(pool.units)[:80],
+                    fix=f"Runtime(pools={{{name!r}: SharedPool(1)}})",
+                )
+        if pools and store is None:
+            raise BuildError(
+                "pool.shared_store",
+                "shared pools need a place that all processes reach",
+                field=", ".join(pools)[:80],
+                expected="a journal in PostgreSQL, or shared_pools=",
+                fix="Runtime(journal='postgresql://host/database', pools=...)",
+            )
+        self.units = {name: pool.units for name, pool in pools.items()}
+        self._kept_in = store
+        self._graph = graph
+        self._limits = limits
+        self._new_id = new_id
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._pid = os.getpid()
+        self._owner = ""
+        self._numbers = count(1)
+        self._names = Names()
+        self._asks: dict[str, _Ask] = {}
+        self._held: dict[str, _Ask] = {}
+        self._owed: deque[str] = deque()
+        """Requests to be taken out of the book."""
+        self._keeper: asyncio.Task[None] | None = None
+        self._news: asyncio.Event = asyncio.Event()
+        self._renew_by_s = 0.0
+        self._earlier: deque[Sighting[str]] = deque(maxlen=EARLIER)
+        self._shows_waits = False
+        """Whether what was published last has anybody who waits."""
+
+    @property
+    def _store(self) -> PoolStore:
+        assert self._kept_in is not None, "where there are pools there is a store"
+        return self._kept_in
+
+    def holds(self, task: asyncio.Task[Any]) -> dict[str, int]:
+        """Pool to units."""
+        found: dict[str, int] = {}
+        for each in self._held.values():
+            if each.task is task:
+                found[each.name] = found.get(each.name, 0) + each.units
+        return found
+
+    def lease(self, run: Driver, node: str, name: str, units: int) -> SharedLease:
+        """Nothing is asked for before it is entered."""
+        return SharedLease(self, run, node, name, units)
+
+    # -- asking and giving back ------------------------------------------------------------------
+
+    async def acquire(self, run: Driver, node: str, name: str, units: int) -> _Ask:
+        """Waits for the units."""
+        task = asyncio.current_task()
+        assert task is not None, "stages run in tasks"
+        self._be_here()
+        ask = _Ask(f"{self._owner}/{next(self._numbers)}", name, units, task)
+        self._asks[ask.request] = ask
+        self._keep()
+        try:
+            entry = await self._store.change(lambda book, now_s: self._enter(book, now_s, ask))
+            if entry is None:
+                raise self._full(name, node)
+            ask.ticket = entry.ticket
+            if entry.fence:
+                ask.ready.set_result(entry.fence)
+            else:
+                waiter = Waiter(run, node, f"{units} of pool {name!r}", ADVICE)
+                with self._graph.waits(task, waiter):
+                    await ask.ready
+        except _Doomed as doomed:
+            self._take_out(ask)
+            found = doomed.evidence.told(f"{self._owner} {self._names.of(task)}")
+            self._graph.deadlocks.append(found)
+            raise deadlocked(
+                found, Waiter(run, node, f"{units} of pool {name!r}", ADVICE)
+            ) from None
+        except BaseException:
+            self._take_out(ask)
+            raise
+        del self._asks[ask.request]
+        self._held[ask.request] = ask
+        return ask
+
+    def _enter(self, book: PoolBook, now_s: float, ask: _Ask) -> PoolEntry | None:
+        if not book.renew(self._owner, now_s=now_s, lease_s=self._store.lease_s):
+            book.begin(self._owner, now_s=now_s, lease_s=self._store.lease_s)
+        entry = PoolEntry(ask.request, self._owner, self._names.of(ask.task), ask.units, 0)
+        total = self.units[ask.name]
+        try:
+            return book.ask(ask.name, total, entry, waiters_max=self._limits.pool_waiters)
+        except ValueError as error:
+            raise RunError(
+                "pool.units_differ",
+                f"other processes use pool {ask.name!r} with another number of units",
+                field=ask.name,
+                expected=f"{error.args[0]} units",
+                got=f"{total} units",
+                fix="give the pool the same units everywhere; a change takes hold when nobody"
+                " uses it",
+            ) from None
+
+    def _full(self, name: str, node: str) -> RunError:
+        return RunError(
+            "pool.full",
+            f"too many wait for pool {name!r}",
+            node=node,
+            expected=f"at most {self._limits.pool_waiters} waiting",
+            fix="start fewer runs at a time, or raise Limits(pool_waiters=...)",
+        )
+
+    def give_back(self, ask: _Ask) -> None:
+        """Returns at once; the book hears of it soon."""
+        self._held.pop(ask.request, None)
+        self._take_out(ask)
+
+    def _take_out(self, ask: _Ask) -> None:
+        self._asks.pop(ask.request, None)
+        self._owed.append(ask.request)
+        with contextlib.suppress(RuntimeError):  # no loop runs any more: the lease ends by itself
+            self._keep()
+        self._news.set()
+
+    # -- the task that keeps the lease -----------------------------------------------------------
+
+    def _be_here(self) -> None:
+        """After a fork, or on another loop than the last, nothing from before is ours."""
+        loop = asyncio.get_running_loop()
+        stale = self._keeper is not None and (
+            self._keeper.get_loop() is not loop and self._keeper.get_loop().is_closed()
+        )
+        if self._pid != os.getpid() or stale:
+            self._begin_anew()
+        if not self._owner:
+            self._owner = self._new_id()
+
+    def _keep(self) -> None:
+        if self._keeper is None or self._keeper.done():
+            self._news = asyncio.Event()
+            context = copy_context()
+            context.run(RUN.set, None)  # nothing that a stage left behind
+            self._keeper = asyncio.get_running_loop().create_task(
+                self._keep_on(), name="shared pools", context=context
+            )
+
+    async def _keep_on(self) -> None:
+        """Ends when nothing is held, waited for or owed, and the book knows that."""
+        while self._is_needed:
+            await self._serve()
+            self._earlier.clear()
+            with contextlib.suppress(StageflowError):  # the lease ends by itself
+                await self._store.change(self._left)
+
+    @property
+    def _is_needed(self) -> bool:
+        return bool(self._asks or self._held or self._owed)
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        look_s = self._limits.scan_s / LOOKS
+        next_look_s = loop.time()
+        while self._is_needed:
+            self._news.clear()
+            try:
+                await self._pay()
+                if loop.time() >= next_look_s:
+                    next_look_s = loop.time() + look_s
+                    await self._look()
+                elif self._asks:
+                    book, _ = await self._store.read()
+                    self._settle(book)
+            except StageflowError as error:
+                self._fail(error)
+                next_look_s = loop.time() + look_s
+            wait_s = max(0.0, next_look_s - loop.time())
+            if self._asks:
+                wait_s = min(wait_s, POLL_S)
+            timer = loop.call_later(wait_s, self._news.set)
+            if self._is_needed:
+                await self._news.wait()
+            timer.cancel()
+
+    async def _pay(self) -> None:
+        """Takes out of the book what is owed."""
+        while self._owed:
+            request = self._owed[0]
+            await self._store.change(partial(_given_back, request))
+            self._owed.popleft()
+
+    def _settle(self, book: PoolBook) -> None:
+        """What the book says about those who wait and hold here."""
+        entries = {
+            each.request: each
+            for pool in book.pools.values()
+            for each in (*pool.holds, *pool.queue)
+            if each.owner == self._owner
+        }
+        for ask in self._asks.values():
+            if not 0 < ask.ticket <= book.last_number or ask.ready.done():
+                continue
+            entry = entries.get(ask.request)
+            if entry is None:
+                ask.ready.set_exception(_lost(ask))
+            elif entry.doomed:
+                ask.ready.set_exception(_Doomed(Evidence.loaded(entry.doomed)))
+            elif entry.fence:
+                ask.ready.set_result(entry.fence)
+        for held in self._held.values():
+            if held.ticket <= book.last_number and held.request not in entries:
+                held.lost = True
+
+    def _fail(self, error: StageflowError) -> None:
+        """The store is away: who waits is told; what is held stays held until its lease ends."""
+        for ask in self._asks.values():
+            if ask.ticket and not ask.ready.done():
+                ask.ready.set_exception(error)
+
+    # -- cycles through several processes --------------------------------------------------------
+
+    async def _look(self) -> None:
+        loop, store = asyncio.get_running_loop(), self._store
+        if loop.time() >= self._renew_by_s:
+            self._renew_by_s = loop.time() + store.lease_s / 3
+            now_s = await store.change(self._renewed)
+        elif self._graph.waiting or self._shows_waits:
+            now_s = (await store.read())[1]
+        else:
+            return
+        self._shows_waits = bool(self._graph.waiting)
+        # Made after the clock was read, and so not before that time.
+        picture = picture_of(self._graph, self._names, made_s=now_s)
+        sight = await store.sight(self._owner, picture)
+        self._settle(sight.book)
+        if not self._asks:
+            return
+        seen = sighting_of(sight)
+        requests = {
+            f"{each.owner} {each.who}": each.request
+            for pool in sight.book.pools.values()
+            for each in pool.queue
+        }
+        for earlier in self._earlier:
+            for cycle in cycles(standing(earlier, seen)):
+                waiting = sorted(requests[who] for who in cycle if who in requests)
+                evidence = Evidence.of(cycle, sight)
+                if waiting and evidence is not None:
+                    await store.change(partial(_doomed, waiting, evidence.dumped()))
+        self._earlier.append(seen)
+
+    def _left(self, book: PoolBook, now_s: float) -> None:
+        if not book.is_used(self._owner):
+            book.leave(self._owner)
+
+    def _renewed(self, book: PoolBook, now_s: float) -> float:
+        book.renew(self._owner, now_s=now_s, lease_s=self._store.lease_s)
+        return now_s
+
+    async def close(self) -> None:
+        """Waits until nothing is owed to the book. Runs must have ended."""
+        keeper = self._keeper
+        if keeper is not None and keeper.get_loop() is asyncio.get_running_loop():
+            await asyncio.wait([keeper], timeout=self._limits.close_s)
+            keeper.cancel()  # the store is away: the lease ends by itself
+        if self._kept_in is not None:
+            await self._kept_in.close()
+
+
+class SharedLease:
+    """Units of a shared pool for the length of an `async with`; made by `ctx.pool`. Entered once.
+
+    Gives a fence: a number that grows with every grant of the pool, for resources that can refuse
+    a holder whose lease ended while its process was stopped.
+    """
+
+    __slots__ = ("_ask", "_name", "_node", "_pools", "_run", "_units")
+
+    def __init__(self, pools: SharedPools, run: Driver, node: str, name: str, units: int) -> None:
+        self._pools = pools
+        self._run = run
+        self._node = node
+        self._name = name
+        self._units = units
+        self._ask: _Ask | None = None
+
+    async def __aenter__(self) -> int:
+        assert self._ask is None, "a lease is entered once"
+        self._ask = await self._pools.acquire(self._run, self._node, self._name, self._units)
+        return self._ask.ready.result()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # Without an await: a stage that is closed by force gives back what it held.
+        ask, self._ask = self._ask, None
+        if ask is None:
+            return
+        self._pools.give_back(ask)
+        if ask.lost and kind is None:
+            raise _lost(ask)
+
+
+def _given_back(request: str, book: PoolBook, now_s: float) -> None:
+    book.give_back(request)
+
+
+def _doomed(cycle: Sequence[str], why: str, book: PoolBook, now_s: float) -> None:
+    book.doom(cycle, why)
+
+
+class _Doomed(Exception):
+    """This wait is to end."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self.evidence = evidence
+        super().__init__()
+
+
+def _lost(ask: _Ask) -> RunError:
+    return RunError(
+        "pool.lease_lost",
+        f"the lease of pool {ask.name!r} ended before its holder had given it back",
+        field=ask.name,
+        expected="a process that renews its lease in time",
+        got="silence for longer than lease_s: the process was stopped, or cut off",
+        fix="raise lease_s in the address, and let the resource check the fence",
+    )
