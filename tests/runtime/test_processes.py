@@ -96,6 +96,7 @@ async def test_exceptions_travel_and_a_death_is_named(stages: ModuleType, runtim
 async def test_a_child_is_killed_when_its_time_is_over(
     stages: ModuleType, runtime: Runtime, tmp_path: Path
 ) -> None:
+    assert (await desk(stages.where, runtime).run(x=1)).status == "ok"  # a process is ready now
     begun = time.monotonic()
     run = await desk(stages.sleeps, runtime, timeout=1.0).run(x=1)
     assert (run.status, run.reason) == ("failed", "timeout") and time.monotonic() - begun < 10
