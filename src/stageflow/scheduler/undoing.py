@@ -30,7 +30,7 @@ _STUCK = (NodeState.FAILED, NodeState.CANCELLED, NodeState.UNKNOWN)
 _BUSY = (NodeState.RUNNING, NodeState.RETRYING)
 
 
-class SchedulerState(Protocol):
+class UndoingMachine(Protocol):
     """What taking back needs of the scheduler."""
 
     plan: Plan
@@ -81,7 +81,7 @@ class Undoing:
         return node.undoes is not None or node.index in self.settling
 
 
-def begun(machine: SchedulerState) -> Undoing | None:
+def begun(machine: UndoingMachine) -> Undoing | None:
     """The taking back that a decided end calls for; None when there is nothing to take back."""
     end = machine.ending
     assert end is not None, "a run that goes on takes nothing back"
@@ -92,7 +92,7 @@ def begun(machine: SchedulerState) -> Undoing | None:
     return Undoing(end)
 
 
-def go_on(machine: SchedulerState, undoing: Undoing, actions: list[Action]) -> End | None:
+def go_on(machine: UndoingMachine, undoing: Undoing, actions: list[Action]) -> End | None:
     """Begins what is due. The run's end when nothing runs and nothing is due; None until then."""
     if not _settled(machine, undoing, actions):
         return None
@@ -130,19 +130,19 @@ def go_on(machine: SchedulerState, undoing: Undoing, actions: list[Action]) -> E
     return undoing.end
 
 
-def _children_with_pivots(machine: SchedulerState) -> list[int]:
+def _children_with_pivots(machine: UndoingMachine) -> list[int]:
     """Nodes whose child run did not end well, and may be past a pivot of its own. Only the child
     knows: it is taken back before everything else, and says that it can't be."""
     begun_ = set(_children_begun(machine)) - machine.effects
     return [node for node in machine.plan.pivots if node in begun_]
 
 
-def _is_past(machine: SchedulerState, node: int) -> bool:
+def _is_past(machine: UndoingMachine, node: int) -> bool:
     undo = machine.plan.undos[node]
     return machine.status[undo] is NodeState.FAILED and machine.failures.get(undo) == PAST_PIVOT
 
 
-def _take_nothing_back(machine: SchedulerState) -> None:
+def _take_nothing_back(machine: UndoingMachine) -> None:
     """It turned out that the run goes forward: undos that were begun, or were to, are as before."""
     for undo in machine.plan.undos.values():
         if machine.status[undo] is NodeState.WAITING:
@@ -155,19 +155,19 @@ def _take_nothing_back(machine: SchedulerState) -> None:
         machine.before[undo] = machine.attempt[undo]
 
 
-def _needs_person(machine: SchedulerState, undoing: Undoing, reason: str) -> End:
+def _needs_person(machine: UndoingMachine, undoing: Undoing, reason: str) -> End:
     # Without a journal nobody can take the run up again: it ends as it would have, and says why.
     return End("suspended" if machine.parks else undoing.end.status, reason)
 
 
-def stands_of(machine: SchedulerState) -> dict[int, Stand]:
+def stands_of(machine: UndoingMachine) -> dict[int, Stand]:
     """Where the undo of each effect stands that was done, or may have been."""
     doubt = in_doubt(machine)
     owed = machine.effects | doubt | set(_children_begun(machine))
     return {node: _stand(machine, node, doubt) for node in machine.plan.undos if node in owed}
 
 
-def _stand(machine: SchedulerState, node: int, doubt: set[int]) -> Stand:
+def _stand(machine: UndoingMachine, node: int, doubt: set[int]) -> Stand:
     undo = machine.plan.undos[node]
     match machine.status[undo]:
         case NodeState.OK:
@@ -182,7 +182,7 @@ def _stand(machine: SchedulerState, node: int, doubt: set[int]) -> Stand:
             return Stand.DOUBT if node in doubt else Stand.OWED
 
 
-def in_doubt(machine: SchedulerState) -> set[int]:
+def in_doubt(machine: UndoingMachine) -> set[int]:
     """Steps with an undo, and pivots, of which nobody knows whether their effect happened."""
     return {
         node
@@ -192,7 +192,7 @@ def in_doubt(machine: SchedulerState) -> set[int]:
     }
 
 
-def _children_begun(machine: SchedulerState) -> list[int]:
+def _children_begun(machine: UndoingMachine) -> list[int]:
     """Nodes whose child run may have done something, however it ended."""
     return [
         node
@@ -204,7 +204,7 @@ def _children_begun(machine: SchedulerState) -> list[int]:
 # -- doubts ------------------------------------------------------------------------------------
 
 
-def _settled(machine: SchedulerState, undoing: Undoing, actions: list[Action]) -> bool:
+def _settled(machine: UndoingMachine, undoing: Undoing, actions: list[Action]) -> bool:
     """False while some step is being asked whether its effect happened. Begins to ask."""
     for node in sorted(in_doubt(machine)):
         if machine.status[node] in _BUSY:
@@ -227,7 +227,7 @@ def _settled(machine: SchedulerState, undoing: Undoing, actions: list[Action]) -
     return not any(machine.status[node] in _BUSY for node in undoing.settling)
 
 
-def _send_again(machine: SchedulerState, node: int, times: int, actions: list[Action]) -> None:
+def _send_again(machine: UndoingMachine, node: int, times: int, actions: list[Action]) -> None:
     """A keyed step is sent once more: its receiver knows what it has done already."""
     if not times:
         machine._hand_out(node, actions)
@@ -244,7 +244,7 @@ def _send_again(machine: SchedulerState, node: int, times: int, actions: list[Ac
 
 
 def taken_up(
-    machine: SchedulerState, undoing: Undoing, rerun: Collection[int], actions: list[Action]
+    machine: UndoingMachine, undoing: Undoing, rerun: Collection[int], actions: list[Action]
 ) -> None:
     """Somebody takes the run up again: what was stuck is tried anew, what was in doubt asked anew.
 
@@ -259,7 +259,7 @@ def taken_up(
             try_again(machine, machine.plan.undos[node], rerun, actions)
 
 
-def did_not_happen(machine: SchedulerState, node: int) -> None:
+def did_not_happen(machine: UndoingMachine, node: int) -> None:
     """A person says so of a step in doubt: there is nothing to take back."""
     machine.doubt.discard(node)
     if machine.status[node] is NodeState.UNKNOWN:
@@ -271,7 +271,7 @@ def did_not_happen(machine: SchedulerState, node: int) -> None:
 
 
 def try_again(
-    machine: SchedulerState, undo: int, rerun: Collection[int], actions: list[Action]
+    machine: UndoingMachine, undo: int, rerun: Collection[int], actions: list[Action]
 ) -> None:
     """A stuck undo has another budget of attempts. One of which nobody knows what it did is asked
     first, or left alone unless a person says that it did nothing."""
