@@ -20,6 +20,7 @@ from stageflow import (
     agent,
 )
 from stageflow.journal.pools import MemoryPools
+from stageflow.runtime.pools import Asker, Precedence
 from stageflow.sim import Sim, simulate
 
 SCAN_S = 1.0
@@ -271,6 +272,6 @@ def test_other_units_than_the_others_have() -> None:
         assert [run.status for run in runs] == ["ok", "failed"]
         assert runs[1].reason == "pool.units_differ"
         with pytest.raises(RunError, match=r"did you mean 'gpu'"):
-            one.pools.lease(None, "n", "gpus", 1)  # type: ignore[arg-type]
+            one.pools.lease(Asker(None, "n", Precedence()), "gpus", 1)  # type: ignore[arg-type]
 
     simulate(main, seed=0)
