@@ -232,9 +232,7 @@ SCENARIO = Scenario(
         ),
         Metric("start_wasm", "<=", 5.0, "x", doc="the same in WebAssembly"),
         *(
-            Metric(
-                f"start_{name}_in_row", "<=", 5.0, "x", gate=False, doc="the same, without a rest"
-            )
+            Metric(f"start_{name}_in_row", "<=", 5.0, "x", doc="the same, without a rest")
             for name in BACK_ENDS
         ),
         Metric(
