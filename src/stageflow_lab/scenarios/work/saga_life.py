@@ -20,6 +20,7 @@ from stageflow import (
     Run,
     RunError,
     Runtime,
+    StageflowError,
 )
 from stageflow.journal.locks import Held, LockStore
 
@@ -188,17 +189,27 @@ async def lived(
     pipeline = pipeline.override(client=client)
     own = {name: each.override(client=client) for name, each in pipelines.items()}
     try:
+        run = await _run_of(runtime, pipeline, saga, handles)
+        run = await Person(runtime, books, followed, own).settle(run, pipeline)
+    except StageflowError as error:  # a run that can't be taken up is an end, and no legal one
+        followed.status, followed.reason = "error", error.code
+        return
+    followed.status, followed.reason = run.status, run.reason
+
+
+async def _run_of(
+    runtime: Runtime, pipeline: Pipeline[Any], saga: Saga, handles: list[Handle[Any]]
+) -> Run[Any]:
+    """Begun, or gone on with, as far as it goes without a person."""
+    try:
         await runtime.load(saga.name)
     except JournalError as error:
         if error.code != "journal.unknown_run":
             raise
         handle = pipeline.using(runtime=runtime, run_id=saga.name).start()
         handles.append(handle)
-        run = await handle
-    else:
-        run = await runtime.resume(saga.name, pipeline=pipeline)
-    run = await Person(runtime, books, followed, own).settle(run, pipeline)
-    followed.status, followed.reason = run.status, run.reason
+        return await handle
+    return await runtime.resume(saga.name, pipeline=pipeline)
 
 
 async def read_on(
