@@ -16,6 +16,7 @@ from stageflow import (
     Context,
     EventType,
     JournalError,
+    LetStand,
     Pipeline,
     Runtime,
     Subscription,
@@ -38,6 +39,8 @@ OPERATORS: dict[str, str] = {
     "owe": "of the engine",
     "begin": "of the engine: pipeline.using(runtime=handle)",
     "child": "of the engine",
+    "to_take_back": "of the engine",
+    "taken_back": "of the engine",
     "open_deps": "of the engine",
     "close_deps": "of the engine",
     "shares_deps": "of the engine",
@@ -53,6 +56,10 @@ ENDPOINTS: dict[str, Endpoint] = {
     "waiting": lambda one, run: one.waiting(run, pipeline=desk),
     "signal": lambda one, run: one.signal(run, "signed", True, by="eve", pipeline=desk),
     "cancel": lambda one, run: one.cancel(run, pipeline=desk),
+    "settle": lambda one, run: one.settle(
+        run, "signed", LetStand("let it be"), by="eve", pipeline=desk
+    ),
+    "undo": lambda one, run: one.undo(run, pipeline=desk),
 }
 
 

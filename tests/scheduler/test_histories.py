@@ -531,7 +531,7 @@ class Reading:
                 hindered = [w for w in grave if w in ("blocked", "failed")] or ["skipped"]
         if "open" in hindered:
             # A block counts at once for a stage that is on its branch; else all are waited for.
-            on_branch = placed.when is None or self._chose(placed.when)
+            on_branch = placed.when is None or self._chose(node, placed.when)
             return ("never", "blocked") if on_branch and self._faces_block(node) else OPEN
         if hindered:
             return "never", max(hindered, key=["skipped", "failed", "blocked", "branch"].index)
@@ -547,9 +547,15 @@ class Reading:
                 return ending
         return "failed", None
 
-    def _chose(self, when: tuple[int, str]) -> bool:
-        """True when the route has taken this branch, and everybody may know."""
-        return self.final(when[0])[0] is OK and self.raw(when[0])[1] == when[1]
+    def _chose(self, node: int, when: tuple[int, str]) -> bool:
+        """True when the route has taken this branch, and `node` may know: a guard of the route
+        knows before it has judged it. A route that is blocked blocks both its branches."""
+        route, branch = when
+        is_guard = any(role & Role.RAW for at, role in self.plan.parents[node] if at == route)
+        if not is_guard and self.final(route)[0] is BLOCKED:
+            return True
+        may_know = self.raw(route)[0] in GIVE if is_guard else self.final(route)[0] is OK
+        return may_know and self.raw(route)[1] == branch
 
     def _faces_block(self, node: int) -> bool:
         return self.plan.nodes[node].join is None and any(

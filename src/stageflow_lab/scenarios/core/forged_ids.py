@@ -8,13 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from stageflow import BuildError, Pipeline, Runtime, StageflowError, TenantRuntime
+from stageflow import BuildError, LetStand, Pipeline, Runtime, StageflowError, TenantRuntime
 
 from .tenant_canaries import Sinks
 from .tenant_desk import CHILD
 
 RUN: Final = "run"
-KNOWN: Final[Mapping[str, Any]] = {"node": "signed", "value": True, "by": "eve"}
+KNOWN: Final[Mapping[str, Any]] = {
+    "node": "signed",
+    "value": True,
+    "found": LetStand("let it be"),
+    "by": "eve",
+}
 """What endpoints ask for besides the run; one that asks for more can't be tried, and is missed."""
 ABSENT: Final = "0" * 26
 USING: Final = ("using tenant", "using run_id")
