@@ -145,7 +145,7 @@ SCENARIO = Scenario(
             "concurrent_width": 500,
             "rounds": 210,
         },
-        fixed=("concurrent_width",),
+        fixed=("concurrent_width", "rounds"),
     ),
     metrics=(
         Metric(
