@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import logging
+from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
@@ -71,7 +72,7 @@ class Traffic:
     """By note: set when the answer to a slow call is awaited."""
 
 
-class Wire:
+class Wire(ABC):
     """A connection on which answers come in the order of the calls; so most protocols have it."""
 
     def __init__(self, traffic: Traffic) -> None:
@@ -100,14 +101,17 @@ class Wire:
         traffic.is_after_cut = False
         return answer
 
+    @abstractmethod
     async def _send(self, call: dict[str, Any]) -> None:
-        raise NotImplementedError
+        """Puts a call on the wire."""
 
+    @abstractmethod
     async def _receive(self) -> str:
-        raise NotImplementedError
+        """The next answer that comes over it, whoever's it is."""
 
     async def aclose(self) -> None:
-        """Nothing comes over it any more."""
+        """Nothing comes over it any more. A wire within the process has nothing to close."""
+        return
 
 
 class SimWire(Wire):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -39,7 +40,7 @@ class Refused(Exception):
     """What a receiver says that has done nothing."""
 
 
-class Mortal:
+class Mortal(ABC):
     """A process: the journal and the locks as it reaches them, and where it dies."""
 
     def __init__(self, journal: Any, locks: LockStore, death: Death | None) -> None:
@@ -48,16 +49,17 @@ class Mortal:
         self._death = death
         self._counts: Counter[str] = Counter()
 
+    @abstractmethod
     async def die(self) -> None:
         """The end."""
-        raise NotImplementedError
 
     async def living(self) -> None:
-        """Does not return in a dead process."""
+        """Does not return in a dead process. One that is really killed needs nothing for that."""
+        return
 
+    @abstractmethod
     async def travel(self) -> None:
         """A message's way; never arrives once the process is dead."""
-        raise NotImplementedError
 
     async def at(self, point: str) -> None:
         """Dies here when it is its turn to, and does not return then."""
