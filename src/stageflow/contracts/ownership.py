@@ -21,6 +21,7 @@ from typing import Any
 
 from stageflow.contracts import copying, securing
 from stageflow.contracts.copying import EMPTY, Copier
+from stageflow.contracts.remaking import remaking
 from stageflow.contracts.securing import Securer, Secures
 from stageflow.model import boxes, objects
 from stageflow.model.boxes import FLAT, Frozen, thaw
@@ -83,6 +84,12 @@ class Ownership:
     """A schema that admits the same values but for those with instances of models in them, for
     dicts that stand for a model; None when the contract is of something else."""
     secures: Secures | None
+    _schema: Node
+    _reader: _Reader
+
+    def remaking(self) -> Copier | None:
+        """Compiles what validates and secures in one, where that pays: see contracts.remaking."""
+        return remaking(self._reader, self._schema, Securer(_secured(), has_instances=True))
 
     def securing(self, *, has_instances: bool) -> Copier:
         """Compiles what makes every part of a validated value its own, and gives it.
@@ -108,7 +115,8 @@ def ownership(schema: Node) -> Ownership | None:
     owned = Owned(read.copier, has_members=reader.has_members)
     # A union is left as it is, since an edited choice could change which one pydantic prefers.
     has_plain = reader.is_model(schema) and not _has_referring_union(schema)
-    return Ownership(owned, read.plain if has_plain else None, read.secures)
+    plain = read.plain if has_plain else None
+    return Ownership(owned, plain, read.secures, schema, reader)
 
 
 def _secured() -> Copier:
@@ -142,19 +150,21 @@ class _Reader:
 
     def __init__(self) -> None:
         self.has_members = False
-        self._definitions: dict[str, Node] = {}
+        self.definitions: dict[str, Node] = {}
         self._made: dict[str, _Read | None] = {}
         """Definitions read; None for those that are not owned."""
         self._open: set[str] = set()
         """Definitions that are being read."""
+        self._nodes: dict[int, _Read | None] = {}
+        """Nodes asked about after the reading, by their ids; None for those that are not owned."""
 
     def root(self, schema: Node) -> _Read:
         if schema.get("type") != "definitions":
             return self.node(schema)
-        self._definitions = {each["ref"]: each for each in schema["definitions"]}
+        self.definitions = {each["ref"]: each for each in schema["definitions"]}
         read = self.node(schema["schema"])
-        made = {ref: self._made.get(ref) for ref in self._definitions}
-        plain = [one.plain if one else self._definitions[ref] for ref, one in made.items()]
+        made = {ref: self._made.get(ref) for ref in self.definitions}
+        plain = [one.plain if one else self.definitions[ref] for ref, one in made.items()]
         edited = {**schema, "schema": read.plain, "definitions": plain}
         return _Read(edited, read.copier, read.secures)
 
@@ -177,6 +187,23 @@ class _Reader:
                 raise
             return _Read(node, thaw, securing.loose)
 
+    def is_owned(self, node: Node) -> bool:
+        """False when what stands there is frozen as a whole."""
+        return self._read(node) is not None
+
+    def secures(self, node: Node) -> Secures | None:
+        """How a validated value is made its own where this node stands."""
+        read = self._read(node)
+        return securing.loose if read is None else read.secures
+
+    def _read(self, node: Node) -> _Read | None:
+        if id(node) not in self._nodes:
+            try:
+                self._nodes[id(node)] = self.node(node)
+            except _NotOwned:
+                self._nodes[id(node)] = None
+        return self._nodes[id(node)]
+
     def leaves(self, node: Node) -> None:
         """Raises _NotOwned unless the values need neither a check nor a copy."""
         read = self.node(node)
@@ -189,7 +216,7 @@ class _Reader:
         if ref not in self._made:
             self._open.add(ref)
             try:
-                self._made[ref] = self.node(self._definitions[ref])
+                self._made[ref] = self.node(self.definitions[ref])
             except _NotOwned:
                 self._made[ref] = None
             finally:
@@ -205,7 +232,7 @@ class _Reader:
             if node["type"] == "definitions":
                 node = node["schema"]
             else:
-                node = self._definitions[node["schema_ref"]]
+                node = self.definitions[node["schema_ref"]]
         return node
 
     def class_of(self, node: Node) -> type:
@@ -233,7 +260,7 @@ class _Reader:
         if isinstance(node, dict):
             ref = str(node.get("schema_ref"))
             if node.get("type") == "definition-ref" and ref not in seen:
-                return ref in self._open or self.is_recursive(self._definitions[ref], seen | {ref})
+                return ref in self._open or self.is_recursive(self.definitions[ref], seen | {ref})
             return any(self.is_recursive(value, seen) for value in node.values())
         return isinstance(node, (list, tuple)) and any(self.is_recursive(n, seen) for n in node)
 
@@ -321,6 +348,13 @@ def _before(reader: _Reader, node: Node) -> _Read:
     """A function that runs first: what it returns is validated."""
     read = reader.node(node["schema"])
     return _Read(_with(node, schema=read.plain), read.copier, read.secures)
+
+
+def _after(reader: _Reader, node: Node) -> _Read:
+    """A function that runs last may return anything; after a leaf it is most likely one."""
+    if reader.resolved(node["schema"])["type"] not in _LEAVES:
+        raise _NotOwned
+    return _Read(node, copying.or_leaf(thaw), securing.loose)
 
 
 def _list(reader: _Reader, node: Node) -> _Read:
@@ -480,6 +514,7 @@ _READERS: Mapping[str, Callable[[_Reader, Node], _Read]] = {
     "nullable": _nullable,
     "default": _default,
     "function-before": _before,
+    "function-after": _after,
     "list": _list,
     "set": _set,
     "frozenset": _frozenset,

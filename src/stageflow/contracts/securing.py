@@ -57,7 +57,7 @@ class Securer:
         """What secures a value and gives it; None when nothing is to be done."""
         value = self.fresh()
         lines = secures(self, value, value)
-        return self._compiled(lines, value) if lines else None
+        return self.compiled(lines, value) if lines else None
 
     @contextmanager
     def instances(self) -> Iterator[None]:
@@ -79,15 +79,25 @@ class Securer:
 
     def bounded(self, lines: Lines, value: str) -> Lines:
         """The same lines, or a call of them when they stand too deep. They assign to no target."""
-        if max((len(line) - len(line.lstrip()) for line in lines), default=0) < _DEPTH_MAX:
+        if _depth(lines) < _DEPTH_MAX:
             return lines
-        return [f"{self.named(self._compiled(lines, value))}({value})"]
+        return [f"{self.named(self.compiled(lines, value))}({value})"]
 
-    def _compiled(self, lines: Lines, value: str) -> Callable[[Any], Any]:
+    def returning(self, lines: Lines, value: str) -> Lines:
+        """The same for lines that assign to `value` and to nothing else."""
+        called = self.bounded(lines, value)
+        return lines if called is lines else [f"{value} = {called[0]}"]
+
+    def compiled(self, lines: Lines, value: str) -> Callable[[Any], Any]:
+        """A function of these lines that is given `value`, and gives what they left there."""
         text = "\n".join([f"def secure({value}):", *within(lines), f" return {value}"])
         exec(compile(text, "<securing>", "exec"), self._objects)
         made: Callable[[Any], Any] = self._objects.pop("secure")
         return made
+
+
+def _depth(lines: Lines) -> int:
+    return max((len(line) - len(line.lstrip()) for line in lines), default=0)
 
 
 def within(lines: Iterable[str]) -> Lines:
@@ -125,14 +135,24 @@ def moment(cls: type) -> Secures:
     """A date or a time of day, whose zone may be anybody's."""
 
     def write(securer: Securer, value: str, target: str) -> Lines:
-        kind = f"type({value}) is not {securer.named(cls)}"
-        zone = securer.named(datetime.UTC)
-        return [
-            f"if {kind} or {value}.tzinfo is not None and {value}.tzinfo is not {zone}:",
-            f" {target} = {securer.secured}({value})",
-        ]
+        wrong = f"type({value}) is not {securer.named(cls)} or {foreign_zone(securer, value)}"
+        return [f"if {wrong}:", f" {target} = {securer.secured}({value})"]
 
     return write
+
+
+def foreign_zone(securer: Securer, value: str) -> str:
+    """An expression: true of an exact date or time of day with a zone that has to be looked at.
+
+    Not of UTC, nor of a fixed offset without a name.
+    """
+    utc, fixed = securer.named(datetime.UTC), securer.named(datetime.timezone)
+    offset, zone, told = securer.named(datetime.timedelta), securer.fresh(), securer.fresh()
+    return (
+        f"({zone} := {value}.tzinfo) is not None and {zone} is not {utc} and"
+        f" (type({zone}) is not {fixed} or len({told} := {zone}.__getinitargs__()) != 1"
+        f" or type({told}[0]) is not {offset})"
+    )
 
 
 def copied_uuid(securer: Securer, value: str, target: str) -> Lines:

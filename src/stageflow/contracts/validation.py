@@ -22,6 +22,7 @@ from typing import Any
 
 from stageflow.contracts.annotations import describe
 from stageflow.contracts.ownership import Owned, Ownership, ownership
+from stageflow.contracts.remaking import validator_of
 from stageflow.model import objects
 from stageflow.model.errors import BuildError
 
@@ -36,7 +37,7 @@ _NOT_SCHEMA = frozenset(
 class Validator:
     """Validates values against one annotation. Thread-safe once made."""
 
-    __slots__ = ("_core", "_owning", "_plain", "_schema", "_siblings")
+    __slots__ = ("_owning", "_plain", "_schema", "_siblings", "_validate")
 
     def __init__(self, annotation: Any) -> None:
         self._siblings: dict[tuple[type, bool], Validate] = {}
@@ -46,11 +47,11 @@ class Validator:
     def _build(self) -> None:
         edit = _Edit(self._sibling)
         schema = edit.node(self._schema)
-        self._core: Any = _compiled(schema)
+        self._validate = validator_of(schema)
         found = ownership(schema)
         self._owning: tuple[Owned, Validate] | None = None
         if found is not None:
-            self._owning = found.owned, _securing(self._core.validate_python, found)
+            self._owning = found.owned, _securing(self._validate, found)
         self._plain = tuple(edit.plain)
 
     def owning(self) -> tuple[Owned, Validate] | None:
@@ -69,22 +70,22 @@ class Validator:
 
     def __call__(self, value: Any) -> Any:
         """The validated value. Raises pydantic's ValidationError, and what validators raise."""
-        return self._core.validate_python(value)
+        return self._validate(value)
 
     def _sibling(self, cls: type, by_name: bool) -> Validate:
         """The validator of an instance's own class."""
         known = self._siblings.get((cls, by_name))
         if known is None:
             edit = _Edit(self._sibling, by_name=by_name)
-            core = _compiled(edit.node(_core_schema(cls)))
+            validate = validator_of(edit.node(_core_schema(cls)))
             self._plain = (*self._plain, *edit.plain)
             if by_name:
 
                 def known(value: Any) -> Any:
-                    return core.validate_python(value, by_name=True, by_alias=False)
+                    return validate(value, by_name=True, by_alias=False)
 
             else:
-                known = core.validate_python
+                known = validate
             self._siblings[cls, by_name] = known
         return known
 
@@ -93,7 +94,8 @@ def _securing(validate: Validate, ownership: Ownership) -> Validate:
     """Validates and secures; what that takes is compiled when it is first used.
 
     A dict that stands for a model is first taken to hold no instances, whose given fields would
-    have to be copied. One that does is validated again: its validators run twice.
+    have to be copied. Any other value is first taken to hold instances, which are made anew. Where
+    that is wrong, or the value is, the value is validated again: its validators run twice.
     """
     if ownership.secures is None:
         return validate
@@ -102,13 +104,13 @@ def _securing(validate: Validate, ownership: Ownership) -> Validate:
     schema = ownership.plain
     secure: Validate | None = None
     plain: tuple[Validate, Validate] | None = None
+    remake: Validate | None = None
 
     def secured(value: Any) -> Any:
-        nonlocal plain, secure
+        nonlocal plain, secure, remake
         if schema is not None and type(value) is dict:
             if plain is None:
-                secure_plain = ownership.securing(has_instances=False)
-                plain = _compiled(schema).validate_python, secure_plain
+                plain = validator_of(schema), ownership.securing(has_instances=False)
             validate_plain, secure_plain = plain
             try:
                 made = validate_plain(value)
@@ -117,16 +119,15 @@ def _securing(validate: Validate, ownership: Ownership) -> Validate:
             else:
                 return secure_plain(made)
         if secure is None:
-            secure = ownership.securing(has_instances=True)
+            secure, remake = ownership.securing(has_instances=True), ownership.remaking()
+        if remake is not None:
+            try:
+                return remake(value)
+            except Exception:  # whatever is wrong, the whole schema finds it again and names it
+                pass
         return secure(validate(value))
 
     return secured
-
-
-def _compiled(schema: Any) -> Any:
-    from pydantic_core import SchemaValidator
-
-    return SchemaValidator(schema, _use_prebuilt=False)
 
 
 def _core_schema(annotation: Any) -> Any:

@@ -47,11 +47,10 @@ def is_moment(value: Any) -> bool:
     zone = value.tzinfo
     if zone is None or zone is datetime.UTC:
         return True
-    return (
-        type(zone) is datetime.timezone
-        and type(zone.tzname(None)) is str
-        and type(zone.utcoffset(None)) is datetime.timedelta
-    )
+    if type(zone) is not datetime.timezone:
+        return False
+    made_of: tuple[Any, ...] = zone.__getinitargs__()  # type: ignore[attr-defined]
+    return ALL_LEAVES(map(type, made_of))
 
 
 Handler = Callable[["Walk", Any], Any]
