@@ -317,9 +317,15 @@ class Person:
         return await handle
 
     async def _settle_children(self, run: Run[Any]) -> None:
-        """Settles the children that are stuck."""
-        for each in await self._runtime.runs(limit=100_000):
-            inner = self._pipelines.get(each.header.pipeline)
-            if each.header.parent == run.id and each.status == "suspended" and inner is not None:
-                child = await self._runtime.result(each.header.run, pipeline=inner)
-                await self.settle(child, inner)
+        """Settles the runs within that are stuck. One that failed may have one that is."""
+        listed = await self._runtime.runs(limit=100_000)
+        parents = [run.id]
+        for parent in parents:
+            for each in listed:
+                inner = self._pipelines.get(each.header.pipeline)
+                if each.header.parent != parent or inner is None:
+                    continue
+                parents.append(each.header.run)
+                if each.status == "suspended":
+                    child = await self._runtime.result(each.header.run, pipeline=inner)
+                    await self.settle(child, inner)
