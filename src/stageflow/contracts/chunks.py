@@ -21,8 +21,8 @@ from stageflow.model.errors import ContractError
 MAGIC: Final = b"SFS\x01"
 CHUNK_BYTES_MAX: Final = 1 << 30
 """Of what is in one chunk."""
-LEVEL: Final = 3
-"""Of compression: zstd's own default."""
+LEVEL: Final = 2
+"""Of compression. zstd's default, 3, takes a third longer for 2 to 8% less (CORE-002's mixes)."""
 _HEAD: Final = struct.Struct(">BII")
 _SUM: Final = 16
 _MORE, _LAST = 1, 2
@@ -96,9 +96,9 @@ class ChunkReader:
                 _refuse("a chunk's head is not one that is ever written")
             if len(buffer) < start + length:
                 return
-            head = bytes(buffer[: _HEAD.size])
-            told = bytes(buffer[_HEAD.size : start])
-            frame = bytes(buffer[start : start + length])
+            with memoryview(buffer) as view:
+                head, told = bytes(view[: _HEAD.size]), bytes(view[_HEAD.size : start])
+                frame = bytes(view[start : start + length])
             del buffer[: start + length]
             self._sum = checksum(self._sum, head, frame)
             if told != self._sum or self._ended:

@@ -50,7 +50,9 @@ class Joiner:
     Raises LookupError, TypeError or ValueError for messages that do not fit the place.
     """
 
-    def __init__(self, place: Place, freezer: Freezer, decode: Callable[[bytes], Any]) -> None:
+    def __init__(
+        self, place: Place, freezer: Freezer, decode: Callable[[bytes | memoryview], Any]
+    ) -> None:
         self._root = place
         self._freezer = freezer
         self._decode = decode
@@ -65,7 +67,7 @@ class Joiner:
         """True once the root has come."""
         return self.value is not _MISSING
 
-    def feed(self, message: bytes) -> None:
+    def feed(self, message: bytes | memoryview) -> None:
         """Takes the next message."""
         kind, *rest = self._decode(message)
         if kind == FILL:

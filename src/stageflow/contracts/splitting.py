@@ -32,7 +32,7 @@ ITEM: Final = 0
 VALUE: Final = 1
 """Step of a path to a dict's value under a key that is no text."""
 
-TARGET_MIN: Final = 16 * 1024
+TARGET_MIN: Final = 48 * 1024
 TARGET_MAX: Final = 1024 * 1024
 GROWTH: Final = 100
 """A message may cost this part of all that was written before it: so it takes a small part of the
@@ -44,6 +44,8 @@ _SMALL_COST: Final = 36
 to write, pack and read."""
 _BOX_COST: Final = 4
 """The same of a byte that is written and read box by box."""
+_ODD_COST: Final = 1_500
+"""What an item costs besides that was tried as it is and could not be written so."""
 
 Messages = Generator[bytes, None, Any]
 
@@ -100,7 +102,10 @@ class Splitter:
                     raise
             else:
                 is_text = kind == FILL and tell is Writer.item
-                self._count(data, len(data) * (1 if is_text else _BOX_COST))
+                cost = len(data) * (1 if is_text else _BOX_COST)
+                if writer is self._careful and isinstance(given[0], list):
+                    cost += _ODD_COST * len(given[0])
+                self._count(data, cost)
                 return data
         raise AssertionError("the careful writer raises or returns")
 
@@ -110,8 +115,8 @@ class Splitter:
 
     def _shrunk(self, node: Any, place: Place, path: list[Any]) -> Messages:
         """Messages of the large things in `node`; returns it with holes in their places."""
-        target = self.target
-        if weight(node, target) <= target:
+        small = self.target // 4  # what goes whole may be odd, and is written in one piece
+        if weight(node, small) <= small:
             return node
         cls, data = type(node), node
         if cls is Frozen:
@@ -200,7 +205,7 @@ class Splitter:
         self, tell: Callable[..., Any], items: list[Any], keys: list[Any] | None, *given: Any
     ) -> bytes | None:
         """A message of items; None when they are too much for one. Plain ones go as they are."""
-        limit = 2 * self.target
+        limit = self.target * 5 // 4
         kinds = set(map(type, items))
         if keys is not None:
             kinds |= set(map(type, keys))
@@ -211,14 +216,16 @@ class Splitter:
                 data: bytes = self._encode([FILL, items] if keys is None else [FILL, items, keys])
             except (OverflowError, UnicodeEncodeError):
                 # Huge integers and lone surrogates, which are not looked for at first.
-                if _batch_weight(items, limit) * _BOX_COST > limit and len(items) > 1:
+                odd = _ODD_COST * len(items) + _batch_weight(items, limit) * _BOX_COST
+                if odd > limit and len(items) > 1:
                     return None
             else:
                 singles = len(items) if keys is None else 2 * len(items)
                 self._count(data, len(data) + _SMALL_COST * singles)
                 return data
-        elif _batch_weight(items, limit) + (0 if keys is None else len(keys)) > limit:
-            return None
+        elif len(items) > 1 or type(items[0]) not in PLAIN:
+            if (_batch_weight(items, limit) + len(keys or ())) * _BOX_COST > limit:
+                return None
         return self._sent(FILL, tell, [self._frozen(item) for item in items], keys, *given)
 
     def _frozen(self, item: Any) -> Any:

@@ -33,18 +33,20 @@ def chunks(values: Iterable[Labelled], *, bytes_max: int) -> Iterator[bytes]:
 
     writer, splitter = ChunkWriter(), Splitter()
     waiting: list[bytes] = []
-    spent = 0
+    before = spent = 0
     yield writer.begin()
     for label, contract, frozen in values:
         begins = msgspec.msgpack.encode([BEGIN, label, bytes.fromhex(contract.hash)])
         for message in _first(begins, splitter.messages(frozen, contract.place)):
-            waiting += (len(message).to_bytes(_LENGTH, "big"), message)
             if splitter.written > bytes_max:
                 raise _too_large(label, splitter, bytes_max)
-            if splitter.spent - spent >= splitter.target:
-                yield b""  # packing takes about as long as writing: a turn for each
+            # Packing takes about as long as writing: a turn for each.
+            if waiting and splitter.spent - spent > splitter.target:
+                yield b""
                 yield writer.chunk(b"".join(waiting))
-                waiting, spent = [], splitter.spent
+                waiting, spent = [], before
+            waiting += (len(message).to_bytes(_LENGTH, "big"), message)
+            before = splitter.spent
     if waiting:
         yield writer.chunk(b"".join(waiting))
     yield writer.end()
@@ -72,11 +74,11 @@ class StreamReader:
         """One step for each chunk that `data` completes, and one for each value: its label and its
         canonical form. A step that completes none gives None."""
         for body in self._chunks.feed(data):
-            at = 0
+            at, view = 0, memoryview(body)
             while at < len(body):
-                size = int.from_bytes(body[at : at + _LENGTH], "big")
+                size = int.from_bytes(view[at : at + _LENGTH], "big")
                 at += _LENGTH + size
-                found = self._message(body[at - size : at])
+                found = self._message(view[at - size : at])
                 if found is not None:
                     yield found
             yield None
@@ -85,7 +87,7 @@ class StreamReader:
         """There are no more bytes: the stream has to be whole."""
         self._chunks.end()
 
-    def _message(self, message: bytes) -> tuple[Any, Any] | None:
+    def _message(self, message: memoryview) -> tuple[Any, Any] | None:
         joiner = self._joiner
         if joiner is None:
             _, self._label, mark = self._decode(message)
