@@ -3,17 +3,17 @@
     stream   magic (4), chunk, chunk, ... , last chunk
     chunk    kind (1) | bytes packed (4) | bytes unpacked (4) | checksum (16) | packed bytes
 
-The checksum is SHA-256 (FIPS 180-4), cut to 128 bits, over the previous one, the nine bytes before
-it, and the packed bytes. These are blocks of one zstd frame (RFC 8878), flushed at the end of each
-chunk. So a byte that changed, a chunk that is missing, moved or doubled, and a stream cut at any
-place are found before anything is unpacked.
+The checksum is XXH3 of 128 bits (https://xxhash.com) over the previous one, the nine bytes before
+it, and the packed bytes: it finds what was damaged, not what was forged. These are blocks of one
+zstd frame (RFC 8878), flushed at the end of each chunk. So a byte that changed, a chunk that is
+missing, moved or doubled, and a stream cut at any place are found before anything is unpacked.
 """
 
 from __future__ import annotations
 
+import importlib
 import struct
 from collections.abc import Iterator
-from hashlib import sha256
 from typing import Any, Final, NoReturn
 
 from stageflow.model.errors import ContractError
@@ -34,7 +34,7 @@ class ChunkWriter:
     __slots__ = ("_compress", "_flush", "_flushed", "_sum")
 
     def __init__(self) -> None:
-        zstandard = _zstandard()
+        zstandard = _loaded("zstandard")
         made = zstandard.ZstdCompressor(level=LEVEL).compressobj()
         self._compress = made.compress
         self._flush = made.flush
@@ -70,7 +70,7 @@ class ChunkReader:
     __slots__ = ("_buffer", "_decompress", "_ended", "_error", "_sum")
 
     def __init__(self) -> None:
-        zstandard = _zstandard()
+        zstandard = _loaded("zstandard")
         self._error = zstandard.ZstdError
         self._decompress: Any = zstandard.ZstdDecompressor().decompressobj().decompress
         self._buffer = bytearray()
@@ -122,24 +122,24 @@ class ChunkReader:
 
 def checksum(previous: bytes, head: bytes, frame: bytes) -> bytes:
     """Of one chunk, after the one with checksum `previous`."""
-    digest = sha256(previous)
+    digest = _loaded("xxhash").xxh3_128(previous)
     digest.update(head)
     digest.update(frame)
-    return digest.digest()[:_SUM]
+    found: bytes = digest.digest()
+    return found
 
 
-def _zstandard() -> Any:
-    """The compression, loaded when first needed: it is an extra of its own."""
+def _loaded(name: str) -> Any:
+    """A package of an extra of its own, loaded when first needed."""
     try:
-        import zstandard
+        return importlib.import_module(name)
     except ImportError as error:
         raise ContractError(
             "codec.no_zstd",
-            "snapshots are dumped and loaded with zstandard, which is not installed",
-            expected="the package zstandard",
+            f"snapshots are dumped and loaded with zstandard and xxhash; {name} is not installed",
+            expected="the packages zstandard and xxhash",
             fix="pip install 'stageflow[snapshots]'",
         ) from error
-    return zstandard
 
 
 def _refuse(what: str) -> NoReturn:

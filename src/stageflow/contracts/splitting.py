@@ -223,9 +223,10 @@ class Splitter:
                 singles = len(items) if keys is None else 2 * len(items)
                 self._count(data, len(data) + _SMALL_COST * singles)
                 return data
-        elif len(items) > 1 or type(items[0]) not in PLAIN:
-            if (_batch_weight(items, limit) + len(keys or ())) * _BOX_COST > limit:
-                return None
+        elif (_batch_weight(items, limit) + len(keys or ())) * (
+            _BOX_COST if len(items) == 1 else 1
+        ) > limit:
+            return None  # a single one may still be opened
         return self._sent(FILL, tell, [self._frozen(item) for item in items], keys, *given)
 
     def _frozen(self, item: Any) -> Any:
