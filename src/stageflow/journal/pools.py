@@ -16,9 +16,12 @@ import asyncio
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 T = TypeVar("T")
+PER_TENANT: Final = "\x1f"
+"""Between a pool's name and a tenant's: a tenant's own line in that pool, which the book forgets
+when nobody stands in it. No name that can be printed has it."""
 
 
 @dataclass(slots=True)
@@ -102,6 +105,7 @@ class PoolBook:
             pool.holds = [each for each in pool.holds if each.owner != owner]
             pool.queue = [each for each in pool.queue if each.owner != owner]
             pool.serve(self.next_number)
+        self._forget()
 
     def ask(self, name: str, total: int, entry: PoolEntry, *, waiters_max: int) -> PoolEntry | None:
         """The request's entry, with a fence when it was granted; None when too many wait.
@@ -137,6 +141,17 @@ class PoolBook:
             pool.holds = [each for each in pool.holds if each.request != request]
             pool.queue = [each for each in pool.queue if each.request != request]
             pool.serve(self.next_number)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Tenants come and go: their lines stay no longer than anybody stands in them."""
+        idle = [
+            name
+            for name, pool in self.pools.items()
+            if PER_TENANT in name and not pool.holds and not pool.queue
+        ]
+        for name in idle:
+            del self.pools[name]
 
     def doom(self, cycle: Collection[str], why: str) -> bool:
         """Ends the wait of whoever of a cycle asked last; False when somebody has done so.

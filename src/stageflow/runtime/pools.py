@@ -12,16 +12,17 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stageflow.model.errors import BuildError, RunError, nearest
+from stageflow.runtime.capacity import Capacity, Layer, Pool, PoolUsage
 from stageflow.runtime.events import EventType
 from stageflow.runtime.limits import Limits
 from stageflow.runtime.overdue import Holder, chain_told_to
-from stageflow.runtime.shared_pools import SharedLease, SharedPool, SharedPools
+from stageflow.runtime.shared_pools import SharedLease, SharedPools
 from stageflow.runtime.waits import Deadlock, Waiter, WaitGraph
 from stageflow.scheduler import Demand, Inheritance, PoolState, RankedLine, Supply
 
@@ -88,29 +89,18 @@ class Pools:
 
     def __init__(
         self,
-        units: Mapping[str, int | SharedPool],
+        units: Mapping[str, int | Pool],
         *,
         limits: Limits,
         weights: Mapping[str, float] | None = None,
     ) -> None:
         self.shared: SharedPools | None = None
         """Pools that other processes share; None when there are none."""
-        own = {name: each for name, each in units.items() if not isinstance(each, SharedPool)}
-        for name, count in own.items():
-            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-                raise BuildError(
-                    "pool.units",
-                    f"pool {name!r} has no number of units",
-                    field=name,
-                    expected="an integer of 1 or more",
-                    got=repr(count)[:80],
-                    fix=f"Runtime(pools={{{name!r}: 1}})",
-                )
+        self.capacity = Capacity(units)
         self.weights = _checked({} if weights is None else weights)
         self._limits = limits
-        self._pools = {
-            name: Supply[Any](name, count, RankedLine(self.weights)) for name, count in own.items()
-        }
+        self._supplies: dict[str, Supply[Any]] = {}
+        """Layer to who holds and waits there; a tenant's while there is somebody."""
         self.inheritance = Inheritance[Any](aging_s=limits.aging_s)
         """Who goes first, here and where stages wait for threads."""
         self._holders: dict[asyncio.Task[Any], PoolRequest] = {}
@@ -125,13 +115,10 @@ class Pools:
 
     def lease(
         self, asker: Asker, name: str, units: int, *, bound_s: float | None = None
-    ) -> Lease | SharedLease:
+    ) -> Lease | SharedLease | LayeredLease:
         """Checked; nothing is asked for before it is entered."""
-        shared = {} if self.shared is None else self.shared.units
-        pool = self._pools.get(name)
-        total = shared.get(name) if pool is None else pool.units
-        if total is None:
-            names = [*self._pools, *shared]
+        if name not in self.capacity.pools:
+            names = list(self.capacity.pools)
             close = nearest(name, names)
             raise RunError(
                 "pool.unknown",
@@ -141,26 +128,56 @@ class Pools:
                 got=name[:80],
                 fix=f"did you mean {close!r}?" if close else f"Runtime(pools={{{name!r}: 1}})",
             )
-        if isinstance(units, bool) or not isinstance(units, int) or not 1 <= units <= total:
+        layers = self.capacity.layers(name, asker.precedence.tenant)
+        least = min(layers, key=lambda each: each.units)
+        if isinstance(units, bool) or not isinstance(units, int) or not 1 <= units <= least.units:
             raise RunError(
                 "pool.request",
-                f"nobody can have {units!r} units of pool {name!r}",
+                f"nobody can have {units!r} units of pool {least.name!r}",
                 node=asker.node,
-                expected=f"between 1 and {total}",
+                expected=f"between 1 and {least.units}",
                 got=repr(units)[:80],
                 fix="ask for less, or raise the units of Runtime(pools=...)",
             )
-        if pool is None:
+        bound_s = self._limits.pool_wait_s if bound_s is None else bound_s
+        leases = [self._lease_in(each, asker, units, bound_s) for each in layers]
+        return leases[0] if len(leases) == 1 else LayeredLease(name, layers, leases)
+
+    def _lease_in(
+        self, layer: Layer, asker: Asker, units: int, bound_s: float
+    ) -> Lease | SharedLease:
+        if layer.is_shared:
             assert self.shared is not None, "it has the pool"
-            return self.shared.lease(asker.run, asker.node, name, units)
-        return Lease(
-            self, pool, asker, units, self._limits.pool_wait_s if bound_s is None else bound_s
-        )
+            line = asker.precedence.callers
+            return self.shared.lease(asker.run, asker.node, layer, units, callers=line)
+        return Lease(self, layer, asker, units, bound_s)
+
+    def supply(self, layer: Layer) -> Supply[Any]:
+        """Asked for anew by each request: a tenant's goes when nobody holds or waits there."""
+        supply = self._supplies.get(layer.key)
+        if supply is None:
+            supply = Supply(layer.name, layer.units, RankedLine(self.weights))
+            self._supplies[layer.key] = supply
+        return supply
+
+    async def usage(self) -> dict[str, PoolUsage]:
+        """Every pool's, those of several processes as the store has them now.
+
+        JournalError `journal.unreachable` when that does not answer.
+        """
+        lines = {
+            key: (sum(supply.held.values()), len(supply.line))
+            for key, supply in self._supplies.items()
+        }
+        if self.shared is not None:
+            lines |= await self.shared.lines()
+        return self.capacity.usage(lines)
 
     async def acquire(
-        self, supply: Supply[Any], asker: Asker, units: int, bound_s: float
-    ) -> asyncio.Task[Any]:
-        """Waits for the units; returns who holds them."""
+        self, layer: Layer, asker: Asker, units: int, bound_s: float
+    ) -> tuple[Supply[Any], asyncio.Task[Any]]:
+        """Waits for the units; returns of what and who holds them."""
+        supply = self.supply(layer)
         must_wait = len(supply.line) > 0 or supply.free < units
         if must_wait and len(supply.line) >= self._limits.pool_waiters:
             raise RunError(
@@ -173,7 +190,7 @@ class Pools:
         request = PoolRequest(supply, asker, units)
         self._serve(self.inheritance.ask(request))
         if request.ready.done():
-            return request.who
+            return supply, request.who
         timer = None
         if math.isfinite(bound_s):
             run = request.run
@@ -186,7 +203,8 @@ class Pools:
         finally:
             if timer is not None:
                 timer.cancel()
-        return request.who
+            self._forget_idle(layer)
+        return supply, request.who
 
     async def slot(self, supply: Supply[Any], precedence: Precedence) -> asyncio.Task[Any]:
         """Waits for a unit of a supply whose holders wait for nothing here; returns who has it."""
@@ -214,6 +232,19 @@ class Pools:
         self._serve(self.inheritance.give_back(supply, task, units))
         if not self.inheritance.holds(task):
             self._holders.pop(task, None)
+
+    def return_units(
+        self, layer: Layer, supply: Supply[Any], task: asyncio.Task[Any], units: int
+    ) -> None:
+        """Frees units of a layer, and forgets a tenant that has and wants none any more."""
+        self.give_back(supply, task, units)
+        self._forget_idle(layer)
+
+    def _forget_idle(self, layer: Layer) -> None:
+        supply = self._supplies.get(layer.key)
+        if layer.tenant is None or supply is None or supply.held or len(supply.line):
+            return
+        del self._supplies[layer.key]
 
     def _serve(self, served: Iterable[Demand[Any]]) -> None:
         for request in served:
@@ -261,12 +292,12 @@ class Pools:
 
     def is_wanted_of(self, who: asyncio.Task[Any]) -> bool:
         """Whether somebody waits for units of a pool of which it holds some."""
-        return any(who in supply.held and len(supply.line) for supply in self._pools.values())
+        return any(len(supply.line) for supply in self.inheritance.held_by(who))
 
     def states(self) -> dict[str, PoolState[Any]]:
         """Who holds and waits, as of now, in the order in which they are served."""
         return {
-            supply.name: PoolState(
+            key: PoolState(
                 supply.units,
                 dict(supply.held),
                 [
@@ -275,30 +306,28 @@ class Pools:
                     if isinstance(each, PoolRequest) and not each.ready.cancelled()
                 ],
             )
-            for supply in self._pools.values()
+            for key, supply in self._supplies.items()
         }
 
 
 class Lease:
     """Units of a pool for the length of an `async with`; made by `ctx.pool`. Entered once."""
 
-    __slots__ = ("_asker", "_bound_s", "_pools", "_supply", "_task", "_units")
+    __slots__ = ("_asker", "_bound_s", "_held", "_layer", "_pools", "_units")
 
     def __init__(
-        self, pools: Pools, supply: Supply[Any], asker: Asker, units: int, bound_s: float
+        self, pools: Pools, layer: Layer, asker: Asker, units: int, bound_s: float
     ) -> None:
         self._pools = pools
-        self._supply = supply
+        self._layer = layer
         self._asker = asker
         self._units = units
         self._bound_s = bound_s
-        self._task: asyncio.Task[Any] | None = None
+        self._held: tuple[Supply[Any], asyncio.Task[Any]] | None = None
 
     async def __aenter__(self) -> None:
-        assert self._task is None, "a lease is entered once"
-        self._task = await self._pools.acquire(
-            self._supply, self._asker, self._units, self._bound_s
-        )
+        assert self._held is None, "a lease is entered once"
+        self._held = await self._pools.acquire(self._layer, self._asker, self._units, self._bound_s)
 
     async def __aexit__(
         self,
@@ -307,9 +336,57 @@ class Lease:
         trace: TracebackType | None,
     ) -> None:
         # Without an await: a stage that is closed by force gives back what it held.
-        task, self._task = self._task, None
-        if task is not None:
-            self._pools.give_back(self._supply, task, self._units)
+        held, self._held = self._held, None
+        if held is not None:
+            self._pools.return_units(self._layer, *held, self._units)
+
+
+class LayeredLease:
+    """Units of a pool of which each tenant has a share, or that lies within another, for the length
+    of an `async with`; made by `ctx.pool`. Entered once.
+
+    Gives the fence of the pool that was named, when several processes share it.
+    """
+
+    __slots__ = ("_entered", "_layers", "_leases", "_name")
+
+    def __init__(
+        self, name: str, layers: Sequence[Layer], leases: Sequence[Lease | SharedLease]
+    ) -> None:
+        self._name = name
+        self._layers = layers
+        self._leases = leases
+        self._entered: list[Lease | SharedLease] = []
+
+    async def __aenter__(self) -> int | None:
+        assert not self._entered, "a lease is entered once"
+        fence = None
+        try:
+            for layer, lease in zip(self._layers, self._leases, strict=True):
+                given = await lease.__aenter__()
+                self._entered.append(lease)
+                if layer.pool == self._name and layer.tenant is None:
+                    fence = given
+        except BaseException as error:  # whatever it is: nothing stays taken
+            await self.__aexit__(type(error), error, None)
+            raise
+        return fence
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # Nothing here waits, as in the leases themselves.
+        lost: RunError | None = None
+        while self._entered:
+            try:
+                await self._entered.pop().__aexit__(kind, error, trace)
+            except RunError as told:
+                lost = told
+        if lost is not None:
+            raise lost
 
 
 def _checked(weights: Mapping[str, float]) -> Mapping[str, float]:

@@ -13,9 +13,8 @@ import asyncio
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextvars import copy_context
-from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from types import TracebackType
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stageflow.journal.pools import PoolBook, PoolEntry, PoolStore
 from stageflow.model.errors import BuildError, RunError, StageflowError
+from stageflow.runtime.capacity import Layer
 from stageflow.runtime.limits import Limits
 from stageflow.runtime.lingering import RUN
 from stageflow.runtime.picture import Evidence, Names, picture_of, sighting_of
@@ -42,21 +42,14 @@ EARLIER: Final = 2
 ADVICE: Final = "pools taken in one order by every stage of every process"
 
 
-@dataclass(frozen=True, slots=True)
-class SharedPool:
-    """Units that all processes share whose runtimes name the pool and keep it in one store."""
-
-    units: int
-
-
 class _Ask:
     """A request that was not granted yet, or whose units are held."""
 
-    __slots__ = ("lost", "name", "ready", "request", "task", "ticket", "units")
+    __slots__ = ("layer", "lost", "ready", "request", "task", "ticket", "units")
 
-    def __init__(self, request: str, name: str, units: int, task: asyncio.Task[Any]) -> None:
+    def __init__(self, request: str, layer: Layer, units: int, task: asyncio.Task[Any]) -> None:
         self.request = request
-        self.name = name
+        self.layer = layer
         self.units = units
         self.task = task
         self.ticket = 0
@@ -72,23 +65,13 @@ class SharedPools:
 
     def __init__(
         self,
-        pools: Mapping[str, SharedPool],
+        pools: Collection[str],
         store: PoolStore | None,
         *,
         graph: WaitGraph,
         limits: Limits,
         new_id: Callable[[], str],
     ) -> None:
-        for name, pool in pools.items():
-            if isinstance(pool.units, bool) or not isinstance(pool.units, int) or pool.units < 1:
-                raise BuildError(
-                    "pool.units",
-                    f"pool {name!r} has no number of units",
-                    field=name,
-                    expected="an integer of 1 or more",
-                    got=repr(pool.units)[:80],
-                    fix=f"Runtime(pools={{{name!r}: SharedPool(1)}})",
-                )
         if pools and store is None:
             raise BuildError(
                 "pool.shared_store",
@@ -97,7 +80,6 @@ class SharedPools:
                 expected="a journal in PostgreSQL, or shared_pools=",
                 fix="Runtime(journal='postgresql://host/database', pools=...)",
             )
-        self.units = {name: pool.units for name, pool in pools.items()}
         self._kept_in = store
         self._graph = graph
         self._limits = limits
@@ -132,41 +114,63 @@ class SharedPools:
         found: dict[str, int] = {}
         for each in self._held.values():
             if each.task is task:
-                found[each.name] = found.get(each.name, 0) + each.units
+                found[each.layer.name] = found.get(each.layer.name, 0) + each.units
         return found
 
-    def lease(self, run: Driver, node: str, name: str, units: int) -> SharedLease:
-        """Nothing is asked for before it is entered."""
-        return SharedLease(self, run, node, name, units)
+    async def lines(self) -> dict[str, tuple[int, int]]:
+        """Layer to the units that living processes hold of it and the requests that wait."""
+        book, now_s = await self._store.read()
+        living = {owner for owner, until_s in book.leases.items() if until_s > now_s}
+        return {
+            key: (
+                sum(each.units for each in pool.holds if each.owner in living),
+                sum(each.owner in living for each in pool.queue),
+            )
+            for key, pool in book.pools.items()
+        }
+
+    def lease(
+        self,
+        run: Driver,
+        node: str,
+        layer: Layer,
+        units: int,
+        *,
+        callers: Sequence[asyncio.Task[Any]] = (),
+    ) -> SharedLease:
+        """Nothing is asked for before it is entered. `callers` await the run, and those above."""
+        return SharedLease(
+            self, Waiter(run, node, _told(layer, units), ADVICE), layer, units, callers
+        )
 
     # -- asking and giving back ------------------------------------------------------------------
 
-    async def acquire(self, run: Driver, node: str, name: str, units: int) -> _Ask:
+    async def acquire(
+        self, waiter: Waiter, layer: Layer, units: int, callers: Sequence[asyncio.Task[Any]]
+    ) -> _Ask:
         """Waits for the units."""
         task = asyncio.current_task()
         assert task is not None, "stages run in tasks"
         self._be_here()
-        ask = _Ask(f"{self._owner}/{next(self._numbers)}", name, units, task)
+        self._refuse_reentry(waiter, layer, units, (task, *callers))
+        ask = _Ask(f"{self._owner}/{next(self._numbers)}", layer, units, task)
         self._asks[ask.request] = ask
         self._keep()
         try:
             entry = await self._store.change(lambda book, now_s: self._enter(book, now_s, ask))
             if entry is None:
-                raise self._full(name, node)
+                raise self._full(layer.name, waiter.node)
             ask.ticket = entry.ticket
             if entry.fence:
                 ask.ready.set_result(entry.fence)
             else:
-                waiter = Waiter(run, node, f"{units} of pool {name!r}", ADVICE)
                 with self._graph.waits(task, waiter):
                     await ask.ready
         except _Doomed as doomed:
             self._take_out(ask)
             found = doomed.evidence.told(f"{self._owner} {self._names.of(task)}")
             self._graph.deadlocks.append(found)
-            raise deadlocked(
-                found, Waiter(run, node, f"{units} of pool {name!r}", ADVICE)
-            ) from None
+            raise deadlocked(found, waiter) from None
         except BaseException:
             self._take_out(ask)
             raise
@@ -174,18 +178,32 @@ class SharedPools:
         self._held[ask.request] = ask
         return ask
 
+    def _refuse_reentry(
+        self, waiter: Waiter, layer: Layer, units: int, line: Sequence[asyncio.Task[Any]]
+    ) -> None:
+        """Who asks for more than is left beside what it holds itself would wait for itself."""
+        held = sum(
+            each.units
+            for each in self._held.values()
+            if each.layer.key == layer.key and each.task in line
+        )
+        if held + units > layer.units:
+            found = self._graph.reentry(waiter, line)
+            self._graph.deadlocks.append(found)
+            raise deadlocked(found, waiter)
+
     def _enter(self, book: PoolBook, now_s: float, ask: _Ask) -> PoolEntry | None:
         if not book.renew(self._owner, now_s=now_s, lease_s=self._store.lease_s):
             book.begin(self._owner, now_s=now_s, lease_s=self._store.lease_s)
         entry = PoolEntry(ask.request, self._owner, self._names.of(ask.task), ask.units, 0)
-        total = self.units[ask.name]
+        total = ask.layer.units
         try:
-            return book.ask(ask.name, total, entry, waiters_max=self._limits.pool_waiters)
+            return book.ask(ask.layer.key, total, entry, waiters_max=self._limits.pool_waiters)
         except ValueError as error:
             raise RunError(
                 "pool.units_differ",
-                f"other processes use pool {ask.name!r} with another number of units",
-                field=ask.name,
+                f"other processes use pool {ask.layer.name!r} with another number of units",
+                field=ask.layer.pool,
                 expected=f"{error.args[0]} units",
                 got=f"{total} units",
                 fix="give the pool the same units everywhere; a change takes hold when nobody"
@@ -259,8 +277,7 @@ class SharedPools:
                     next_look_s = loop.time() + look_s
                     await self._look()
                 elif self._asks:
-                    book, _ = await self._store.read()
-                    self._settle(book)
+                    await self._read()
             except StageflowError as error:
                 self._fail(error)
                 next_look_s = loop.time() + look_s
@@ -272,12 +289,22 @@ class SharedPools:
                 await self._news.wait()
             timer.cancel()
 
+    async def _read(self) -> None:
+        """Looks whether those who wait were given their units, and ends leases that are over: who
+        waits for a process that died waits no longer than its term."""
+        book, now_s = await self._store.read()
+        if any(until_s <= now_s for until_s in book.leases.values()):
+            book = await self._store.change(self._expired)
+        self._settle(book)
+
     async def _pay(self) -> None:
-        """Takes out of the book what is owed."""
+        """Takes out of the book what is owed; who is next here learns of it at once."""
         while self._owed:
-            request = self._owed[0]
-            await self._store.change(partial(_given_back, request))
-            self._owed.popleft()
+            requests = tuple(self._owed)
+            book = await self._store.change(partial(_given_back, requests))
+            for _ in requests:
+                self._owed.popleft()
+            self._settle(book)
 
     def _settle(self, book: PoolBook) -> None:
         """What the book says about those who wait and hold here."""
@@ -348,6 +375,10 @@ class SharedPools:
         if not book.is_used(self._owner):
             book.leave(self._owner)
 
+    def _expired(self, book: PoolBook, now_s: float) -> PoolBook:
+        book.expire(now_s)
+        return book
+
     def _renewed(self, book: PoolBook, now_s: float) -> float:
         book.renew(self._owner, now_s=now_s, lease_s=self._store.lease_s)
         return now_s
@@ -369,19 +400,26 @@ class SharedLease:
     a holder whose lease ended while its process was stopped.
     """
 
-    __slots__ = ("_ask", "_name", "_node", "_pools", "_run", "_units")
+    __slots__ = ("_ask", "_callers", "_layer", "_pools", "_units", "_waiter")
 
-    def __init__(self, pools: SharedPools, run: Driver, node: str, name: str, units: int) -> None:
+    def __init__(
+        self,
+        pools: SharedPools,
+        waiter: Waiter,
+        layer: Layer,
+        units: int,
+        callers: Sequence[asyncio.Task[Any]],
+    ) -> None:
         self._pools = pools
-        self._run = run
-        self._node = node
-        self._name = name
+        self._waiter = waiter
+        self._layer = layer
         self._units = units
+        self._callers = callers
         self._ask: _Ask | None = None
 
     async def __aenter__(self) -> int:
         assert self._ask is None, "a lease is entered once"
-        self._ask = await self._pools.acquire(self._run, self._node, self._name, self._units)
+        self._ask = await self._pools.acquire(self._waiter, self._layer, self._units, self._callers)
         return self._ask.ready.result()
 
     async def __aexit__(
@@ -399,8 +437,14 @@ class SharedLease:
             raise _lost(ask)
 
 
-def _given_back(request: str, book: PoolBook, now_s: float) -> None:
-    book.give_back(request)
+def _told(layer: Layer, units: int) -> str:
+    return f"{units} of pool {layer.name!r}"
+
+
+def _given_back(requests: Sequence[str], book: PoolBook, now_s: float) -> PoolBook:
+    for request in requests:
+        book.give_back(request)
+    return book
 
 
 def _doomed(cycle: Sequence[str], why: str, book: PoolBook, now_s: float) -> None:
@@ -418,8 +462,8 @@ class _Doomed(Exception):
 def _lost(ask: _Ask) -> RunError:
     return RunError(
         "pool.lease_lost",
-        f"the lease of pool {ask.name!r} ended before its holder had given it back",
-        field=ask.name,
+        f"the lease of pool {ask.layer.name!r} ended before its holder had given it back",
+        field=ask.layer.pool,
         expected="a process that renews its lease in time",
         got="silence for longer than lease_s: the process was stopped, or cut off",
         fix="raise lease_s in the address, and let the resource check the fence",
