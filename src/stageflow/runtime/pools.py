@@ -13,17 +13,18 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from itertools import groupby
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stageflow.model.errors import BuildError, RunError, nearest
+from stageflow.model.marks import reached
 from stageflow.runtime.capacity import Capacity, Layer, Pool, PoolUsage
 from stageflow.runtime.events import EventType
 from stageflow.runtime.limits import Limits
 from stageflow.runtime.overdue import Holder, chain_told_to
 from stageflow.runtime.shared_pools import SharedLease, SharedPools
-from stageflow.runtime.waits import Deadlock, Waiter, WaitGraph
+from stageflow.runtime.waits import Deadlock, Deadlocked, Waiter, WaitGraph
 from stageflow.scheduler import Demand, Inheritance, PoolState, RankedLine, Supply
 
 if TYPE_CHECKING:
@@ -60,11 +61,9 @@ class SlotRequest(Demand["asyncio.Task[Any]"]):
         units: int,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        task = asyncio.current_task()
-        assert task is not None, "stages run in tasks"
         super().__init__(
             supply,
-            (task, *precedence.callers),
+            (_this_task(), *precedence.callers),
             units=units,
             tenant=precedence.tenant,
             priority=precedence.priority,
@@ -73,15 +72,45 @@ class SlotRequest(Demand["asyncio.Task[Any]"]):
         self.ready: asyncio.Future[None] = loop.create_future()
 
 
-class PoolRequest(SlotRequest):
-    """A stage that asks for units of a pool."""
+class Claim:
+    """What a stage asks for by one `ctx.pool`: units in one line after another.
 
-    __slots__ = ("node", "run")
+    It moves on to the next line in the moment in which one serves it, so that whoever asked earlier
+    is ahead there too.
+    """
 
-    def __init__(self, supply: Supply[asyncio.Task[Any]], asker: Asker, units: int) -> None:
-        super().__init__(supply, asker.precedence, units, asker.run.loop)
-        self.run = asker.run
-        self.node = asker.node
+    __slots__ = ("asked_s", "asker", "granted", "layers", "ready", "request", "task", "units")
+
+    def __init__(self, layers: Sequence[Layer], asker: Asker, units: int) -> None:
+        self.layers = layers
+        self.asker = asker
+        self.units = units
+        self.task = _this_task()
+        self.asked_s = asker.run.loop.time()
+        self.granted: list[Supply[asyncio.Task[Any]]] = []
+        """Those that have served it, in the order of the layers."""
+        self.request: LayerRequest | None = None
+        """Where it waits; None before it asks, and when it is whole."""
+        self.ready: asyncio.Future[None] = asker.run.loop.create_future()
+        """Done when all have."""
+
+
+class LayerRequest(Demand["asyncio.Task[Any]"]):
+    """A claim in one of its lines."""
+
+    __slots__ = ("claim",)
+
+    def __init__(self, supply: Supply[asyncio.Task[Any]], claim: Claim) -> None:
+        precedence = claim.asker.precedence
+        super().__init__(
+            supply,
+            (claim.task, *precedence.callers),
+            units=claim.units,
+            tenant=precedence.tenant,
+            priority=precedence.priority,
+            asked_s=claim.asked_s,
+        )
+        self.claim = claim
 
 
 class Pools:
@@ -103,8 +132,8 @@ class Pools:
         """Layer to who holds and waits there; a tenant's while there is somebody."""
         self.inheritance = Inheritance[Any](aging_s=limits.aging_s)
         """Who goes first, here and where stages wait for threads."""
-        self._holders: dict[asyncio.Task[Any], PoolRequest] = {}
-        """Whoever holds units, by the last request that was granted."""
+        self._holders: dict[asyncio.Task[Any], Asker] = {}
+        """Whoever holds units, as it asked last."""
         self.waits = WaitGraph(self)
         """Who waits, for pools and otherwise."""
 
@@ -115,7 +144,7 @@ class Pools:
 
     def lease(
         self, asker: Asker, name: str, units: int, *, bound_s: float | None = None
-    ) -> Lease | SharedLease | LayeredLease:
+    ) -> Lease | SharedLease | JoinedLease:
         """Checked; nothing is asked for before it is entered."""
         if name not in self.capacity.pools:
             names = list(self.capacity.pools)
@@ -140,17 +169,17 @@ class Pools:
                 fix="ask for less, or raise the units of Runtime(pools=...)",
             )
         bound_s = self._limits.pool_wait_s if bound_s is None else bound_s
-        leases = [self._lease_in(each, asker, units, bound_s) for each in layers]
-        return leases[0] if len(leases) == 1 else LayeredLease(name, layers, leases)
-
-    def _lease_in(
-        self, layer: Layer, asker: Asker, units: int, bound_s: float
-    ) -> Lease | SharedLease:
-        if layer.is_shared:
-            assert self.shared is not None, "it has the pool"
-            line = asker.precedence.callers
-            return self.shared.lease(asker.run, asker.node, layer, units, callers=line)
-        return Lease(self, layer, asker, units, bound_s)
+        leases: list[Lease | SharedLease] = []
+        for is_shared, lines in groupby(layers, key=lambda each: each.is_shared):
+            if is_shared:
+                assert self.shared is not None, "it has the pool"
+                callers = asker.precedence.callers
+                leases.append(
+                    self.shared.lease(asker.run, asker.node, tuple(lines), units, callers)
+                )
+            else:
+                leases.append(Lease(self, tuple(lines), asker, units, bound_s))
+        return leases[0] if len(leases) == 1 else JoinedLease(leases)
 
     def supply(self, layer: Layer) -> Supply[Any]:
         """Asked for anew by each request: a tenant's goes when nobody holds or waits there."""
@@ -174,58 +203,86 @@ class Pools:
         return self.capacity.usage(lines)
 
     async def acquire(
-        self, layer: Layer, asker: Asker, units: int, bound_s: float
-    ) -> tuple[Supply[Any], asyncio.Task[Any]]:
-        """Waits for the units; returns of what and who holds them."""
-        supply = self.supply(layer)
-        must_wait = len(supply.line) > 0 or supply.free < units
-        if must_wait and len(supply.line) >= self._limits.pool_waiters:
-            raise RunError(
-                "pool.full",
-                f"too many wait for pool {supply.name!r}",
-                node=asker.node,
-                expected=f"at most {self._limits.pool_waiters} waiting",
-                fix="start fewer runs at a time, or raise Limits(pool_waiters=...)",
-            )
-        request = PoolRequest(supply, asker, units)
-        self._serve(self.inheritance.ask(request))
-        if request.ready.done():
-            return supply, request.who
+        self, layers: Sequence[Layer], asker: Asker, units: int, bound_s: float
+    ) -> Claim:
+        """Waits for the units of all layers."""
+        self._refuse_full(layers, asker, units)
+        claim = Claim(layers, asker, units)
+        self._advance(claim)
+        if claim.ready.done():
+            return claim
         timer = None
         if math.isfinite(bound_s):
-            run = request.run
-            timer = run.loop.call_later(bound_s, self._tell_overdue, request, context=run.neutral)
-        awaits = f"{units} of pool {supply.name!r}"
+            run = asker.run
+            timer = run.loop.call_later(bound_s, self._tell_overdue, claim, context=run.neutral)
+        awaits = f"{units} of pool {layers[0].pool!r}"
         advice = "pools taken in one order by every stage"
-        waiter = Waiter(asker.run, asker.node, awaits, advice)
         try:
-            await self._granted(request, self.waits.waits(request.who, waiter))
+            with self.waits.waits(claim.task, Waiter(asker.run, asker.node, awaits, advice)):
+                await claim.ready
+        except BaseException:
+            self.withdraw(claim)
+            raise
         finally:
             if timer is not None:
                 timer.cancel()
+        return claim
+
+    def _refuse_full(self, layers: Sequence[Layer], asker: Asker, units: int) -> None:
+        for layer in layers:
+            supply = self.supply(layer)
+            must_wait = len(supply.line) > 0 or supply.free < units
+            if must_wait and len(supply.line) >= self._limits.pool_waiters:
+                raise RunError(
+                    "pool.full",
+                    f"too many wait for pool {supply.name!r}",
+                    node=asker.node,
+                    expected=f"at most {self._limits.pool_waiters} waiting",
+                    fix="start fewer runs at a time, or raise Limits(pool_waiters=...)",
+                )
+
+    def _advance(self, claim: Claim) -> None:
+        """It stands in the line of its next layer, and whoever is served there goes on too."""
+        supply = self.supply(claim.layers[len(claim.granted)])
+        claim.request = request = LayerRequest(supply, claim)
+        self._serve(self.inheritance.ask(request))
+        if claim.request is request and claim.task in self.waits.waiting:
+            try:  # it waits for others than before
+                self.waits.refuse_deadlock(claim.task)
+            except Deadlocked as error:
+                claim.ready.set_exception(error)
+
+    def withdraw(self, claim: Claim) -> None:
+        """Waits no more, and holds nothing; also when it was cancelled as it was served."""
+        request, claim.request = claim.request, None
+        if request is not None and request in request.supply.line:
+            self._serve(self.inheritance.withdraw(request))
+        if len(claim.granted) == len(claim.layers):
+            reached("grant_returned")
+        self.release(claim)
+
+    def release(self, claim: Claim) -> None:
+        """Frees its units; whoever is next has them when this returns."""
+        while claim.granted:
+            self.give_back(claim.granted.pop(), claim.task, claim.units)
+        for layer in claim.layers:
             self._forget_idle(layer)
-        return supply, request.who
 
     async def slot(self, supply: Supply[Any], precedence: Precedence) -> asyncio.Task[Any]:
         """Waits for a unit of a supply whose holders wait for nothing here; returns who has it."""
         request = SlotRequest(supply, precedence, 1, asyncio.get_running_loop())
         self._serve(self.inheritance.ask(request))
-        if not request.ready.done():
-            await self._granted(request, nullcontext())
-        return request.who
-
-    async def _granted(
-        self, request: SlotRequest, while_it_waits: AbstractContextManager[None]
-    ) -> None:
+        if request.ready.done():
+            return request.who
         try:
-            with while_it_waits:
-                await request.ready
+            await request.ready
         except BaseException:
             if request in request.supply.line:
                 self._serve(self.inheritance.withdraw(request))
             else:  # it was served and cancelled at once
                 self.give_back(request.supply, request.who, request.units)
             raise
+        return request.who
 
     def give_back(self, supply: Supply[Any], task: asyncio.Task[Any], units: int = 1) -> None:
         """Frees units; whoever is next has them when this returns."""
@@ -233,12 +290,24 @@ class Pools:
         if not self.inheritance.holds(task):
             self._holders.pop(task, None)
 
-    def return_units(
-        self, layer: Layer, supply: Supply[Any], task: asyncio.Task[Any], units: int
-    ) -> None:
-        """Frees units of a layer, and forgets a tenant that has and wants none any more."""
-        self.give_back(supply, task, units)
-        self._forget_idle(layer)
+    def _serve(self, served: Iterable[Demand[Any]]) -> None:
+        for request in served:
+            if isinstance(request, LayerRequest):
+                self._granted(request)
+            elif isinstance(request, SlotRequest) and not request.ready.done():
+                request.ready.set_result(None)  # else it was cancelled, and gives them back at once
+
+    def _granted(self, request: LayerRequest) -> None:
+        claim = request.claim
+        claim.granted.append(request.supply)
+        claim.request = None
+        self._holders[claim.task] = claim.asker
+        if claim.ready.done():
+            return  # it was cancelled, and gives them back at once
+        if len(claim.granted) == len(claim.layers):
+            claim.ready.set_result(None)
+        else:
+            self._advance(claim)
 
     def _forget_idle(self, layer: Layer) -> None:
         supply = self._supplies.get(layer.key)
@@ -246,17 +315,9 @@ class Pools:
             return
         del self._supplies[layer.key]
 
-    def _serve(self, served: Iterable[Demand[Any]]) -> None:
-        for request in served:
-            assert isinstance(request, SlotRequest), "a task waits"
-            if isinstance(request, PoolRequest):
-                self._holders[request.who] = request
-            if not request.ready.done():  # else it was cancelled, and gives them back at once
-                request.ready.set_result(None)
-
     # -- waits that take long ----------------------------------------------------------------
 
-    def chain(self, request: PoolRequest) -> list[Holder]:
+    def chain(self, request: LayerRequest) -> list[Holder]:
         """Those for whom this wait goes on, nearest first."""
         found = []
         for supply, task, awaited in self.inheritance.chain(request):
@@ -272,14 +333,15 @@ class Pools:
             )
         return found
 
-    def _tell_overdue(self, request: PoolRequest) -> None:
-        if request not in request.supply.line:
+    def _tell_overdue(self, claim: Claim) -> None:
+        request = claim.request
+        if request is None or request not in request.supply.line:
             return
-        run = request.run
+        run = claim.asker.run
         run.publish(
             EventType.WAIT_EXCEEDED,
-            run.plan.index[request.node],
-            duration_s=run.time() - request.asked_s,
+            run.plan.index[claim.asker.node],
+            duration_s=run.time() - claim.asked_s,
             status=request.supply.name,
             reason=chain_told_to(run.tenant, self.chain(request)),
         )
@@ -303,7 +365,7 @@ class Pools:
                 [
                     (each.who, each.units)
                     for each in supply.line
-                    if isinstance(each, PoolRequest) and not each.ready.cancelled()
+                    if isinstance(each, LayerRequest) and not each.claim.ready.done()
                 ],
             )
             for key, supply in self._supplies.items()
@@ -313,21 +375,23 @@ class Pools:
 class Lease:
     """Units of a pool for the length of an `async with`; made by `ctx.pool`. Entered once."""
 
-    __slots__ = ("_asker", "_bound_s", "_held", "_layer", "_pools", "_units")
+    __slots__ = ("_asker", "_bound_s", "_claim", "_layers", "_pools", "_units")
 
     def __init__(
-        self, pools: Pools, layer: Layer, asker: Asker, units: int, bound_s: float
+        self, pools: Pools, layers: Sequence[Layer], asker: Asker, units: int, bound_s: float
     ) -> None:
         self._pools = pools
-        self._layer = layer
+        self._layers = layers
         self._asker = asker
         self._units = units
         self._bound_s = bound_s
-        self._held: tuple[Supply[Any], asyncio.Task[Any]] | None = None
+        self._claim: Claim | None = None
 
     async def __aenter__(self) -> None:
-        assert self._held is None, "a lease is entered once"
-        self._held = await self._pools.acquire(self._layer, self._asker, self._units, self._bound_s)
+        assert self._claim is None, "a lease is entered once"
+        self._claim = await self._pools.acquire(
+            self._layers, self._asker, self._units, self._bound_s
+        )
 
     async def __aexit__(
         self,
@@ -336,41 +400,32 @@ class Lease:
         trace: TracebackType | None,
     ) -> None:
         # Without an await: a stage that is closed by force gives back what it held.
-        held, self._held = self._held, None
-        if held is not None:
-            self._pools.return_units(self._layer, *held, self._units)
+        claim, self._claim = self._claim, None
+        if claim is not None:
+            self._pools.release(claim)
 
 
-class LayeredLease:
-    """Units of a pool of which each tenant has a share, or that lies within another, for the length
-    of an `async with`; made by `ctx.pool`. Entered once.
+class JoinedLease:
+    """Units of a pool of one process within one of several, or the reverse, for the length of an
+    `async with`; made by `ctx.pool`. Entered once. Gives the fence of the pool that was named."""
 
-    Gives the fence of the pool that was named, when several processes share it.
-    """
+    __slots__ = ("_entered", "_leases")
 
-    __slots__ = ("_entered", "_layers", "_leases", "_name")
-
-    def __init__(
-        self, name: str, layers: Sequence[Layer], leases: Sequence[Lease | SharedLease]
-    ) -> None:
-        self._name = name
-        self._layers = layers
+    def __init__(self, leases: Sequence[Lease | SharedLease]) -> None:
         self._leases = leases
         self._entered: list[Lease | SharedLease] = []
 
     async def __aenter__(self) -> int | None:
         assert not self._entered, "a lease is entered once"
-        fence = None
+        fences: list[int | None] = []
         try:
-            for layer, lease in zip(self._layers, self._leases, strict=True):
-                given = await lease.__aenter__()
+            for lease in self._leases:
+                fences.append(await lease.__aenter__())
                 self._entered.append(lease)
-                if layer.pool == self._name and layer.tenant is None:
-                    fence = given
         except BaseException as error:  # whatever it is: nothing stays taken
             await self.__aexit__(type(error), error, None)
             raise
-        return fence
+        return fences[0]
 
     async def __aexit__(
         self,
@@ -387,6 +442,12 @@ class LayeredLease:
                 lost = told
         if lost is not None:
             raise lost
+
+
+def _this_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None, "stages run in tasks"
+    return task
 
 
 def _checked(weights: Mapping[str, float]) -> Mapping[str, float]:

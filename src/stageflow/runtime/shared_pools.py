@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import copy_context
 from functools import partial
 from itertools import count
@@ -45,19 +45,38 @@ ADVICE: Final = "pools taken in one order by every stage of every process"
 class _Ask:
     """A request that was not granted yet, or whose units are held."""
 
-    __slots__ = ("layer", "lost", "ready", "request", "task", "ticket", "units")
+    __slots__ = ("layers", "lost", "ready", "request", "task", "ticket", "units")
 
-    def __init__(self, request: str, layer: Layer, units: int, task: asyncio.Task[Any]) -> None:
+    def __init__(
+        self, request: str, layers: Sequence[Layer], units: int, task: asyncio.Task[Any]
+    ) -> None:
         self.request = request
-        self.layer = layer
+        self.layers = layers
         self.units = units
         self.task = task
         self.ticket = 0
         """0 until it stands in the book."""
         self.ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        """The fence, once it is granted."""
+        """The fence, once all lines have served it."""
         self.lost = False
         """True when the lease ended while it held."""
+
+    @property
+    def pool(self) -> str:
+        """The pool that was asked for."""
+        return self.layers[0].pool
+
+    def told(self, entries: Mapping[str, PoolEntry]) -> None:
+        """What the book says of it, by line."""
+        if self.ready.done():
+            return
+        doomed = next((each.doomed for each in entries.values() if each.doomed), "")
+        if not entries:
+            self.ready.set_exception(_lost(self))
+        elif doomed:
+            self.ready.set_exception(_Doomed(Evidence.loaded(doomed)))
+        elif all(each.fence for each in entries.values()):
+            self.ready.set_result(entries[self.pool].fence)
 
 
 class SharedPools:
@@ -114,7 +133,8 @@ class SharedPools:
         found: dict[str, int] = {}
         for each in self._held.values():
             if each.task is task:
-                found[each.layer.name] = found.get(each.layer.name, 0) + each.units
+                for layer in each.layers:
+                    found[layer.name] = found.get(layer.name, 0) + each.units
         return found
 
     async def lines(self) -> dict[str, tuple[int, int]]:
@@ -133,36 +153,39 @@ class SharedPools:
         self,
         run: Driver,
         node: str,
-        layer: Layer,
+        layers: Sequence[Layer],
         units: int,
-        *,
-        callers: Sequence[asyncio.Task[Any]] = (),
+        callers: Sequence[asyncio.Task[Any]],
     ) -> SharedLease:
         """Nothing is asked for before it is entered. `callers` await the run, and those above."""
-        return SharedLease(
-            self, Waiter(run, node, _told(layer, units), ADVICE), layer, units, callers
-        )
+        waiter = Waiter(run, node, f"{units} of pool {layers[0].pool!r}", ADVICE)
+        return SharedLease(self, waiter, layers, units, callers)
 
     # -- asking and giving back ------------------------------------------------------------------
 
     async def acquire(
-        self, waiter: Waiter, layer: Layer, units: int, callers: Sequence[asyncio.Task[Any]]
+        self,
+        waiter: Waiter,
+        layers: Sequence[Layer],
+        units: int,
+        callers: Sequence[asyncio.Task[Any]],
     ) -> _Ask:
-        """Waits for the units."""
+        """Waits for the units of all layers."""
         task = asyncio.current_task()
         assert task is not None, "stages run in tasks"
         self._be_here()
-        self._refuse_reentry(waiter, layer, units, (task, *callers))
-        ask = _Ask(f"{self._owner}/{next(self._numbers)}", layer, units, task)
+        self._refuse_reentry(waiter, layers, units, (task, *callers))
+        ask = _Ask(f"{self._owner}/{next(self._numbers)}", layers, units, task)
         self._asks[ask.request] = ask
         self._keep()
         try:
-            entry = await self._store.change(lambda book, now_s: self._enter(book, now_s, ask))
-            if entry is None:
-                raise self._full(layer.name, waiter.node)
-            ask.ticket = entry.ticket
-            if entry.fence:
-                ask.ready.set_result(entry.fence)
+            entries = await self._store.change(lambda book, now_s: self._enter(book, now_s, ask))
+            if not entries:
+                raise self._full(layers[0].name, waiter.node)
+            ask.ticket = min(each.ticket for each in entries.values())
+            ask.told(entries)
+            if ask.ready.done():
+                ask.ready.result()
             else:
                 with self._graph.waits(task, waiter):
                     await ask.ready
@@ -179,36 +202,43 @@ class SharedPools:
         return ask
 
     def _refuse_reentry(
-        self, waiter: Waiter, layer: Layer, units: int, line: Sequence[asyncio.Task[Any]]
+        self,
+        waiter: Waiter,
+        layers: Sequence[Layer],
+        units: int,
+        line: Sequence[asyncio.Task[Any]],
     ) -> None:
         """Who asks for more than is left beside what it holds itself would wait for itself."""
-        held = sum(
-            each.units
-            for each in self._held.values()
-            if each.layer.key == layer.key and each.task in line
-        )
-        if held + units > layer.units:
-            found = self._graph.reentry(waiter, line)
-            self._graph.deadlocks.append(found)
-            raise deadlocked(found, waiter)
+        held = [each for each in self._held.values() if each.task in line]
+        for layer in layers:
+            own = sum(each.units for each in held if layer in each.layers)
+            if own + units > layer.units:
+                found = self._graph.reentry(waiter, line)
+                self._graph.deadlocks.append(found)
+                raise deadlocked(found, waiter)
 
-    def _enter(self, book: PoolBook, now_s: float, ask: _Ask) -> PoolEntry | None:
+    def _enter(self, book: PoolBook, now_s: float, ask: _Ask) -> Mapping[str, PoolEntry]:
+        """The request's entries by line; none when too many wait."""
         if not book.renew(self._owner, now_s=now_s, lease_s=self._store.lease_s):
             book.begin(self._owner, now_s=now_s, lease_s=self._store.lease_s)
-        entry = PoolEntry(ask.request, self._owner, self._names.of(ask.task), ask.units, 0)
-        total = ask.layer.units
+        first, *rest = [(each.key, each.units) for each in ask.layers]
+        entry = PoolEntry(
+            ask.request, self._owner, self._names.of(ask.task), ask.units, 0, rest=rest
+        )
         try:
-            return book.ask(ask.layer.key, total, entry, waiters_max=self._limits.pool_waiters)
+            found = book.ask(*first, entry, waiters_max=self._limits.pool_waiters)
         except ValueError as error:
             raise RunError(
                 "pool.units_differ",
-                f"other processes use pool {ask.layer.name!r} with another number of units",
-                field=ask.layer.pool,
+                f"other processes use pool {ask.pool!r}, or one around it, with another number of"
+                " units",
+                field=ask.pool,
                 expected=f"{error.args[0]} units",
-                got=f"{total} units",
+                got=" and ".join(f"{each.units} of {each.name!r}" for each in ask.layers),
                 fix="give the pool the same units everywhere; a change takes hold when nobody"
                 " uses it",
             ) from None
+        return {} if found is None else book.entries(ask.request)
 
     def _full(self, name: str, node: str) -> RunError:
         return RunError(
@@ -308,22 +338,14 @@ class SharedPools:
 
     def _settle(self, book: PoolBook) -> None:
         """What the book says about those who wait and hold here."""
-        entries = {
-            each.request: each
-            for pool in book.pools.values()
-            for each in (*pool.holds, *pool.queue)
-            if each.owner == self._owner
-        }
+        entries: dict[str, dict[str, PoolEntry]] = {}
+        for key, pool in book.pools.items():
+            for each in (*pool.holds, *pool.queue):
+                if each.owner == self._owner:
+                    entries.setdefault(each.request, {})[key] = each
         for ask in self._asks.values():
-            if not 0 < ask.ticket <= book.last_number or ask.ready.done():
-                continue
-            entry = entries.get(ask.request)
-            if entry is None:
-                ask.ready.set_exception(_lost(ask))
-            elif entry.doomed:
-                ask.ready.set_exception(_Doomed(Evidence.loaded(entry.doomed)))
-            elif entry.fence:
-                ask.ready.set_result(entry.fence)
+            if 0 < ask.ticket <= book.last_number:
+                ask.told(entries.get(ask.request, {}))
         for held in self._held.values():
             if held.ticket <= book.last_number and held.request not in entries:
                 held.lost = True
@@ -400,26 +422,28 @@ class SharedLease:
     a holder whose lease ended while its process was stopped.
     """
 
-    __slots__ = ("_ask", "_callers", "_layer", "_pools", "_units", "_waiter")
+    __slots__ = ("_ask", "_callers", "_layers", "_pools", "_units", "_waiter")
 
     def __init__(
         self,
         pools: SharedPools,
         waiter: Waiter,
-        layer: Layer,
+        layers: Sequence[Layer],
         units: int,
         callers: Sequence[asyncio.Task[Any]],
     ) -> None:
         self._pools = pools
         self._waiter = waiter
-        self._layer = layer
+        self._layers = layers
         self._units = units
         self._callers = callers
         self._ask: _Ask | None = None
 
     async def __aenter__(self) -> int:
         assert self._ask is None, "a lease is entered once"
-        self._ask = await self._pools.acquire(self._waiter, self._layer, self._units, self._callers)
+        self._ask = await self._pools.acquire(
+            self._waiter, self._layers, self._units, self._callers
+        )
         return self._ask.ready.result()
 
     async def __aexit__(
@@ -435,10 +459,6 @@ class SharedLease:
         self._pools.give_back(ask)
         if ask.lost and kind is None:
             raise _lost(ask)
-
-
-def _told(layer: Layer, units: int) -> str:
-    return f"{units} of pool {layer.name!r}"
 
 
 def _given_back(requests: Sequence[str], book: PoolBook, now_s: float) -> PoolBook:
@@ -462,8 +482,8 @@ class _Doomed(Exception):
 def _lost(ask: _Ask) -> RunError:
     return RunError(
         "pool.lease_lost",
-        f"the lease of pool {ask.layer.name!r} ended before its holder had given it back",
-        field=ask.layer.pool,
+        f"the lease of pool {ask.pool!r} ended before its holder had given it back",
+        field=ask.pool,
         expected="a process that renews its lease in time",
         got="silence for longer than lease_s: the process was stopped, or cut off",
         fix="raise lease_s in the address, and let the resource check the fence",

@@ -169,7 +169,7 @@ class WaitGraph:
         self.waiting[task] = waiter
         self.numbers[task] = self.new_number() if number is None else number
         try:
-            self._refuse_deadlock(task)
+            self.refuse_deadlock(task)
             yield
         finally:
             del self.waiting[task], self.numbers[task]
@@ -183,7 +183,8 @@ class WaitGraph:
         shared = {} if self.shared is None else self.shared.holds(task)
         return {**self._pools.holds(task), **shared}
 
-    def _refuse_deadlock(self, task: asyncio.Task[Any]) -> None:
+    def refuse_deadlock(self, task: asyncio.Task[Any]) -> None:
+        """Raises Deadlocked when the wait of `task` will never end."""
         waiter = self.waiting[task]
         if not self._may_close(task, waiter):
             return
