@@ -35,8 +35,11 @@ if TYPE_CHECKING:
 LOOKS: Final = 5
 """Looks in a scan interval. After at most one the last wait is published, after another it is seen,
 and after two more it is sure."""
-POLL_S: Final = 0.05
-"""How often whoever waits asks whether he was given his units."""
+POLL_S, POLL_MAX_S = 0.02, 0.05
+"""How often whoever waits asks whether he was given his units; less often where the store is slow
+to answer."""
+POLL_SHARE: Final = 0.25
+"""Of its time that a process that waits spends on asking, at most."""
 EARLIER: Final = 2
 """Looks that are kept: between the last but one and this one every process has published."""
 ADVICE: Final = "pools taken in one order by every stage of every process"
@@ -299,6 +302,7 @@ class SharedPools:
         loop = asyncio.get_running_loop()
         look_s = self._limits.scan_s / LOOKS
         next_look_s = loop.time()
+        poll_s = POLL_S
         while self._is_needed:
             self._news.clear()
             try:
@@ -307,13 +311,16 @@ class SharedPools:
                     next_look_s = loop.time() + look_s
                     await self._look()
                 elif self._asks:
+                    began_s = loop.time()
                     await self._read()
+                    took_s = loop.time() - began_s
+                    poll_s = min(max(POLL_S, took_s / POLL_SHARE), POLL_MAX_S)
             except StageflowError as error:
                 self._fail(error)
                 next_look_s = loop.time() + look_s
             wait_s = max(0.0, next_look_s - loop.time())
             if self._asks:
-                wait_s = min(wait_s, POLL_S)
+                wait_s = min(wait_s, poll_s)
             timer = loop.call_later(wait_s, self._news.set)
             if self._is_needed:
                 await self._news.wait()
