@@ -35,9 +35,11 @@ if TYPE_CHECKING:
 LOOKS: Final = 5
 """Looks in a scan interval. After at most one the last wait is published, after another it is seen,
 and after two more it is sure."""
-POLL_S, POLL_MAX_S = 0.02, 0.05
-"""How often whoever waits asks whether he was given his units; less often where the store is slow
-to answer."""
+POLL_S, POLL_MAX_S = 0.008, 0.05
+"""How often whoever waits asks whether he was given his units: who is soon to have them often, the
+others seldom, and nobody often where the store is slow to answer."""
+FRONT: Final = 2
+"""Places of a line whose turn can come at any time."""
 POLL_SHARE: Final = 0.25
 """Of its time that a process that waits spends on asking, at most."""
 EARLIER: Final = 2
@@ -123,6 +125,8 @@ class SharedPools:
         self._earlier: deque[Sighting[str]] = deque(maxlen=EARLIER)
         self._postponed: set[frozenset[str]] = set()
         """Cycles that were sure at the last look, and seemed to be parts of larger ones."""
+        self._is_next = False
+        """Whether somebody here was near the front of a line when the book was seen last."""
         self._shows_waits = False
         """Whether what was published last has anybody who waits."""
 
@@ -314,7 +318,8 @@ class SharedPools:
                     began_s = loop.time()
                     await self._read()
                     took_s = loop.time() - began_s
-                    poll_s = min(max(POLL_S, took_s / POLL_SHARE), POLL_MAX_S)
+                    often_s = POLL_S if self._is_next else POLL_MAX_S
+                    poll_s = min(max(often_s, took_s / POLL_SHARE), POLL_MAX_S)
             except StageflowError as error:
                 self._fail(error)
                 next_look_s = loop.time() + look_s
@@ -346,7 +351,10 @@ class SharedPools:
     def _settle(self, book: PoolBook) -> None:
         """What the book says about those who wait and hold here."""
         entries: dict[str, dict[str, PoolEntry]] = {}
+        self._is_next = False
         for key, pool in book.pools.items():
+            front = pool.queue[:FRONT]
+            self._is_next = self._is_next or any(each.owner == self._owner for each in front)
             for each in (*pool.holds, *pool.queue):
                 if each.owner == self._owner:
                     entries.setdefault(each.request, {})[key] = each

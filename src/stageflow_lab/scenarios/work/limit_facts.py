@@ -8,9 +8,11 @@ so what a large request keeps free at the head of a line counts as idle too.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 SAME_INSTANT_S: Final = 1e-9
@@ -108,13 +110,15 @@ def judged(
     calls: Mapping[int, Call],
     steps: Sequence[Step],
     *,
-    until_s: float | None = None,
+    from_s: float = 0.0,
+    until_s: float = math.inf,
 ) -> Facts:
-    """What a log comes to. Utilization counts up to `until_s`, when the load ended."""
+    """What a log comes to. Utilization counts from `from_s`, when all processes were at work, up to
+    `until_s`, when the load ended."""
     facts, inside, waiting = Facts(calls=len(calls)), Inside(bounds), dict[int, Call]()
-    last_s = 0.0
+    last_s = from_s
     for step in sorted(steps, key=lambda each: (each.at_s, each.kind != "leaves")):
-        end_s = step.at_s if until_s is None else min(step.at_s, until_s)
+        end_s = min(step.at_s, until_s)
         if waiting and end_s > last_s:
             idle = _idle(inside, waiting.values())
             facts.idle_unit_s += idle * (end_s - last_s)
@@ -164,7 +168,7 @@ def _judge_order(facts: Facts, calls: Mapping[int, Call], steps: Sequence[Step])
             call = calls[step.call]
             lines.setdefault((call.line, call.tool, call.tenant), []).append(entered[step.call])
     for key, grants in lines.items():
-        for earlier, later in zip(grants, grants[1:], strict=False):
+        for earlier, later in pairwise(grants):
             facts.pairs += 1
             if earlier.fence and later.fence:
                 is_overtaken = later.fence < earlier.fence

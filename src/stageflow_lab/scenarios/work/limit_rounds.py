@@ -189,7 +189,8 @@ def _put_together(seen: Sequence[dict[str, Any]], until_s: float) -> dict[str, A
         calls |= {number: Call(*rest) for number, *rest in each["calls"]}
         steps += [Step(*step) for step in each["steps"]]
         places.update(each["places"])
-    facts = judged(bounds_of(*LIMITS), calls, steps, until_s=until_s)
+    firsts = [min(s[0] for s in each["steps"] if s[1] == "enters") for each in seen]
+    facts = judged(bounds_of(*LIMITS), calls, steps, from_s=max(firsts), until_s=until_s)
     return {**plain(facts), "places": dict(places)}
 
 

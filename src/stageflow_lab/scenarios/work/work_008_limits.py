@@ -36,8 +36,8 @@ from .limit_facts import plain
 from .limit_rounds import Plan, rounds_command
 from .limit_schedules import UPDATES, Seen, followed
 
-SHARED_EVERY: Final = 5
-"""Every so manieth schedule has its limits in a store of several processes."""
+SHARED_EVERY: Final = 10
+"""One in so many schedules has its limits in a store of several processes."""
 LOOK_S: Final = 0.25
 """Within which a unit whose lease has ended is seen by whoever waits for it."""
 NUMBERS: Final = ("calls", "grants", "exceeded", "overtaken", "pairs")
@@ -342,7 +342,8 @@ SCENARIO = Scenario(
             ">=",
             0.95,
             doc="unit-seconds in use while somebody waited, of those in use and those that "
-            "somebody who waited could have had; of the worst engine or store",
+            "somebody who waited could have had; of the worst engine or store, once each of its "
+            "processes had been served",
         ),
         Metric(
             "overtaken",
