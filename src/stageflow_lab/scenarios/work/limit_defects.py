@@ -10,6 +10,7 @@ from typing import Any, Final
 from stageflow.journal.pools import MemoryPools, PoolBook
 from stageflow.runtime import pools, runtime, shared_pools
 from stageflow.runtime.capacity import Capacity, Layer
+from stageflow.runtime.waits import WaitGraph
 from stageflow.scheduler import line
 
 from ...sabotage import Sabotage, patched, sabotage
@@ -109,7 +110,7 @@ def own_holdings_not_looked_at() -> Iterator[None]:
         return None
 
     with (
-        patched(pools.WaitGraph, "refuse_deadlock", refuse),
+        patched(WaitGraph, "refuse_deadlock", refuse),
         patched(shared_pools.SharedPools, "_refuse_reentry", refuse),
         patched(shared_pools, "knots", lambda _: []),
     ):

@@ -36,6 +36,8 @@ STATE_EVERY_S: Final = 7.0
 """Twenty updates of a state, of which each waits for the others, take about so long."""
 LEASE_S: Final = 3.0
 START_S: Final = 2.0
+LOAD_LEAST_S: Final = 8.0
+"""So that some twenty grants come after one another in every line."""
 LINE_BYTES_MAX: Final = 64 * 1024 * 1024
 END_S: Final = 60.0
 """After the load, before the processes are given up."""
@@ -76,14 +78,16 @@ class Round:
     async def run(self) -> dict[str, Any]:
         """What was seen."""
         with self._forgotten():
-            worked = await self._work()
-            return {"store": self.store, **worked, "crashes": await self._crashes()}
+            async with asyncio.TaskGroup() as group:
+                works = group.create_task(self._work())
+                crashes = group.create_task(self._crashes())
+            return {"store": self.store, **works.result(), "crashes": crashes.result()}
 
     # -- agents at work --------------------------------------------------------------------------
 
     async def _work(self) -> dict[str, Any]:
         plan, address = self.plan, self.address(20.0)
-        load_s = max(4.0, plan.seconds / len(STORES) - START_S - 2 * LEASE_S)
+        load_s = max(LOAD_LEAST_S, plan.seconds / len(STORES) - START_S)
         until_s = time.monotonic() + START_S + load_s
         states = [self.folder / f"state{n}" for n in range(max(1, int(load_s / STATE_EVERY_S)))]
         for state in states:
