@@ -71,9 +71,11 @@ def test_refusals_of_one_second_slow_down_once_and_calm_speeds_up_again() -> Non
     rate, meter = Rate(100), Meter()
     for _ in range(20):
         meter.learn(rate, Lesson(is_refusal=True), now_s=50.0)
-    assert meter.per_second(rate, 50.0) == pytest.approx(90.0)
-    assert meter.per_second(rate, 55.0) == pytest.approx(94.5)
+    assert meter.per_second(rate, 50.0) == pytest.approx(95.0)
+    assert meter.per_second(rate, 52.0) == pytest.approx(96.9)
     assert meter.per_second(rate, 500.0) == 100.0
+    meter.learn(rate, Lesson(is_refusal=True), now_s=52.0)
+    assert meter.per_second(rate, 52.0) == pytest.approx(96.9 * 0.8), "far too fast"
 
 
 def test_what_a_service_tells_replaces_the_rate() -> None:

@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar
 
 from stageflow.model.errors import BuildError, RunError
 from stageflow.scheduler.line import Rank, RankedLine
-from stageflow.stages.work.rate.answer import Answer, RateLimited, lesson_of
+from stageflow.stages.work.rate.answer import EXHAUSTED_S, Answer, RateLimited, lesson_of
 from stageflow.stages.work.rate.meter import Lesson, Rate, Slot
 from stageflow.stages.work.rate.store import RateStore, opened
 
@@ -183,6 +183,7 @@ class RateLimiter:
             if not is_sure and (pause_s := await self._store.paused_s(self.key)) > 0:
                 # Said meanwhile, to another process perhaps.
                 self._slot_s, self._next_s = None, loop.time() + pause_s
+                self._is_exhausted = pause_s >= EXHAUSTED_S
                 self._tell_late()
                 return
         first = self._line.first()

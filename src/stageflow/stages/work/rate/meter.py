@@ -10,9 +10,10 @@ per_s / permits and a tolerance of burst - 1 intervals; they differ in the burst
 none is given. `sliding_window` is exact: never more than `permits` in any `per_s` seconds, kept by
 the instants of the last of them.
 
-What a service says changes the pace: a refusal takes a tenth off, once a second at most, and each
-second without one gives a hundredth back (additive increase, multiplicative decrease: Chiu and
-Jain, Computer Networks and ISDN Systems 17, 1989); a policy that it tells replaces the rate.
+What a service says changes the pace: a refusal takes a twentieth off, or a fifth when it follows
+another by less than three seconds, once a second at most; each second gives a hundredth back
+(additive increase, multiplicative decrease: Chiu and Jain, Computer Networks and ISDN Systems 17,
+1989). A policy that the service tells replaces the rate.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from typing import Final, Literal, NamedTuple
 
 from stageflow.model.errors import BuildError
 
-DECREASE: Final = 0.9
+DECREASE: Final = 0.95
+DECREASE_AGAIN: Final = 0.8
+AGAIN_S: Final = 3.0
+"""A refusal so soon after another says that the pace is far from right, and not just above it."""
 INCREASE: Final = 0.01
 """Of the pace at the last refusal, for each second since."""
 COOLDOWN_S: Final = 1.0
@@ -147,7 +151,8 @@ class Meter:
         if lesson.per_second > 0:
             self.told = lesson.per_second
         if lesson.is_refusal and now_s - self.paced_s >= COOLDOWN_S:
-            self.pace = self.per_second(rate, now_s) * DECREASE
+            is_again = now_s - self.paced_s < AGAIN_S
+            self.pace = self.per_second(rate, now_s) * (DECREASE_AGAIN if is_again else DECREASE)
             self.paced_s = now_s
         if lesson.pause_s > 0 and now_s + lesson.pause_s > self.until_s:
             self.until_s = now_s + lesson.pause_s

@@ -12,7 +12,16 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
-from stageflow.stages.work.rate.meter import COOLDOWN_S, DECREASE, INCREASE, Lesson, Rate, Slot
+from stageflow.stages.work.rate.meter import (
+    AGAIN_S,
+    COOLDOWN_S,
+    DECREASE,
+    DECREASE_AGAIN,
+    INCREASE,
+    Lesson,
+    Rate,
+    Slot,
+)
 from stageflow.stages.work.rate.store import missing_extra, unreachable
 
 if TYPE_CHECKING:
@@ -45,7 +54,9 @@ BEGIN
   END IF;
   IF what = 'learn' THEN
     IF refuses AND now_s - m.paced_s >= {COOLDOWN_S} THEN
-      per := per * {DECREASE}; m.pace := per; m.paced_s := now_s;
+      per := per * CASE WHEN now_s - m.paced_s < {AGAIN_S} THEN {DECREASE_AGAIN}
+        ELSE {DECREASE} END;
+      m.pace := per; m.paced_s := now_s;
     END IF;
     IF pause > 0 AND now_s + pause > m.until_s THEN
       m.until_s := now_s + pause; m.is_exhausted := exhausts;

@@ -5,7 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-from stageflow.stages.work.rate.meter import COOLDOWN_S, DECREASE, INCREASE, Lesson, Rate, Slot
+from stageflow.stages.work.rate.meter import (
+    AGAIN_S,
+    COOLDOWN_S,
+    DECREASE,
+    DECREASE_AGAIN,
+    INCREASE,
+    Lesson,
+    Rate,
+    Slot,
+)
 from stageflow.stages.work.rate.store import FORGET_S, missing_extra, unreachable
 
 PREFIX: Final = "stageflow:rate:"
@@ -31,7 +40,8 @@ if ARGV[1] == 'learn' then
   local pause, said = tonumber(ARGV[6]), tonumber(ARGV[9])
   if said > 0 then told = said end
   if ARGV[8] == '1' and now - paced >= {COOLDOWN_S} then
-    pace = persecond() * {DECREASE}
+    local again = now - paced < {AGAIN_S}
+    pace = persecond() * (again and {DECREASE_AGAIN} or {DECREASE})
     paced = now
   end
   if pause > 0 and now + pause > till then
