@@ -2,8 +2,8 @@
 
 A log is plain data, made alike by simulated and by real processes; `judged` is a pure function of
 it. A call asks, enters with its units, and leaves; or it gives up before it has entered. Units are
-idle when somebody who waits could have them under every limit, by a search in the order of asking:
-so what a large request keeps free at the head of a line counts as idle too.
+idle when somebody who waits could have them under every limit, without passing one who asked
+earlier for the same tool: that is what keeping the order costs, and is not idleness.
 """
 
 from __future__ import annotations
@@ -88,8 +88,9 @@ class Inside:
     def full(self, call: Call) -> list[str]:
         return [name for name, used, most in self._limits(call) if used == most]
 
-    def fits(self, call: Call) -> bool:
-        return all(used + call.units <= most for _, used, most in self._limits(call))
+    def lacking(self, call: Call) -> list[str]:
+        """The limits under which there is no room for it."""
+        return [name for name, used, most in self._limits(call) if used + call.units > most]
 
     def _limits(self, call: Call) -> Iterable[tuple[str, int, int]]:
         yield "total", self.total, self.bounds.total
@@ -145,15 +146,22 @@ def judged(
 
 
 def _idle(inside: Inside, waiting: Iterable[Call]) -> int:
-    """Units that those who wait could have now."""
+    """Units that those who wait could have now, and nobody be passed who asked earlier: of the
+    tenant for whom its share is too small, and of the tool for whom all there is is."""
     if inside.total >= inside.bounds.total:
         return 0
-    found, then = 0, None
+    found, then, kept = 0, None, set[tuple[str, ...]]()
     for call in waiting:
         then = inside.copy() if then is None else then
-        if then.fits(call):
+        mine = (call.tool, call.tenant)
+        if mine in kept or (call.tool,) in kept:
+            continue
+        lacking = then.lacking(call)
+        if not lacking:
             then.add(call)
             found += call.units
+        else:
+            kept.add(mine if lacking == ["tenant"] else (call.tool,))
     return found
 
 

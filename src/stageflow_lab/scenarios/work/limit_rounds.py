@@ -36,8 +36,8 @@ STATE_EVERY_S: Final = 7.0
 """Twenty updates of a state, of which each waits for the others, take about so long."""
 LEASE_S: Final = 3.0
 START_S: Final = 2.0
-LOAD_LEAST_S: Final = 8.0
-"""So that some twenty grants come after one another in every line."""
+LOAD_LEAST_S: Final = 12.0
+"""So that some grants come after one another in every line."""
 LINE_BYTES_MAX: Final = 64 * 1024 * 1024
 END_S: Final = 60.0
 """After the load, before the processes are given up."""

@@ -19,6 +19,8 @@ from .rated_services import KINDS, Kind
 ONCE: Final = 0.3
 """Share of requests that must not be sent again."""
 DEADLINE_S: Final = (0.3, 4.0)
+SENT_S: Final = 0.005
+"""Between the word that it may be sent and the sending."""
 PAUSE_S: Final = 0.25
 """After a refusal for its deadline, before a client asks anew."""
 
@@ -84,7 +86,7 @@ async def work(
 
         async def sent(identity: str = identity, deadline_s: float = deadline_s) -> Reply:
             counts["sends"] += 1
-            counts["sent_late"] += loop.time() > deadline_s + seen.grace_s
+            counts["sent_late"] += loop.time() > deadline_s + SENT_S
             return await send(client.kind, identity)
 
         counts["calls"] += 1

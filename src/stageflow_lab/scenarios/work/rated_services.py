@@ -17,7 +17,10 @@ from typing import Any, Final, NamedTuple
 from stageflow.stages.work.rate import Rate
 
 PER_SECOND: Final = 20
-BURST: Final = 5
+BUCKET: Final = 20
+"""What a service saves up for its clients at most."""
+BURST: Final = 10
+"""What clients send at once: less, so that what a network pushes together still fits."""
 WINDOW, WINDOW_S = 100, 5.0
 TAKEN: Final = 10
 """Of a window, by others, each time."""
@@ -72,7 +75,7 @@ class Service:
     """Arrivals of requests that must not be sent again."""
 
     def __post_init__(self) -> None:
-        self.tokens = float(BURST)
+        self.tokens = float(BUCKET)
         self.filled_s = self.begin_s
         self.used = self.taken_next = 0
         """Of the present window, and by others as soon as the next begins."""
@@ -120,7 +123,7 @@ class Service:
 
     def _fill_to(self, at_s: float) -> None:
         if at_s > self.filled_s:
-            self.tokens = min(BURST, self.tokens + (at_s - self.filled_s) * PER_SECOND)
+            self.tokens = min(BUCKET, self.tokens + (at_s - self.filled_s) * PER_SECOND)
             self.filled_s = at_s
         if at_s >= self.window_s + WINDOW_S:
             self.window_s += (at_s - self.window_s) // WINDOW_S * WINDOW_S

@@ -112,14 +112,14 @@ def one(name: str) -> Service:
 
 def test_a_service_serves_its_quota_and_refuses_what_is_more() -> None:
     bucket, window = one("seconds"), one("window")
-    assert [bucket.answer(0.0, "")[0] for _ in range(7)] == [200] * 5 + [429] * 2
+    assert [bucket.answer(0.0, "")[0] for _ in range(22)] == [200] * 20 + [429] * 2
     assert [window.answer(0.0, "")[0] for _ in range(102)] == [200] * 100 + [429] * 2
     assert bucket.answer(0.06, "")[0] == 200 and window.answer(5.0, "")[0] == 200
 
 
 def test_who_comes_before_what_was_told_is_counted_once_all_can_know() -> None:
     bucket = one("seconds")
-    for at_s in (*[0.0] * 6, 0.05, 0.5, 1.1):
+    for at_s in (*[0.0] * 21, 0.05, 0.5, 1.1):
         bucket.answer(at_s, "")
     assert bucket.counts["early"] == 1, "the one at half a second"
 

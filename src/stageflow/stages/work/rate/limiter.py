@@ -137,6 +137,8 @@ class RateLimiter:
             if timer is not None:
                 timer.cancel()
             self._gone(waiter)
+        if loop.time() > deadline_s:  # it was served, and this process was not let run
+            raise self._late(0.0)
 
     def _enter(self, waiter: _Waiter) -> None:
         self._line.put(waiter, {waiter.client: Rank(0.0, self._asked, 0, 0)})
