@@ -342,7 +342,7 @@ SCENARIO = Scenario(
             ">=",
             0.95,
             doc="unit-seconds in use while somebody waited, of those in use and those that "
-            "somebody who waited could have had without passing one who asked earlier; of the worst "
+            "somebody who waited could have had and pass nobody who asked earlier; of the worst "
             "engine or store, once each of its processes had been served",
         ),
         Metric(
