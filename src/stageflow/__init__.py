@@ -53,6 +53,7 @@ from stageflow.model.progress import Progress, Stall
 from stageflow.model.session import Session, Turn, Window
 from stageflow.model.snapshot import ContextSnapshot
 from stageflow.model.values import Adapter
+from stageflow.runtime.capacity import Pool, PoolUsage, SharedPool
 from stageflow.runtime.connections import Connections
 from stageflow.runtime.context import Context
 from stageflow.runtime.deps import Dep
@@ -63,7 +64,6 @@ from stageflow.runtime.limits import Limits
 from stageflow.runtime.outcome import Candidate, NodeOutcome, Run, Undo
 from stageflow.runtime.pipeline import Pipeline, RunStream
 from stageflow.runtime.runtime import Runtime
-from stageflow.runtime.shared_pools import SharedPool
 from stageflow.runtime.stream import Emitted
 from stageflow.runtime.tenancy import AccessRefused, TenantRuntime
 from stageflow.runtime.waiting import Waiting
@@ -109,6 +109,8 @@ __all__ = [
     "NodeOutcome",
     "NotHappened",
     "Pipeline",
+    "Pool",
+    "PoolUsage",
     "Progress",
     "Redact",
     "Retry",

@@ -29,6 +29,7 @@ MARKS: Final[Mapping[str, str]] = MappingProxyType(
         "damage_found": "a stored record was not what was written, and was refused",
         "effect_replayed": "a duplicate of an effect was given the recorded result",
         "effect_unknown": "an effect was cut off by a crash, stop or timeout, and was not repeated",
+        "grant_returned": "a stage was stopped as a pool served it, and the next was served",
         "guard_blocked": "a guard blocked a value",
         "journal_queue_full": "a request waited outside the journal's full queue",
         "late_write": "the outcome of an attempt that no longer counts was refused",

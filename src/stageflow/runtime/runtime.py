@@ -43,6 +43,7 @@ from stageflow.model.record import UNDO_RUN
 from stageflow.model.session import Turn
 from stageflow.model.values import Adapter, Freezer
 from stageflow.runtime.cache import ResultCache
+from stageflow.runtime.capacity import Pool, SharedPool
 from stageflow.runtime.clock import Clock, SystemClock
 from stageflow.runtime.deps import DepScopes
 from stageflow.runtime.driver import Driver, going_on
@@ -69,7 +70,7 @@ from stageflow.runtime.recovery import recovered
 from stageflow.runtime.request import Requests, request_run_id
 from stageflow.runtime.sessions import Sessions
 from stageflow.runtime.settling import settled, why_not_undoable
-from stageflow.runtime.shared_pools import SharedPool, SharedPools
+from stageflow.runtime.shared_pools import SharedPools
 from stageflow.runtime.simulated import is_simulated
 from stageflow.runtime.stream import StreamQueue
 from stageflow.runtime.submission import result
@@ -92,8 +93,9 @@ class Runtime:
     `journal` is a Journal, the path of a SQLite file, or an address: "sqlite:///runs.db",
     "postgresql://host/database" (docs/postgres.md); None keeps runs in memory only. `deps`
     maps names to factories, `Dep`s, or values; `pools` maps names to how many units `ctx.pool` has
-    to give, to the runs of all tenants, or to a `SharedPool` for the runs of several processes,
-    kept in `shared_pools`: a PostgreSQL address, by default the journal's. Tenants that wait for
+    to give, to the runs of all tenants, to a `Pool` with a limit for each tenant or within another
+    pool, or to a `SharedPool` for the runs of several processes, kept in `shared_pools`: an address
+    of PostgreSQL or Redis, by default the journal's. Tenants that wait for
     one pool of this runtime, or for threads or processes, are served in the proportion of their
     `weights`, 1 for those not named. `locks` is the path of a SQLite file, or a LockStore, in which
     it is kept what `ctx.hold` holds, and only needed beside a journal. Close it (`async with`, or
@@ -105,7 +107,7 @@ class Runtime:
         *,
         journal: Journal | str | Path | None = None,
         deps: Mapping[str, Any] | None = None,
-        pools: Mapping[str, int | SharedPool] | None = None,
+        pools: Mapping[str, int | Pool] | None = None,
         weights: Mapping[str, float] | None = None,
         shared_pools: PoolStore | str | None = None,
         locks: LockStore | str | Path | None = None,
@@ -125,9 +127,7 @@ class Runtime:
         self.processes = ProcessPool(self.limits.processes, self.pools)
         self.waits = self.pools.waits
         """Who waits for whom."""
-        shared = {
-            name: each for name, each in (pools or {}).items() if isinstance(each, SharedPool)
-        }
+        shared = [name for name, each in (pools or {}).items() if isinstance(each, SharedPool)]
         if shared:
             self.pools.shared = self.waits.shared = SharedPools(
                 shared,
