@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from stageflow.model.classification import statuses
-from stageflow.model.classification.names import LENGTH_MAX, of_name
+from stageflow.model.classification.names import LENGTH_MAX, of_name, spelled
 from stageflow.model.classification.reading import Facts, facts_of
 from stageflow.model.classification.sign import (
     ADVICE,
@@ -175,7 +175,10 @@ def _of_codes(facts: Facts) -> Iterator[Sign]:
         kind = statuses.GRPC.get(upper) if upper == code else None
         name = kind or of_name(code)
         if name is not None:
-            found.append(Sign(name, Basis.CODE, f"code {code[:LENGTH_MAX]}"))
+            # Many services say "invalid request" of whatever they refuse; their status knows more.
+            vague = spelled(code) in _VAGUE and _says_later(facts)
+            basis = Basis.TYPE if vague else Basis.CODE
+            found.append(Sign(name, basis, f"code {code[:LENGTH_MAX]}"))
     found += [
         Sign(statuses.JSON_RPC[number], Basis.CODE, f"code {number}")
         for number in facts.numbers
@@ -184,8 +187,18 @@ def _of_codes(facts: Facts) -> Iterator[Sign]:
     yield from reversed(found)
 
 
+_VAGUE: Final = frozenset("invalid_request_error invalid_request bad_request client_error".split())
+
+
+def _says_later(facts: Facts) -> bool:
+    return bool(facts.statuses) and statuses.of_http(facts.statuses[0]) in (T, R)
+
+
 def _of_system(error: BaseException) -> Iterator[Sign]:
-    """errno, name resolution, TLS."""
+    """errno, name resolution, TLS, SMTP."""
+    reply = getattr(error, "smtp_code", None)
+    if type(reply) is int and 400 <= reply < 600:  # RFC 5321, section 4.2.1
+        yield Sign(T if reply < 500 else P, Basis.STATUS, f"smtp {reply}")
     if not isinstance(error, OSError) or not isinstance(error.errno, int):
         return
     root = type(error).__module__.partition(".")[0].lstrip("_")

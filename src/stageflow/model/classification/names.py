@@ -97,6 +97,7 @@ _RULES: Final = tuple(
             r"precondition|deprecat|retired|gone$|opt_?in|unprocessable|parse_?error|"
             r"syntax|schema_",
         ),
+        (P, r"bad_(user_)?(input|param|value)|user_input|graphql_valid|^auth$|_auth$"),
         (P, r"certificate|cert_|ssl_cert|unexpected_?parameter|argument|illegal|read_?only_?field"),
         (
             T,
@@ -125,7 +126,7 @@ _RULES: Final = tuple(
         ),
         (
             T,
-            r"api_connection|connect_?error|connection_?error|service_?(error|failure)|bad_gateway",
+            r"api_connection|connect_?error|connection_?error|service_?failure|bad_gateway",
         ),
         (
             T,

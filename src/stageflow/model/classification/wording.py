@@ -1,4 +1,8 @@
-"""What the text of a message says: the last layer, for errors that say nothing else."""
+"""What the text of a message says: the last layer, for errors that say nothing else.
+
+The groups are asked in order, and the first phrase that is known decides: narrow before wide, and
+what forbids another attempt before what invites one, where both could be read out of a message.
+"""
 
 from __future__ import annotations
 
@@ -12,201 +16,124 @@ R, U = ErrorKind.THROTTLED, ErrorKind.UNKNOWN
 READ_MAX: Final = 2_000
 """Characters of a message that are looked at."""
 
-_RULES: Final = tuple(
-    (kind, re.compile(pattern, re.IGNORECASE))
-    for kind, pattern in (
-        (P, r"insufficient (quota|funds|balance|credit)|billing|payment (is )?required"),
-        (
-            P,
-            r"credit balance|out of credits|no (remaining )?credits|purchase|top up|add"
-            r" (a )?payment",
-        ),
-        (
-            P,
-            r"upgrade (your )?(plan|account|subscription)|free (tier|plan|trial)"
-            r" (has )?(end|expir)",
-        ),
-        (P, r"(maximum|max) context|context (length|window)|too many tokens in|prompt is too long"),
-        (
-            P,
-            r"reduce the (length|size)|(payload|body|request|prompt|input|file) (is )?too"
-            r" (large|long|big)",
-        ),
-        (P, r"content (filter|polic|management)|safety (system|filter|setting)|flagged|moderation"),
-        (R, r"rate.?limit|too many (requests|concurrent|calls|attempts)|throttl|slow(ing)? down"),
-        (R, r"(requests?|tokens?|calls?|queries) (per|/) ?(sec|min|hour|day|month)"),
-        (
-            R,
-            r"(request|call|query|concurrency|usage) (rate|quota|limit)s?( has been| was|"
-            r" is)? (exceed|reach|hit)",
-        ),
-        (R, r"exceed\w* (your |the |its )?(\w+ ){0,3}(quota|rate|limit of \d+ (req|call))"),
-        (
-            R,
-            r"quota (\w+ ){0,4}(exceed|exhaust|reach|used)|(reach|hit|over)\w* (your|the)"
-            r" (\w+ ){0,3}(limit|quota)",
-        ),
-        (
-            R,
-            r"too (quickly|fast|frequent)|(send|mak)ing (requests )?too (many|quick|fast|"
-            r"frequent)|back off",
-        ),
-        (
-            R,
-            r"\b429\b|resource (has been )?exhausted|reduce (your )?(request )?(rate|"
-            r"frequency|traffic)",
-        ),
-        (
-            U,
-            r"without (sending a |a )?(response|reply|answer)|no (response|reply|"
-            r"answer)( was)? (received|from)",
-        ),
-        (
-            U,
-            r"(response|reply|answer) (was )?(lost|interrupted|truncated|incomplete|never"
-            r" (came|arrived))",
-        ),
-        (
-            U,
-            r"read (operation )?timed? ?out|(timed? ?out|timeout).{0,40}(waiting for|"
-            r"reading|awaiting)",
-        ),
-        (U, r"(waiting for|reading|awaiting|receiving).{0,60}(timed? ?out|timeout)"),
-        (
-            U,
-            r"(upstream|gateway|backend|origin).{0,30}(timed? ?out|timeout|did not"
-            r" (respond|answer))",
-        ),
-        (
-            U,
-            r"(may|might|could) (or may not )?have (been )?(complet|succe|process|appli|"
-            r"commit|execut|happen)",
-        ),
-        (
-            U,
-            r"(outcome|result|status|state) (of the \w+ )?(is |are )?(unknown|uncertain|"
-            r"undetermined|indetermin)",
-        ),
-        (
-            U,
-            r"connection (was |has been )?(lost|dropped|closed|terminated).{0,40}(during|"
-            r"mid|while|after|unexpected|before)",
-        ),
-        (
-            U,
-            r"closed the connection unexpectedly|unexpected(ly)? (eof|closed|disconnect)|"
-            r"server disconnected",
-        ),
-        (
-            T,
-            r"connect(ion)? (attempt )?timed? ?out|connect timeout|could not connect|"
-            r"(can'?t|cannot|unable to) (connect|reach|establish)",
-        ),
-        (
-            T,
-            r"connection refused|refused (the|our|your) connection|(host|network)"
-            r" (is )?(unreachable|down)",
-        ),
-        (
-            T,
-            r"temporary failure in name|name resolution.{0,20}(temporar|fail)|(lock|pool|"
-            r"queue) (wait )?time ?out",
-        ),
-        (
-            U,
-            r"connection (was |has been )?(reset|aborted|broken)|reset by peer|"
-            r"broken pipe|socket hang ?up",
-        ),
-        (U, r"deadline (has )?(exceeded|expired|passed)|timed? ?out|timeout|took too long"),
-        (
-            T,
-            r"(service|server|model|system|engine|backend|database|resource|endpoint|"
-            r"cluster|node).{0,30}(unavailable|not (yet )?(available|ready)|offline)",
-        ),
-        (
-            T,
-            r"temporar|try again|retry|please wait|overload|(at|over|out of|insufficient|"
-            r"no|exceed\w*) capacity|busy|high (demand|load|traffic)",
-        ),
-        (
-            T,
-            r"maintenance|warming up|starting up|(is|still|being|currently) (loading|"
-            r"starting|initiali[sz]ing|restarting|scal)",
-        ),
-        (
-            T,
-            r"deadlock|serializ\w+ (fail|conflict|error)|database is locked|"
-            r"could not obtain lock|lock not available",
-        ),
-        (
-            T,
-            r"failing over|failover|leader election|no leader|not (the )?(leader|primary)|"
-            r"rebalanc|shutting down",
-        ),
-        (
-            P,
-            r"invalid|malformed|not (a )?valid|bad request|unrecogni[sz]ed|unexpected"
-            r" (field|key|argument|parameter|token|type)",
-        ),
-        (
-            P,
-            r"(not|isn'?t|wasn'?t) (found|supported|allowed|permitted|authori[sz]ed|"
-            r"implemented|enabled|recogni[sz]ed)",
-        ),
-        (
-            P,
-            r"(does|do|did) ?n[o']t (exist|have (access|permission)|support|match)|"
-            r"no such|unknown (model|field|parameter|column|method|command|user)",
-        ),
-        (
-            P,
-            r"unauthori[sz]ed|forbidden|permission|access (is )?denied|denied|authenticat|"
-            r"credential|api.?key|expired (token|key|cert)",
-        ),
-        (
-            P,
-            r"(token|key|session|licen[cs]e|certificate|subscription|account)( \w+){0,3}"
-            r" (has )?(expired|revoked|disabled|suspended|deactivated|closed|locked)",
-        ),
-        (
-            P,
-            r"missing|required (field|parameter|argument|property|header)|must (be|not|"
-            r"have|contain|match)|is required|mandatory",
-        ),
-        (
-            P,
-            r"already (exists|registered|taken|in use|been (used|processed))|duplicate|"
-            r"violat|constraint|conflict",
-        ),
-        (
-            P,
-            r"certificate verify|self.signed|hostname mismatch|unsupported|"
-            r"not.?implemented|deprecated|retired|discontinued|no longer",
-        ),
-        (
-            P,
-            r"syntax error|(can'?t|cannot|failed to|unable to|could not) (parse|decode|"
-            r"deserial|convert|cast|validate)|out of range|schema",
-        ),
-        (
-            T,
-            r"internal (server |service )?error|unexpected (server |internal )?(error|"
-            r"condition)|something went wrong|server (had an |encountered an )?error|"
-            r"bad gateway|glitch|hiccup",
-        ),
-    )
+
+def _any_of(*phrases: str) -> re.Pattern[str]:
+    return re.compile("|".join(phrases), re.IGNORECASE)
+
+
+MONEY: Final = _any_of(
+    r"insufficient (quota|funds|balance|credit)|billing|payment (is )?required|payment method",
+    r"credit balance|out of credits|no (remaining )?credits|purchase|top up|add (a )?payment",
+    r"upgrade (your )?(plan|account|subscription)|free (tier|plan|trial) (has )?(end|expir)",
+    r"requires? (a |an )?(paid|higher|different) (plan|tier|subscription)",
 )
-_STRONG: Final = {"P": 6, "R": 13}
-"""So many rules from the front tell money from time, and time from anything else."""
+SIZE: Final = _any_of(
+    r"(maximum|max) context|context (length|window)|too many tokens|prompt is too long",
+    r"(maximum|max) (number of|size|length)|too (long|large|big|small|short)\b",
+    r"reduce the (length|size)|content (filter|polic|management)|safety (system|filter|setting)",
+    r"flagged|moderation",
+)
+RATE: Final = _any_of(
+    r"rate.?limit|too many (requests|concurrent|calls|attempts)|throttl|slow(ing)? down",
+    r"(requests?|tokens?|calls?|queries) (per|/) ?(sec|min|hour|day|month)|\brate exceeded",
+    r"(request|call|query|concurrency|usage|burst) ?(rate|quota|limit)s?( has been| was| is)? "
+    r"?(exceed|reach|hit)",
+    r"(concurrency|burst|simultaneous|parallel)( \w+){0,3} (limit|hit|reach|exceed)",
+    r"exceed\w* (your |the |its )?(\w+ ){0,3}(quota|rate|limit of \d+ (req|call))",
+    r"quota (\w+ ){0,4}(exceed|exhaust|reach|used)|throughput\w* (limit )?exceed",
+    r"(reach|hit|over)\w* (your|the) (\w+ ){0,3}(limit|quota)|over_query_limit",
+    r"too (quickly|fast|frequent)|(call|request) (volume|frequency|rate) (is |exceed)",
+    r"back off|enhance.your.calm|flood (control|wait)|rejected.execution",
+    r"resource (has been )?exhausted|reduce (your )?(request )?(rate|frequency|traffic)",
+)
+_SENT: Final = _any_of(
+    r"without (sending a |a )?(response|reply|answer)|no (response|reply|answer)\b",
+    r"(response|reply|answer) (was )?(lost|interrupted|truncated|incomplete|never (came|arrived))",
+    r"(response|stream|reply) (ended|closed)|ended prematurely|did not (respond|answer)",
+    r"read (operation )?timed? ?out|(waiting for|reading|awaiting|receiving).{0,60}time",
+    r"(timed? ?out|timeout).{0,40}(waiting for|reading|awaiting)",
+    r"(upstream|gateway|backend|origin).{0,30}(timed? ?out|timeout|timing out)",
+    r"(may|might|could) (or may not )?have (been )?(complet|succe|process|appli|commit|execut)",
+    r"(outcome|result|status|state)\b.{0,20}(unknown|uncertain|undetermined|indetermin)",
+    r"could not be determined|(not|never) (received|acknowledged) in time|gone away",
+    r"connection\b.{0,20}(lost|dropped|closed|terminated).{0,40}(dur|mid|while|after|unexp|before)",
+    r"lost connection|closed (the )?connection|end.of.file|unexpected(ly)? (eof|closed|disconn)",
+    r"server disconnected",
+)
+_UNSENT: Final = _any_of(
+    r"connect(ion)? (attempt )?timed? ?out|connect timeout|handshake timeout",
+    r"(can ?not|can'?t|could not|couldn'?t|unable to|failed to) (be )?(connect|reach|establish)",
+    r"could not be (established|reached|opened)|upstream connect error|dial tcp",
+    r"connection refused|refused (the|our|your) connection|no route to host|EAI_AGAIN",
+    r"(host|network) (is )?(unreachable|down)|temporary failure in name",
+    r"name resolution.{0,20}(temporar|fail)|(lock|pool|queue) (wait )?time ?out",
+    r"unable to acquire|could not (acquire|obtain)",
+)
+_CUT: Final = _any_of(
+    r"connection (was |has been )?(reset|aborted|broken)|reset by peer|broken pipe|socket hang",
+    r"deadline (has )?(exceeded|expired|passed)|timed? ?out|timeout|took too long|peer closed",
+    r"connection closed|\beof\b",
+)
+_LATER: Final = _any_of(
+    r"(service|server|model|system|engine|backend|database|resource|endpoint|cluster|node|leader|"
+    r"shard|replica|primary|coordinator|partition|broker).{0,30}"
+    r"(unavailable|not (yet )?(available|ready|active|reachable)|offline|busy)",
+    r"temporar|try again|retry|please wait|overload|overwhelm|at the moment|currently unable",
+    r"(at|over|out of|insufficient|no|exceed\w*|full|tier|max\w*) capacity|high (demand|load|traffic)",
+    r"\bbusy\b|no healthy|not (yet )?(finished|completed)|(cannot|can't) (assign|allocate|schedule)",
+    r"maintenance|warming|starting up|being (provisioned|scaled|restarted|deployed)|provisioning",
+    r"(is|still|being|currently) (loading|starting|initiali[sz]ing|restarting|scaling|draining)",
+    r"deadlock|serializ\w+ (fail|conflict|error|access)|serialize access|database is locked",
+    r"lock not available|concurrent (update|modif)|too many (clients|connections)|slots are",
+    r"failing over|failover|leadership|election|no leader|not (the )?(leader|primary|master)",
+    r"rebalanc|shutting down|draining|does not currently|stale (leader|epoch|read|meta)",
+)
+_WRONG: Final = _any_of(
+    r"invalid|malformed|not (a )?valid|bad request|unrecogni[sz]ed|precondition",
+    r"unexpected (field|key|argument|parameter|token|type)|expected \w+( \w+)?,? (but )?(got|found)",
+    r"(not|isn'?t|wasn'?t) (been )?(found|supported|allowed|permitted|authori[sz]ed|implemented|"
+    r"enabled|recogni[sz]ed|accessible|registered|known|defined)",
+    r"(does|do|did) ?n[o']t (exist|have (access|permission)|support|match)|no such|unknown \w+",
+    r"unauthori[sz]ed|forbidden|permission|denied|authenticat|authori[sz]ation|credential|api.?key",
+    r"(token|key|session|licen[cs]e|certificate|subscription|account|card)( \w+){0,4} "
+    r"(expired|revoked|disabled|suspended|deactivated|closed|locked|cancell?ed|declined)",
+    r"expired (token|key|cert)|missing|required (field|parameter|argument|property|header)",
+    r"must (be|not|have|contain|match)|(is|was|are) required|mandatory|field required",
+    r"already (exists|registered|taken|in use|been (used|processed))|duplicate|violat|constraint",
+    r"conflict|certificate|self.signed|hostname mismatch|unsupported|not.?implemented|deprecated",
+    r"retired|discontinued|no longer|archived|read.only|sql syntax|syntax error|out of range",
+    r"(can'?t|cannot|failed to|unable to|could not) (parse|decode|deserial|convert|cast|validate)",
+    r"schema|refused|bad (credentials|input|parameter|value)",
+)
+_BROKEN: Final = _any_of(
+    r"internal (server |service )?error|unexpected (server |internal )?(error|condition)",
+    r"something went wrong|server (had an |encountered an )?error|bad gateway|glitch|hiccup",
+    r"trouble on our (side|end)|an error on our (side|end)",
+)
+_ORDER: Final = (
+    (P, MONEY),
+    (R, _any_of(r"concurrency limit|burst limit|simultaneous requests")),
+    (P, SIZE),
+    (R, RATE),
+    (U, _SENT),
+    (T, _UNSENT),
+    (T, _any_of(r"lock wait|deadlock|restart(ing)? transaction")),
+    (U, _CUT),
+    (T, _LATER),
+    (P, _WRONG),
+    (T, _BROKEN),
+    (R, _any_of(r"\b429\b")),
+)
+_NOT_READY: Final = _any_of(
+    r"try again (later|in)|temporar|overload|please retry|(is|still|currently) (loading|starting)"
+)
 
 
 def of_wording(text: str) -> ErrorKind | None:
     """What the message says; None when no phrase of it is known."""
-    if not text:
-        return None
     read = text[:READ_MAX]
-    for kind, pattern in _RULES:
-        if pattern.search(read):
+    for kind, phrases in _ORDER:
+        if phrases.search(read):
             return kind
     return None
 
@@ -215,20 +142,15 @@ def against_status(status: int, text: str) -> ErrorKind | None:
     """What the message says where the status alone is known to mislead; None when it stands.
 
     429 for an empty account, 403 and 400 for too many requests, 400 for a service that is not
-    ready, 2xx for anything.
+    ready.
     """
     read = text[:READ_MAX]
-    money = any(pattern.search(read) for _, pattern in _RULES[: _STRONG["P"]])
-    rate = any(pattern.search(read) for _, pattern in _RULES[_STRONG["P"] : _STRONG["R"]])
+    rate = RATE.search(read) is not None
+    money = MONEY.search(read) is not None
     if status == 429:
         return P if money and not rate else None
-    if status in (400, 403) and rate and not money:
+    if status in (400, 403) and rate and not money and not SIZE.search(read):
         return R
-    if status == 400 and re.search(
-        r"try again (later|in)|temporar|overload|please retry|(is|still|currently)"
-        r" (loading|starting)",
-        read,
-        re.IGNORECASE,
-    ):
+    if status == 400 and _NOT_READY.search(read):
         return T
     return None
