@@ -29,7 +29,6 @@ from stageflow import (
     enrich,
     first_of,
     transform,
-    work,
 )
 from stageflow.sim import Sim, simulate
 
@@ -236,7 +235,7 @@ async def test_an_isolated_failure_leaves_the_rest_running() -> None:
 def failing(times: int, error: Exception, **retry: Any) -> tuple[Any, list[float]]:
     made: list[float] = []
 
-    @work(retry=Retry(**retry))
+    @enrich(retry=Retry(**retry))
     async def flaky(x: int) -> int:
         made.append(asyncio.get_running_loop().time())
         if len(made) <= times:

@@ -19,7 +19,8 @@ class Retry:
     Architecture Blog, 2015). A Retry-After that a failure carries is the least wait, itself bounded
     by `retry_after_max_s`.
 
-    What `stageflow.classify` finds permanent is not tried again, and neither is a broken contract,
+    What `stageflow.classify` finds permanent is not tried again; nor, of an effect without a key,
+    what it can't place; and neither is a broken contract,
     or what a run that this stage started has failed with: that has its own policies, and attempts
     must not multiply. `on` names the only exception types that are worth another attempt; one that
     is named, other than Exception, is also tried again when its type is all that speaks against it,

@@ -31,7 +31,9 @@ class Failure:
     """Whether the node where it happened tries again by a policy of its own: then no stage above
     that it failed through does."""
     final: str = ""
-    """Why there was no further attempt, though the policy had some left: `permanent`, `nested` (the
+    """Why there was no further attempt, though the policy had some left: `permanent`, `unplaced`
+    (nothing says what the error means, and repeating an effect without a key may do it twice),
+    `nested` (the
     failure is of a run that the stage started, which has policies of its own), `deadline` (none
     could have ended before it), `budget` (that of the dependency is used up); "" otherwise."""
 

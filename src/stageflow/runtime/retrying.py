@@ -43,8 +43,8 @@ def verdict(node: Node, error: BaseException, now_s: float) -> Verdict:
     retry = node.retry
     if retry is None or not isinstance(error, Exception):
         return Verdict(False, "", found.retry_after_s, in_doubt, healthy)
-    final = _final(retry, error, found)
-    if node.undoes is not None and found.basis is Basis.PROGRAM:
+    final = _final(retry, error, found) or _untold(node, error, found)
+    if node.undoes is not None and found.basis in (Basis.PROGRAM, Basis.NOTHING):
         final = ""  # the alternative is a person, who can only try again
     retryable = not final and (retry.on is None or isinstance(error, retry.on))
     return Verdict(retryable, final, found.retry_after_s, in_doubt, healthy)
@@ -59,6 +59,15 @@ def _final(retry: Retry, error: Exception, found: Classification) -> str:
     if found.kind is not ErrorKind.PERMANENT:
         return ""
     return "" if found.basis <= Basis.TYPE and retry.names(error) else "permanent"
+
+
+def _untold(node: Node, error: Exception, found: Classification) -> str:
+    """Of an effect without a key, an error that nobody can place is no word that nothing happened,
+    unless the policy names it."""
+    keyed = node.stage is not None and node.stage.keyed
+    if found.is_placed or keyed or not node.kind.has_effects:
+        return ""
+    return "" if node.retry is not None and node.retry.names(error) else "unplaced"
 
 
 def refusal(driver: Driver, node: Node, after_s: float | None) -> str:

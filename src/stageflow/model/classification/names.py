@@ -19,6 +19,9 @@ R, U = ErrorKind.THROTTLED, ErrorKind.UNKNOWN
 _RULES: Final = tuple(
     (kind, re.compile(pattern))
     for kind, pattern in (
+        (R, r"slow_consumer|flood|quota_?(throttl|rate)"),
+        (T, r"(selection|discovery|resolution)_time_?d?_?out"),
+        (U, r"write_?fail|ack_?(lost|missing|time)"),
         (P, r"insufficient_?(quota|fund|balance|credit|permission|scope|privilege|storage)"),
         (P, r"billing|payment_required|credit_balance|out_of_credit|no_credit|quota_not_enough"),
         (P, r"account_?(deactivat|suspend|disabled|closed|delinquent|overdue)|deactivat|arrears"),
@@ -98,6 +101,8 @@ _RULES: Final = tuple(
             r"syntax|schema_",
         ),
         (P, r"bad_(user_)?(input|param|value)|user_input|graphql_valid|^auth$|_auth$"),
+        (P, r"revoked|not_authed|max_payload|payload_(exceed|too)|unknown_tool|unrecogni[sz]ed"),
+        (P, r"out_of_(range|bounds)|violation|decommission|not_satisf|disabled|duplicate_"),
         (P, r"certificate|cert_|ssl_cert|unexpected_?parameter|argument|illegal|read_?only_?field"),
         (
             T,
@@ -108,6 +113,15 @@ _RULES: Final = tuple(
             T,
             r"not_?ready|loading|starting|initiali[sz]ing|warming|maintenance|"
             r"shutting_?down|restart",
+        ),
+        (
+            T,
+            r"not_(the_)?(coordinator|current|enough_replica)|fenced|stale|storage_error|to_lock",
+        ),
+        (
+            T,
+            r"no_(servers?|hosts?|nodes?|brokers?|backends?)|selection_time|model_error|"
+            r"read_fail|reconnect_fail",
         ),
         (
             T,
@@ -130,8 +144,7 @@ _RULES: Final = tuple(
         ),
         (
             T,
-            r"engine_?(error|dead)|out_of_memory|dependency_?fail|upstream_?(error|fail)|"
-            r"failed_dep",
+            r"engine_?(error|dead)|out_of_memory|dependency_?fail|upstream_?(error|fail)",
         ),
         (P, r"conflict|request_?error|client_?error|refus"),
     )

@@ -6,10 +6,13 @@ what forbids another attempt before what invites one, where both could be read o
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from typing import Final
 
 from stageflow.model.classification.sign import ErrorKind
+from stageflow.model.classification.statuses import of_errno
 
 P, T = ErrorKind.PERMANENT, ErrorKind.TRANSIENT
 R, U = ErrorKind.THROTTLED, ErrorKind.UNKNOWN
@@ -29,7 +32,8 @@ MONEY: Final = _any_of(
 )
 SIZE: Final = _any_of(
     r"(maximum|max) context|context (length|window)|too many tokens|prompt is too long",
-    r"(maximum|max) (number of|size|length)|too (long|large|big|small|short)\b",
+    r"(maximum|max) (number of|size|length)|too (large|big|small|short)\b",
+    r"(data|text|value|name|prompt|message|input|body|url|string) (is )?too long",
     r"reduce the (length|size)|content (filter|polic|management)|safety (system|filter|setting)",
     r"flagged|moderation",
 )
@@ -43,6 +47,9 @@ RATE: Final = _any_of(
     r"quota (\w+ ){0,4}(exceed|exhaust|reach|used)|throughput\w* (limit )?exceed",
     r"(reach|hit|over)\w* (your|the) (\w+ ){0,3}(limit|quota)|over_query_limit",
     r"too (quickly|fast|frequent)|(call|request) (volume|frequency|rate) (is |exceed)",
+    r"(at once|at the same time|concurrently).{0,40}(allow|limit|max|exceed|over)|too many .{0,30}"
+    r"(at the same time|at once)|limit of \d+ \w* ?(calls|requests)",
+    r"(allowance|quota|limit)( \w+){0,3} (used up|spent|exhausted|consumed)|used up until",
     r"back off|enhance.your.calm|flood (control|wait)|rejected.execution",
     r"resource (has been )?exhausted|reduce (your )?(request )?(rate|frequency|traffic)",
 )
@@ -79,18 +86,24 @@ _LATER: Final = _any_of(
     r"shard|replica|primary|coordinator|partition|broker).{0,30}"
     r"(unavailable|not (yet )?(available|ready|active|reachable)|offline|busy)",
     r"temporar|try again|retry|please wait|overload|overwhelm|at the moment|currently unable",
-    r"(at|over|out of|insufficient|no|exceed\w*|full|tier|max\w*) capacity|high (demand|load|traffic)",
-    r"\bbusy\b|no healthy|not (yet )?(finished|completed)|(cannot|can't) (assign|allocate|schedule)",
+    r"(at|over|out of|insufficient|no|exceed\w*|full|tier|max\w*) capacity",
+    r"high (demand|load|traffic)|try .{0,20}(later|another time)|queued for",
+    r"\bbusy\b|no healthy|not (yet )?(finished|completed)|(cannot|can't) (assign|allocate|"
+    r"schedule)",
     r"maintenance|warming|starting up|being (provisioned|scaled|restarted|deployed)|provisioning",
     r"(is|still|being|currently) (loading|starting|initiali[sz]ing|restarting|scaling|draining)",
     r"deadlock|serializ\w+ (fail|conflict|error|access)|serialize access|database is locked",
     r"lock not available|concurrent (update|modif)|too many (clients|connections)|slots are",
     r"failing over|failover|leadership|election|no leader|not (the )?(leader|primary|master)",
+    r"(disk|storage|i/o) error|conflict with recovery|old(er)? epoch|epoch is (old|stale)",
+    r"not the (current|correct|right)|under way|in progress|resum(ing|ed)|in.sync|"
+    r"fewer .{0,30}replica",
     r"rebalanc|shutting down|draining|does not currently|stale (leader|epoch|read|meta)",
 )
 _WRONG: Final = _any_of(
     r"invalid|malformed|not (a )?valid|bad request|unrecogni[sz]ed|precondition",
-    r"unexpected (field|key|argument|parameter|token|type)|expected \w+( \w+)?,? (but )?(got|found)",
+    r"unexpected (field|key|argument|parameter|token|type)|"
+    r"expected \w+( \w+)?,? (but )?(got|found)",
     r"(not|isn'?t|wasn'?t) (been )?(found|supported|allowed|permitted|authori[sz]ed|implemented|"
     r"enabled|recogni[sz]ed|accessible|registered|known|defined)",
     r"(does|do|did) ?n[o']t (exist|have (access|permission)|support|match)|no such|unknown \w+",
@@ -103,6 +116,11 @@ _WRONG: Final = _any_of(
     r"conflict|certificate|self.signed|hostname mismatch|unsupported|not.?implemented|deprecated",
     r"retired|discontinued|no longer|archived|read.only|sql syntax|syntax error|out of range",
     r"(can'?t|cannot|failed to|unable to|could not) (parse|decode|deserial|convert|cast|validate)",
+    r"has no (column|attribute|field|method|property|member|table|such)|does not host",
+    r"privilege|illegal|not one of|(larger|smaller|longer|greater|less) than|\bbelow \d|"
+    r"outside (of )?",
+    r"there is no \w+ (with|called|named)|(of this|that) name exists|(satisf\w+|"
+    r"against) the policy",
     r"schema|refused|bad (credentials|input|parameter|value)",
 )
 _BROKEN: Final = _any_of(
@@ -129,9 +147,20 @@ _NOT_READY: Final = _any_of(
 )
 
 
+_OF_SYSTEM: Final = tuple(
+    (os.strerror(number).lower(), number) for number in sorted(errno.errorcode)
+)
+"""What the operating system says of each errno: clients quote it."""
+
+
 def of_wording(text: str) -> ErrorKind | None:
     """What the message says; None when no phrase of it is known."""
     read = text[:READ_MAX]
+    lowered = read.lower()
+    for said, number in _OF_SYSTEM:
+        if said in lowered:
+            known = of_errno(number)
+            return None if known is None else known[1]
     for kind, phrases in _ORDER:
         if phrases.search(read):
             return kind

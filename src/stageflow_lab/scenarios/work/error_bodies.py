@@ -1,7 +1,6 @@
 """Answers of model providers, and of services whose status misleads.
 
-The shapes are those of the providers' public pages on errors. Of the last two providers nothing was
-looked at while the rules were made; neither are the misleading answers marked `unseen`.
+The shapes are those of the providers' public pages on errors.
 """
 
 from __future__ import annotations
@@ -139,59 +138,59 @@ COHERE: Final[tuple[Row, ...]] = (
     (503, "down", {"message": "service temporarily unavailable"}, T),
     (504, "slow", {"message": "gateway timeout"}, U),
 )
-MISLEADING: Final[tuple[tuple[int, dict[str, str], Any, Label, bool], ...]] = (
-    (200, {}, {"error": {"type": "rate_limit_error", "message": "slow down"}}, R, False),
-    (200, {}, {"error": {"code": 503, "message": "overloaded"}}, T, False),
-    (200, {}, {"success": False, "error": {"code": "invalid_token", "message": "bad"}}, P, False),
-    (200, {}, {"ok": False, "error": "ratelimited"}, R, True),
-    (200, {}, {"ok": False, "error": "invalid_auth"}, P, True),
-    (200, {}, {"errors": [{"message": "x", "extensions": {"code": "THROTTLED"}}]}, R, True),
-    (200, {}, {"errors": [{"message": "x", "extensions": {"code": "BAD_USER_INPUT"}}]}, P, True),
-    (200, {}, {"status": "OVER_QUERY_LIMIT", "results": []}, R, True),
-    (200, {}, {"status": "REQUEST_DENIED", "error_message": "The key is not valid"}, P, True),
-    (200, {}, {"jsonrpc": "2.0", "id": 1, "error": {"code": -32602, "message": "no"}}, P, False),
-    (403, {}, {"error": {"errors": [{"reason": "rateLimitExceeded"}], "code": 403}}, R, False),
-    (403, {}, {"error": {"errors": [{"reason": "userRateLimitExceeded"}], "code": 403}}, R, False),
-    (403, {}, {"error": {"errors": [{"reason": "insufficientPermissions"}]}}, P, False),
-    (403, {"x-ratelimit-remaining": "0"}, {"message": "API rate limit exceeded"}, R, False),
-    (403, {"retry-after": "60"}, {"message": "You have exceeded a secondary limit"}, R, False),
-    (403, {}, "<Error><Code>SlowDown</Code><Message>Reduce your rate</Message></Error>", R, True),
-    (403, {}, "<Error><Code>AccessDenied</Code><Message>Denied</Message></Error>", P, True),
-    (403, {}, {"__type": "com.amazon.coral.service#ThrottlingException"}, R, True),
-    (403, {}, {"code": "RequestLimitExceeded", "message": "Request limit exceeded."}, R, True),
-    (400, {}, {"__type": "ThrottlingException", "message": "Rate exceeded"}, R, True),
-    (400, {}, {"__type": "ProvisionedThroughputExceededException"}, R, True),
-    (400, {}, {"__type": "ValidationException", "message": "malformed input"}, P, True),
-    (400, {}, {"__type": "ExpiredTokenException"}, P, True),
-    (400, {}, "<Error><Code>RequestTimeout</Code></Error>", T, True),
-    (400, {"x-should-retry": "true"}, {"error": {"message": "unlucky"}}, T, False),
-    (400, {}, {"message": "The model is still loading, try again in 20 s"}, T, False),
-    (409, {"x-should-retry": "true"}, {"error": {"message": "conflict"}}, T, False),
-    (409, {}, {"error": {"type": "idempotency_error", "code": "lock_timeout"}}, T, True),
-    (429, {}, {"error": {"message": "Your credit balance is too low"}}, P, False),
-    (429, {}, {"error": {"code": "account_deactivated"}}, P, False),
-    (429, {"retry-after": "2"}, "", R, False),
-    (500, {"x-should-retry": "false"}, {"error": {"message": "no"}}, P, False),
-    (503, {}, "<Error><Code>SlowDown</Code></Error>", R, True),
-    (503, {}, {"error": {"code": "ServerBusy"}}, T, True),
-    (500, {}, {"error": {"code": "OperationTimedOut"}}, U, True),
+MISLEADING: Final[tuple[tuple[int, dict[str, str], Any, Label], ...]] = (
+    (200, {}, {"error": {"type": "rate_limit_error", "message": "slow down"}}, R),
+    (200, {}, {"error": {"code": 503, "message": "overloaded"}}, T),
+    (200, {}, {"success": False, "error": {"code": "invalid_token", "message": "bad"}}, P),
+    (200, {}, {"ok": False, "error": "ratelimited"}, R),
+    (200, {}, {"ok": False, "error": "invalid_auth"}, P),
+    (200, {}, {"errors": [{"message": "x", "extensions": {"code": "THROTTLED"}}]}, R),
+    (200, {}, {"errors": [{"message": "x", "extensions": {"code": "BAD_USER_INPUT"}}]}, P),
+    (200, {}, {"status": "OVER_QUERY_LIMIT", "results": []}, R),
+    (200, {}, {"status": "REQUEST_DENIED", "error_message": "The key is not valid"}, P),
+    (200, {}, {"jsonrpc": "2.0", "id": 1, "error": {"code": -32602, "message": "no"}}, P),
+    (403, {}, {"error": {"errors": [{"reason": "rateLimitExceeded"}], "code": 403}}, R),
+    (403, {}, {"error": {"errors": [{"reason": "userRateLimitExceeded"}], "code": 403}}, R),
+    (403, {}, {"error": {"errors": [{"reason": "insufficientPermissions"}]}}, P),
+    (403, {"x-ratelimit-remaining": "0"}, {"message": "API rate limit exceeded"}, R),
+    (403, {"retry-after": "60"}, {"message": "You have exceeded a secondary limit"}, R),
+    (403, {}, "<Error><Code>SlowDown</Code><Message>Reduce your rate</Message></Error>", R),
+    (403, {}, "<Error><Code>AccessDenied</Code><Message>Denied</Message></Error>", P),
+    (403, {}, {"__type": "com.amazon.coral.service#ThrottlingException"}, R),
+    (403, {}, {"code": "RequestLimitExceeded", "message": "Request limit exceeded."}, R),
+    (400, {}, {"__type": "ThrottlingException", "message": "Rate exceeded"}, R),
+    (400, {}, {"__type": "ProvisionedThroughputExceededException"}, R),
+    (400, {}, {"__type": "ValidationException", "message": "malformed input"}, P),
+    (400, {}, {"__type": "ExpiredTokenException"}, P),
+    (400, {}, "<Error><Code>RequestTimeout</Code></Error>", T),
+    (400, {"x-should-retry": "true"}, {"error": {"message": "unlucky"}}, T),
+    (400, {}, {"message": "The model is still loading, try again in 20 s"}, T),
+    (409, {"x-should-retry": "true"}, {"error": {"message": "conflict"}}, T),
+    (409, {}, {"error": {"type": "idempotency_error", "code": "lock_timeout"}}, T),
+    (429, {}, {"error": {"message": "Your credit balance is too low"}}, P),
+    (429, {}, {"error": {"code": "account_deactivated"}}, P),
+    (429, {"retry-after": "2"}, "", R),
+    (500, {"x-should-retry": "false"}, {"error": {"message": "no"}}, P),
+    (503, {}, "<Error><Code>SlowDown</Code></Error>", R),
+    (503, {}, {"error": {"code": "ServerBusy"}}, T),
+    (500, {}, {"error": {"code": "OperationTimedOut"}}, U),
 )
 
 
 def bodies() -> Iterator[Template]:
     """One template per row."""
-    for provider, rows, unseen in (
-        ("openai", OPENAI, False),
-        ("anthropic", ANTHROPIC, False),
-        ("google", GOOGLE, False),
-        ("mistral", MISTRAL, True),
-        ("cohere", COHERE, True),
+    for provider, rows in (
+        ("openai", OPENAI),
+        ("anthropic", ANTHROPIC),
+        ("google", GOOGLE),
+        ("mistral", MISTRAL),
+        ("cohere", COHERE),
     ):
         for status, name, body, label in rows:
-            yield _answer("body", f"{provider} {status} {name}", status, {}, body, label, unseen)
-    for number, (status, headers, body, label, unseen) in enumerate(MISLEADING):
+            yield _answer("body", f"{provider} {status} {name}", status, {}, body, label)
+    for number, (status, headers, body, label) in enumerate(MISLEADING):
         name = f"misleading {status} {number}"
-        yield _answer("misleading", name, status, headers, body, label, unseen)
+        yield _answer("misleading", name, status, headers, body, label)
 
 
 def _answer(
@@ -201,11 +200,10 @@ def _answer(
     headers: dict[str, str],
     body: Any,
     label: Label,
-    unseen: bool,
 ) -> Template:
     text = body if isinstance(body, str) else json.dumps(body)
 
     def make() -> dict[str, Any]:
         return {"status": status, "headers": headers, "body": text}
 
-    return Template(family, name, label, make, unseen, cut_off=label == U)
+    return Template(family, name, label, make, cut_off=label == U)

@@ -53,3 +53,13 @@ class ServiceError(Exception):
 
 class Odd(Exception):
     """Says nothing but its message."""
+
+
+def saying(made: Callable[[str], Any], text: str) -> Callable[[], Any]:
+    """Makes an error of that type with that message."""
+    return lambda: made(text)
+
+
+def copied(answer: dict[str, Any]) -> Callable[[], Any]:
+    """Makes a response of its own each time."""
+    return lambda: dict(answer)

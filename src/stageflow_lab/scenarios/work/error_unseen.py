@@ -1,10 +1,8 @@
-"""What the rules were never tuned on: another three model providers, a broker and a platform.
+"""What the rules were never tuned on: services of other kinds, with their own codes and words.
 
-Labels are what the services' own pages say of each error, whether it is worth another attempt
-(https://openrouter.ai/docs/errors, https://api-docs.deepseek.com/quick_start/error_codes,
-https://console.groq.com/docs/errors, https://kafka.apache.org/protocol, Salesforce's "Handle Errors
-in REST API"); what timed out after it was sent is outcome-unknown. Whoever mends a rule for one of
-these moves it to the other files, and finds new ones.
+Labels are a person's, by what the services' pages say; what was cut off after it was sent is
+outcome-unknown. Whoever mends a rule for one of these moves it to the other files, and finds new
+ones: a set that rules were tuned on shows nothing.
 """
 
 from __future__ import annotations
@@ -13,134 +11,144 @@ import json
 from collections.abc import Iterator
 from typing import Any, Final
 
-from .error_cases import Label, Odd, P, R, T, Template, U
+from .error_cases import Label, Odd, P, R, T, Template, U, copied, saying
 
 
-def _router(code: int, message: str, **metadata: Any) -> Any:
-    return {"error": {"code": code, "message": message, "metadata": metadata}, "user_id": "u"}
+def _grok(code: str, message: str) -> Any:
+    return {"code": code, "error": message}
 
 
-def _groq(type_: str, code: str | None, message: str) -> Any:
-    return {"error": {"message": message, "type": type_, "code": code}}
+def _replicate(title: str, status: int, detail: str) -> Any:
+    return {"title": title, "status": status, "detail": detail, "type": "about:blank"}
+
+
+def _mail(message: str, field: str | None = None) -> Any:
+    return {"errors": [{"message": message, "field": field, "help": None}]}
 
 
 ANSWERS: Final[tuple[tuple[str, int, Any, Label], ...]] = (
-    ("openrouter", 400, _router(400, "prompt or messages is needed"), P),
-    ("openrouter", 401, _router(401, "No auth credentials found"), P),
-    ("openrouter", 402, _router(402, "This request requires more credits"), P),
-    ("openrouter", 403, _router(403, "Input was flagged", reasons=["violence"]), P),
-    ("openrouter", 404, _router(404, "No endpoints found for this model"), P),
-    ("openrouter", 408, _router(408, "The request was not finished in time"), T),
-    ("openrouter", 429, _router(429, "Provider returned error", raw="upstream is limited"), R),
-    ("openrouter", 502, _router(502, "Provider returned error", provider_name="X"), T),
-    ("openrouter", 503, _router(503, "No instances to serve you"), T),
-    ("openrouter", 200, _router(502, "Provider disconnected"), T),
-    ("openrouter", 200, _router(429, "free-models-per-min"), R),
-    ("openrouter", 200, _router(402, "Key is over its spend"), P),
-    ("deepseek", 400, _groq("invalid_request_error", "invalid_request_error", "wrong format"), P),
-    ("deepseek", 401, _groq("authentication_error", "invalid_request_error", "fails"), P),
-    ("deepseek", 402, _groq("unknown_error", "invalid_request_error", "Insufficient Balance"), P),
-    ("deepseek", 422, _groq("invalid_request_error", None, "temperature: range"), P),
-    ("deepseek", 429, _groq("invalid_request_error", None, "Pace your requests"), R),
-    ("deepseek", 500, _groq("server_error", None, "issue"), T),
-    ("deepseek", 503, _groq("service_unavailable_error", None, "Service is too busy"), T),
-    ("groq", 400, _groq("invalid_request_error", "json_validate_failed", "no JSON"), P),
-    ("groq", 400, _groq("invalid_request_error", "model_decommissioned", "gone"), P),
-    ("groq", 400, _groq("invalid_request_error", "tool_use_failed", "arguments"), P),
-    ("groq", 401, _groq("invalid_request_error", "invalid_api_key", "key"), P),
-    ("groq", 403, _groq("permissions_error", "model_permission_blocked_org", "blocked"), P),
-    ("groq", 404, _groq("invalid_request_error", "model_not_found", "model"), P),
-    ("groq", 413, _groq("tokens", "rate_limit_exceeded", "Request too large for TPM"), P),
-    ("groq", 424, _groq("failed_dependency", None, "MCP server refused the login"), P),
-    ("groq", 429, _groq("requests", "rate_limit_exceeded", "RPD"), R),
-    ("groq", 498, _groq("capacity_exceeded", "capacity_exceeded", "Flex tier"), T),
-    ("groq", 499, _groq("request_cancelled", None, "by the caller"), U),
-    ("groq", 500, _groq("internal_server_error", None, "generic"), T),
-    ("groq", 502, _groq("api_error", None, "invalid answer from upstream"), T),
-    ("groq", 503, _groq("service_unavailable", None, "over capacity"), T),
-    ("salesforce", 400, [{"errorCode": "MALFORMED_QUERY", "message": "unexpected"}], P),
-    ("salesforce", 400, [{"errorCode": "INVALID_FIELD", "message": "No such column"}], P),
-    ("salesforce", 400, [{"errorCode": "REQUIRED_FIELD_MISSING", "message": "Name"}], P),
-    ("salesforce", 400, [{"errorCode": "UNABLE_TO_LOCK_ROW", "message": "exclusive"}], T),
-    ("salesforce", 400, [{"errorCode": "DUPLICATE_VALUE", "message": "dup"}], P),
-    ("salesforce", 401, [{"errorCode": "INVALID_SESSION_ID", "message": "expired"}], P),
-    ("salesforce", 403, [{"errorCode": "REQUEST_LIMIT_EXCEEDED", "message": "Total"}], R),
-    ("salesforce", 403, [{"errorCode": "API_DISABLED_FOR_ORG", "message": "off"}], P),
-    ("salesforce", 404, [{"errorCode": "NOT_FOUND", "message": "not there"}], P),
-    ("salesforce", 500, [{"errorCode": "UNKNOWN_EXCEPTION", "message": "oops"}], T),
-    ("salesforce", 503, [{"errorCode": "SERVER_UNAVAILABLE", "message": "busy"}], T),
+    ("grok", 400, _grok("Client specified an invalid argument", "Incorrect API key"), P),
+    ("grok", 401, _grok("unauthenticated:bad-credentials", "no"), P),
+    ("grok", 403, _grok("The caller does not have permission", "team blocked"), P),
+    ("grok", 404, _grok("Some requested entity was not found", "no model"), P),
+    ("grok", 429, _grok("Some resource has been exhausted", "rps"), R),
+    ("grok", 429, _grok("Your team has used all its credits", "buy more"), P),
+    ("grok", 500, _grok("Internal error", "stream"), T),
+    ("grok", 503, _grok("The service is currently unavailable", "model at capacity"), T),
+    ("replicate", 401, _replicate("Unauthenticated", 401, "no token"), P),
+    ("replicate", 402, _replicate("Insufficient credit", 402, "buy"), P),
+    ("replicate", 404, _replicate("Not Found", 404, "the version is not there"), P),
+    ("replicate", 422, _replicate("Input validation failed", 422, "prompt"), P),
+    ("replicate", 429, _replicate("Request was throttled", 429, "6 per minute"), R),
+    ("replicate", 500, _replicate("Internal Server Error", 500, ""), T),
+    ("replicate", 502, "<html>bad gateway</html>", T),
+    ("hub", 400, {"error": "Bad Request: model is not supported by provider"}, P),
+    ("hub", 401, {"error": "Invalid username or password."}, P),
+    ("hub", 403, {"error": "This authentication method does not have sufficient permissions"}, P),
+    ("hub", 422, {"error": "Input validation error: inputs must have less than 1024 tokens"}, P),
+    ("hub", 424, {"error": "Request failed during generation", "error_type": "generation"}, P),
+    ("hub", 429, {"error": "Model is overloaded", "error_type": "overloaded"}, T),
+    ("hub", 503, {"error": "Model x is currently loading", "estimated_time": 20.0}, T),
+    ("hub", 504, {"error": "Model time out"}, U),
+    ("vector", 400, {"code": 3, "message": "Vector dimension 3 does not match 1536"}, P),
+    ("vector", 403, {"code": 7, "message": "storage limit of the plan"}, P),
+    ("vector", 409, {"error": {"code": "ALREADY_EXISTS", "message": "index"}, "status": 409}, P),
+    ("vector", 429, {"code": 8, "message": "Request failed. Write unit limit per second"}, R),
+    ("vector", 503, {"error": {"code": "UNAVAILABLE"}, "status": 503}, T),
+    ("mail", 400, _mail("The from email does not contain a valid address", "from.email"), P),
+    ("mail", 401, _mail("The provided authorization grant is invalid, expired, or revoked"), P),
+    ("mail", 403, _mail("The from address does not match a verified Sender Identity"), P),
+    ("mail", 413, _mail("message is larger than 30 MB"), P),
+    ("mail", 429, _mail("too many requests"), R),
+    ("mail", 503, _mail("please come back soon"), T),
+    ("wiki", 200, {"error": {"code": "ratelimited", "info": "rate"}}, R),
+    ("wiki", 200, {"error": {"code": "badtoken", "info": "CSRF"}}, P),
+    ("wiki", 200, {"error": {"code": "readonly", "info": "maintenance"}}, T),
+    ("wiki", 200, {"error": {"code": "maxlag", "info": "Waiting for a database server"}}, T),
+    ("wiki", 200, {"error": {"code": "missingtitle", "info": "no page"}}, P),
+    ("shop", 403, {"errors": "This action requires merchant approval for read_orders scope."}, P),
+    ("shop", 423, {"errors": "This shop is locked"}, T),
+    ("shop", 429, {"errors": "Exceeded 2 calls per second for api client."}, R),
+    ("shop", 430, {"errors": "security rejection"}, R),
+    ("shop", 200, {"errors": [{"extensions": {"code": "MAX_COST_EXCEEDED"}}]}, P),
+    ("shop", 200, {"errors": [{"extensions": {"code": "THROTTLED"}}]}, R),
+    ("dns", 200, {"success": False, "errors": [{"code": 10000, "message": "Authentication"}]}, P),
+    ("dns", 429, {"success": False, "errors": [{"code": 971, "message": "throttling"}]}, R),
+    ("cloud", 400, "<Error><Code>InvalidBucketName</Code></Error>", P),
+    ("cloud", 404, "<Error><Code>NoSuchKey</Code></Error>", P),
+    ("cloud", 400, "<Error><Code>EntityTooLarge</Code></Error>", P),
+    ("cloud", 403, "<Error><Code>SignatureDoesNotMatch</Code></Error>", P),
+    ("cloud", 409, "<Error><Code>OperationAborted</Code></Error>", T),
+    ("cloud", 500, "<Error><Code>InternalError</Code></Error>", T),
+    ("cloud", 412, "<Error><Code>PreconditionFailed</Code></Error>", P),
+    ("table", 400, {"__type": "ConditionalCheckFailedException"}, P),
+    ("table", 400, {"__type": "LimitExceededException"}, R),
+    ("table", 400, {"__type": "TransactionConflictException"}, T),
+    ("table", 400, {"__type": "ItemCollectionSizeLimitExceededException"}, P),
+    ("table", 400, {"__type": "UnrecognizedClientException"}, P),
+    ("queue", 400, {"__type": "AWS.SimpleQueueService.NonExistentQueue"}, P),
+    ("queue", 400, {"__type": "KMS.ThrottlingException"}, R),
+    ("tool", 200, {"jsonrpc": "2.0", "id": 2, "error": {"code": -32601, "message": "no"}}, P),
+    ("tool", 200, {"jsonrpc": "2.0", "id": 2, "error": {"code": -32603, "message": "x"}}, T),
 )
-BROKER: Final[tuple[tuple[str, str, Label], ...]] = (
-    ("OffsetOutOfRange", "The offset is outside of what the server keeps.", P),
-    ("UnknownTopicOrPartition", "This server does not host this topic-partition.", T),
-    ("InvalidFetchSize", "The fetch size is invalid.", P),
-    ("LeaderNotAvailable", "There is no leader, we are in the middle of an election.", T),
-    ("NotLeaderOrFollower", "The broker is not the current leader.", T),
-    ("RequestTimedOut", "The request timed out.", U),
-    ("ReplicaNotAvailable", "The replica is not available for the partition.", T),
-    ("MessageTooLarge", "The message is larger than the server will accept.", P),
-    ("NetworkException", "The server disconnected before a response was received.", U),
-    ("CoordinatorLoadInProgress", "The coordinator is loading.", T),
-    ("CoordinatorNotAvailable", "The coordinator is not available.", T),
-    ("NotCoordinator", "This is not the correct coordinator.", T),
-    ("InvalidTopic", "The topic name has illegal characters.", P),
-    ("RecordListTooLarge", "The batch is larger than the segment size.", P),
-    ("NotEnoughReplicas", "There are fewer in-sync replicas than asked for.", T),
-    ("InvalidRequiredAcks", "The number of acks is not one of the legal ones.", P),
-    ("TopicAuthorizationFailed", "Topic authorization failed.", P),
-    ("GroupAuthorizationFailed", "Group authorization failed.", P),
-    ("UnsupportedVersion", "The version of the API is not supported.", P),
-    ("TopicAlreadyExists", "A topic of this name exists.", P),
-    ("InvalidPartitions", "The number of partitions is below 1.", P),
-    ("InvalidReplicationFactor", "The factor is larger than the number of brokers.", P),
-    ("PolicyViolation", "The request does not satisfy the policy.", P),
-    ("UnsupportedSaslMechanism", "The mechanism is not enabled.", P),
-    ("InvalidProducerEpoch", "The producer used an old epoch.", P),
-    ("ConcurrentTransactions", "Another transaction is under way.", T),
-    ("KafkaStorageError", "Disk error when accessing the log on the broker.", T),
-    ("ThrottlingQuotaExceeded", "The throttling quota was exceeded.", R),
-    ("PreferredLeaderNotAvailable", "The preferred leader was not available.", T),
-    ("FencedLeaderEpoch", "The epoch is older than the broker's.", T),
+TYPES: Final[tuple[tuple[str, str, Label], ...]] = (
+    ("MessageNotDeliveredError", "delivery was not confirmed in time", U),
+    ("ChannelClosedByBroker", "(404, 'NOT_FOUND - no queue jobs')", P),
+    ("ConnectionClosedByBroker", "(320, 'CONNECTION_FORCED - node is going down')", U),
+    ("AMQPConnectionError", "could not connect", T),
+    ("UnroutableError", "1 unroutable message(s) returned", P),
+    ("EtcdNoLeader", "etcdserver: no leader", T),
+    ("EtcdCompacted", "required revision has been compacted", P),
+    ("InvalidPathError", "path", P),
+    ("ResourceExistsError", "exists", P),
+    ("ClientAuthenticationError", "login", P),
+    ("ServiceRequestTimeoutError", "connect timed out", T),
+    ("ServiceResponseTimeoutError", "read timed out", U),
+    ("IncompleteReadError", "x", U),
+    ("TooManyRequestsError", "x", R),
+    ("NotAuthorizedError", "x", P),
+    ("InvalidParameterValueError", "x", P),
+    ("ExpiredTokenError", "x", P),
+    ("BackendUnavailableError", "x", T),
+    ("MaintenanceModeError", "x", T),
+    ("DeadlockError", "x", T),
+    ("OptimisticLockError", "x", T),
+    ("UniqueViolationError", "x", P),
+    ("TokenLimitExceededError", "context is over 8k", P),
+    ("ContentPolicyViolationError", "x", P),
+    ("EngineOverloadedError", "x", T),
 )
 SAID: Final[tuple[tuple[str, Label], ...]] = (
-    ("Problem updating your DataSource at this time. Please try again at another time.", T),
-    ("Invalid DataSource Option: pool.", P),
-    ("There is no DataSource with that id: 7.", P),
-    ("connectionType is not allowed to be changed.", P),
-    ("Missing 'connectionType' in payload.", P),
-    ("Too many requests being processed at the same time.", R),
-    ("Your account lacks the privileges necessary to perform the request.", P),
-    ("Authorization token invalid on this endpoint", P),
-    ("Insufficient Privileges", P),
-    ("Server Overloaded due to high traffic", T),
-    ("Authentication Fails, Your api key is invalid", P),
-    ("Your connection to the warehouse timed out while the statement was running", U),
-    ("Statement queued for too long; warehouse is resuming", T),
-    ("Object does not exist or not authorized", P),
-    ("Numeric value 'abc' is not recognized", P),
-    ("The number of jobs running at once is over what your tier allows", R),
-    ("Remote service hung up before the answer was complete", U),
-    ("Unable to resolve host right now, DNS server temporarily failing", T),
-    ("Workspace is over its limit of 30 API calls per second", R),
-    ("The cluster is terminated or not ready to receive jobs", T),
+    ("You are not allowed to use this voice", P),
+    ("Please slow your requests", R),
+    ("server is shutting down, come back later", T),
+    ("error 1040: Too many connections", T),
+    ("database disk image is malformed", P),
+    ("SSL: CERTIFICATE_VERIFY_FAILED", P),
+    ("Temporary failure in name resolution", T),
+    ("the write was sent but no acknowledgement arrived", U),
+    ("Quota for embeddings per minute was used", R),
+    ("unknown field 'tempreature'", P),
+    ("file is not a PDF", P),
+    ("there was a problem with our servers", T),
+    ("504 Gateway Time-out", U),
+    ("stream was reset by the remote side", U),
+    ("No module named 'pandas'", P),
+    ("browser has disconnected during navigation", U),
+    ("the sandbox could not be started in time", T),
+    ("expected 3 columns, got 5", P),
 )
 
 
 def unseen() -> Iterator[Template]:
-    """One template per row; codes of a broker both as a type and as a code beside its message."""
+    """One template per row."""
     for number, (service, status, body, label) in enumerate(ANSWERS):
-        answer = {"status": status, "headers": {}, "body": json.dumps(body)}
-        yield Template(
-            "body",
-            f"{service} {status} {number}",
-            label,
-            lambda answer=answer: dict(answer),
-            True,
-            cut_off=label == U,
-        )
-    for name, text, label in BROKER:
-        made = type(f"{name}Error", (Exception,), {"__module__": "broker.errors"})
-        yield Template("driver", name, label, lambda m=made, t=text: m(t), True, cut_off=label == U)
-        yield Template("wording", text, label, lambda t=text: Odd(t), True, cut_off=label == U)
+        text = body if isinstance(body, str) else json.dumps(body)
+        answer = {"status": status, "headers": {}, "body": text}
+        name = f"{service} {status} {number}"
+        yield Template("body", name, label, copied(answer), unseen=True, cut_off=label == U)
+    for name, text, label in TYPES:
+        made = type(name, (Exception,), {"__module__": "client.errors"})
+        yield Template("driver", name, label, saying(made, text), unseen=True, cut_off=label == U)
     for text, label in SAID:
-        yield Template("wording", text, label, lambda t=text: Odd(t), True, cut_off=label == U)
+        yield Template("wording", text, label, saying(Odd, text), unseen=True, cut_off=label == U)

@@ -1,12 +1,11 @@
-"""Errors that say nothing but their message: wordings of services and tools that were not looked at
-while the rules were made. Each stands for what such software prints, in its own words."""
+"""Errors that say nothing but their message: what databases, brokers and services print."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Final
 
-from .error_cases import Label, Odd, P, R, T, Template, U
+from .error_cases import Label, Odd, P, R, T, Template, U, saying
 
 WORDINGS: Final[dict[Label, tuple[str, ...]]] = {
     P: (
@@ -88,7 +87,8 @@ WORDINGS: Final[dict[Label, tuple[str, ...]]] = {
         "node is draining",
         "unable to acquire a connection from the pool",
         "Service is overwhelmed, try again",
-        "upstream connect error or disconnect/reset before headers. reset reason: connection failure",
+        "upstream connect error or disconnect/reset before headers. reset reason: "
+        "connection failure",
         "the cluster is rebalancing",
         "stale leader epoch, refresh metadata",
         "Backend is warming its cache",
@@ -154,6 +154,4 @@ def wordings() -> Iterator[Template]:
     """One template a message, each raised by a type that says nothing."""
     for label, texts in WORDINGS.items():
         for text in texts:
-            yield Template(
-                "wording", text, label, lambda text=text: Odd(text), True, cut_off=label == U
-            )
+            yield Template("wording", text, label, saying(Odd, text), cut_off=label == U)

@@ -174,6 +174,8 @@ def _of_codes(facts: Facts) -> Iterator[Sign]:
         upper = code.upper()
         kind = statuses.GRPC.get(upper) if upper == code else None
         name = kind or of_name(code)
+        if name is R and facts.statuses[:1] == [413]:
+            name = P  # larger than what may ever be sent at once
         if name is not None:
             # Many services say "invalid request" of whatever they refuse; their status knows more.
             vague = spelled(code) in _VAGUE and _says_later(facts)
