@@ -11,8 +11,9 @@ from stageflow.model.errors import BuildError
 class RetryBudget:
     """How many further attempts all stages together may make on one dependency.
 
-    In any `window_s` these are at most `ratio` of the first attempts, or `reserve` when that is
-    more: so that an outage is met with `1 + ratio` times the requests, and not with all that every
+    In `window_s`, and in each tenth of it, these are at most `ratio` of the first attempts; or
+    `reserve` in `window_s` when that is more: so that an outage is met with `1 + ratio` times the
+    requests, and not with all that every
     policy allows. The ratio of 10% is that of "Handling Overload" in Site Reliability Engineering
     (https://sre.google/sre-book/handling-overload/); a reserve lets a runtime with few requests
     retry at all. BuildError `policy.dependency` for a negative number or an empty window.

@@ -20,9 +20,9 @@ class Retry:
     by `retry_after_max_s`.
 
     What `stageflow.classify` finds permanent is not tried again; nor, of an effect without a key,
-    what it can't place; and neither is a broken contract,
-    or what a run that this stage started has failed with: that has its own policies, and attempts
-    must not multiply. `on` names the only exception types that are worth another attempt; one that
+    what it can't place; nor a broken contract; nor what a run failed with that this stage started,
+    when that has tried again itself: attempts must not multiply. `on` names the only exception
+    types that are worth another attempt; one that
     is named, other than Exception, is also tried again when its type is all that speaks against it,
     as for a ValueError of a model's answer that could not be read.
 

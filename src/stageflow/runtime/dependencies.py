@@ -50,6 +50,12 @@ class Window:
             self.first -= first
             self.second -= second
 
+    def latest(self, now_s: float) -> tuple[int, int]:
+        """Both counts of the slot that `now_s` lies in."""
+        if not self._slots or self._slots[-1][0] != int(now_s // self._slot_s):
+            return 0, 0
+        return self._slots[-1][1], self._slots[-1][2]
+
     def clear(self) -> None:
         """Begins anew."""
         self._slots.clear()
@@ -74,8 +80,12 @@ class BudgetState:
     def take(self, now_s: float) -> bool:
         """Whether one more attempt is within the budget; it is counted then."""
         self._window.forget(now_s)
-        allowed = max(self.spec.reserve, self.spec.ratio * self._window.first)
-        if self._window.second + 1 > allowed:
+        wanted = self._window.second + 1
+        # Of the slot as well: what a calm window has earned must not come back at one moment.
+        first, second = self._window.latest(now_s)
+        ratio = self.spec.ratio
+        earned = wanted <= ratio * self._window.first and second + 1 <= ratio * first
+        if not earned and wanted > self.spec.reserve:
             self.refused += 1
             return False
         self._window.add(now_s, 0, 1)

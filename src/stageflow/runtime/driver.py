@@ -1055,7 +1055,7 @@ class Driver:
                 else:
                     failure = failure_of(error, node.name)
                 found = verdict(node, error, self.runtime.clock.wall_s())
-                if found.final:
+                if found.final and not failure.final:  # else what a run below has said stands
                     failure = replace(failure, final=found.final)
                 actions = self._failed(
                     node,

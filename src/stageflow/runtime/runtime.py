@@ -37,7 +37,7 @@ from stageflow.journal.store import (
 from stageflow.model.dependency import Dependency
 from stageflow.model.errors import BuildError, JournalError, RunError, StageflowError
 from stageflow.model.identity import Identity
-from stageflow.model.ids import RunIds
+from stageflow.model.ids import RunIds, seed_of
 from stageflow.model.labels import NONE, Labels
 from stageflow.model.outputs import Happened, LetStand, NotHappened
 from stageflow.model.record import UNDO_RUN
@@ -513,7 +513,7 @@ class Runtime:
             pipeline,
             identity,
             inputs,
-            seed=options.seed,
+            seed=seed_of(run) if options.seed is None else options.seed,
             events=options.events,
             stream=stream,
             deadline_in_s=options.deadline,
@@ -593,7 +593,7 @@ class Runtime:
             identity,
             inputs,
             parent=parent,
-            seed=parent.seed,
+            seed=seed_of(str(parent.seed), node, key),
             events=parent.events[len(self.events) :],
             depth=parent.depth + 1,
             deadline_s=deadline_s,
