@@ -95,7 +95,7 @@ class BudgetState:
 class BreakerState:
     """Closed, open, or half open: a few attempts try whether it is back."""
 
-    __slots__ = ("_probing", "_window", "opened", "spec", "until_s")
+    __slots__ = ("_probe_begun_s", "_probing", "_window", "opened", "spec", "until_s")
 
     def __init__(self, spec: CircuitBreaker) -> None:
         self.spec = spec
@@ -104,15 +104,22 @@ class BreakerState:
         self.until_s: float | None = None
         """When probes may begin; None while it is closed."""
         self._probing = 0
+        self._probe_begun_s = 0.0
+        """When the last probe began."""
         self._window = Window(spec.window_s)
 
     def admits(self, now_s: float) -> bool:
         """Whether an attempt may begin now. Of a probe the end must be told."""
         if self.until_s is None:
             return True
-        if now_s < self.until_s or self._probing >= self.spec.probes:
+        if now_s < self.until_s:
             return False
+        if self._probing >= self.spec.probes:
+            if now_s < self._probe_begun_s + self.spec.open_s:
+                return False
+            self._probing = 0  # one whose end nobody told must not keep it open for ever
         self._probing += 1
+        self._probe_begun_s = now_s
         return True
 
     def ended(self, now_s: float, *, failed: bool, counts: bool = True) -> None:
@@ -203,6 +210,10 @@ class Dependencies:
         breaker = self[name].breaker
         if breaker is not None:
             breaker.ended(now_s, failed=failed, counts=counts)
+
+    def left(self, name: str, now_s: float) -> None:
+        """An attempt was stopped, or says nothing of what it called."""
+        self.ended(name, now_s, failed=False, counts=False)
 
     def take(self, name: str, now_s: float) -> bool:
         """Whether the budget has a further attempt; it is spent then."""

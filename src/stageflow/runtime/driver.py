@@ -987,6 +987,9 @@ class Driver:
         """The stage returned an explicit skip, cancel, failure or wish for another attempt."""
         number, scheduler = node.index, self.scheduler
         attempt = scheduler.attempt[number]
+        said = output.kind in (OutcomeKind.SKIP, OutcomeKind.CANCEL)
+        if said and node.retry is not None and node.retry.dependency is not None:
+            self.runtime.dependencies.left(node.retry.dependency, self.time())
         match output.kind:
             case OutcomeKind.SKIP:
                 status, actions = "skip", scheduler.skipped(number, token)
@@ -1031,6 +1034,8 @@ class Driver:
         number, scheduler = node.index, self.scheduler
         attempt = scheduler.attempt[number]
         if isinstance(error, Stopped) and error.why == "stop":
+            if node.retry is not None and node.retry.dependency is not None:
+                self.runtime.dependencies.left(node.retry.dependency, self.time())
             actions = scheduler.cancelled(number, token)
             status = "cancelled"
         elif isinstance(error, DidNotHappen):

@@ -76,7 +76,8 @@ def facts_of(subject: Any) -> Facts:
     return facts
 
 
-def _got(subject: Any, name: str) -> Any:
+def got(subject: Any, name: str) -> Any:
+    """An attribute of something foreign; None when there is none, or looking at it raises."""
     try:
         return getattr(subject, name, None)
     except Exception:  # a property of a foreign class; what can't be read says nothing
@@ -105,7 +106,7 @@ def _read_mapping(facts: Facts, given: Mapping[Any, Any]) -> None:
 
 def _read_object(facts: Facts, subject: Any) -> None:
     is_error = isinstance(subject, BaseException)
-    response = _got(subject, "response")
+    response = got(subject, "response")
     for source in (response, subject) if is_error else (subject,):
         if source is None or isinstance(source, BaseException) is not (
             source is subject and is_error
@@ -115,18 +116,18 @@ def _read_object(facts: Facts, subject: Any) -> None:
             _read_mapping(facts, source)
             continue
         for name in ("status_code", "status", "http_status", "status_int"):
-            _add_status(facts, _got(source, name))
-        _read_headers(facts, _got(source, "headers"))
+            _add_status(facts, got(source, name))
+        _read_headers(facts, got(source, "headers"))
         for name in ("body", "_content", "content", "text", "json_body", "error", "errors"):
-            held = _got(source, name)
+            held = got(source, name)
             if isinstance(held, (Mapping, str, bytes, list)):
                 read_body(facts, held)
                 break
     if is_error:
         for name in ("code", "type", "error_code", "reason", "error_type", "status"):
-            _add_code(facts, name, _got(subject, name))
-        _add_text(facts, _got(subject, "message"))
-        _add_text(facts, _got(subject, "detail"))
+            _add_code(facts, name, got(subject, name))
+        _add_text(facts, got(subject, "message"))
+        _add_text(facts, got(subject, "detail"))
         facts.texts += [text for text in subject.args[:4] if isinstance(text, str)]
 
 
@@ -228,7 +229,7 @@ def _add_text(facts: Facts, value: Any) -> None:
 
 
 def _read_headers(facts: Facts, headers: Any) -> None:
-    items = _got(headers, "items")
+    items = got(headers, "items")
     if items is None:
         return
     try:

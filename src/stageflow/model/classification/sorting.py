@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from stageflow.model.classification import statuses
 from stageflow.model.classification.names import LENGTH_MAX, of_name, spelled
-from stageflow.model.classification.reading import Facts, facts_of
+from stageflow.model.classification.reading import Facts, facts_of, got
 from stageflow.model.classification.sign import (
     ADVICE,
     UNPLACED,
@@ -116,7 +116,7 @@ _OWN: Final = {
 def _signs_of_error(error: BaseException, facts: Facts) -> Iterator[Sign]:
     """The strongest last: of equal ones the last decides."""
     if isinstance(error, StageflowError):
-        if not isinstance(getattr(error, "original", None), BaseException):
+        if not isinstance(got(error, "original"), BaseException):
             yield Sign(_OWN.get(error.code, P), Basis.CODE, f"code {error.code}")
         return
     own = of_type(error)
@@ -198,7 +198,7 @@ def _says_later(facts: Facts) -> bool:
 
 def _of_system(error: BaseException) -> Iterator[Sign]:
     """errno, name resolution, TLS, SMTP."""
-    reply = getattr(error, "smtp_code", None)
+    reply = got(error, "smtp_code")
     if type(reply) is int and 400 <= reply < 600:  # RFC 5321, section 4.2.1
         yield Sign(T if reply < 500 else P, Basis.STATUS, f"smtp {reply}")
     if not isinstance(error, OSError) or not isinstance(error.errno, int):
@@ -209,7 +209,7 @@ def _of_system(error: BaseException) -> Iterator[Sign]:
         again = error.errno == -3  # EAI_AGAIN, of POSIX's getaddrinfo on Linux
         yield Sign(T if again else P, Basis.STATUS, f"name resolution {error.errno}")
     elif root == "ssl":
-        reason = getattr(error, "reason", None)
+        reason = got(error, "reason")
         if isinstance(reason, str) and reason:
             yield _of_tls(reason)
     elif root in ("builtins", "socket", "aiohttp", "asyncio"):
@@ -230,12 +230,12 @@ def _of_tls(reason: str) -> Sign:
 
 def _of_database(error: BaseException, facts: Facts) -> Iterator[Sign]:
     root = type(error).__module__.partition(".")[0]
-    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    state = got(error, "sqlstate") or got(error, "pgcode")
     if isinstance(state, str) and len(state) == 5 and state.isalnum():
         kind = statuses.of_sqlstate(state)
         if kind is not None:
             yield Sign(kind, Basis.STATUS, f"sqlstate {state}")
-    name = getattr(error, "sqlite_errorname", None)
+    name = got(error, "sqlite_errorname")
     if isinstance(name, str) and name.startswith("SQLITE_"):
         known = statuses.SQLITE.get(name.split("_")[1])
         if known is not None:
@@ -243,7 +243,7 @@ def _of_database(error: BaseException, facts: Facts) -> Iterator[Sign]:
     number = error.args[0] if error.args else None
     if root in ("pymysql", "MySQLdb", "mysql", "aiomysql", "asyncmy") and type(number) is int:
         yield Sign(statuses.of_mysql(number), Basis.STATUS, f"mysql {number}")
-    labels = getattr(error, "_error_labels", None)
+    labels = got(error, "_error_labels")
     if root == "pymongo" and isinstance(labels, Iterable) and _AGAIN & set(labels):
         yield Sign(T, Basis.STATUS, "mongodb label: transient")
     if root == "redis" and facts.texts:
@@ -254,9 +254,9 @@ def _of_database(error: BaseException, facts: Facts) -> Iterator[Sign]:
 
 def _of_grpc(error: BaseException) -> Iterator[Sign]:
     """grpc.RpcError and grpc.aio.AioRpcError have `code()`, google.api_core `grpc_status_code`."""
-    code: Any = getattr(error, "grpc_status_code", None)
+    code: Any = got(error, "grpc_status_code")
     if code is None:
-        given = getattr(error, "code", None)
+        given = got(error, "code")
         if callable(given):
             try:
                 code = given()
@@ -264,6 +264,6 @@ def _of_grpc(error: BaseException) -> Iterator[Sign]:
                 return
         else:
             code = given
-    name = getattr(code, "name", None)
+    name = got(code, "name")
     if isinstance(name, str) and name in statuses.GRPC:
         yield Sign(statuses.GRPC[name], Basis.STATUS, f"grpc {name}")

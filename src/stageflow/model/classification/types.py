@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Final
 
 from stageflow.model.classification.names import of_name
+from stageflow.model.classification.reading import got
 from stageflow.model.classification.sign import Basis, ErrorKind, Sign
 
 P, T = ErrorKind.PERMANENT, ErrorKind.TRANSIENT
@@ -219,7 +220,7 @@ def links(error: BaseException) -> Iterator[tuple[BaseException, bool]]:
             continue
         seen.add(id(current))
         yield current, loose
-        causes: list[object] = [getattr(current, name, None) for name in _LINKS]
+        causes: list[object] = [got(current, name) for name in _LINKS]
         causes += [each for each in current.args[:8] if isinstance(each, BaseException)]
         if current.__cause__ is not None:
             causes.append(current.__cause__)

@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any, Final
 
-from stageflow.model.classification.reading import Facts, seconds
+from stageflow.model.classification.reading import Facts, got, seconds
 
 _AGAIN: Final = re.compile(
     r"(?:try again|retry|wait|available)(?: \w+){0,4}? (?:in|after|for) "
@@ -26,7 +26,7 @@ def retry_after_s(error: Any, facts: Facts, now_s: float | None) -> float | None
         millis = seconds(facts.headers.get(name))
         if millis is not None:
             return millis / 1_000
-    given: Any = getattr(error, "retry_after", None)
+    given: Any = got(error, "retry_after")
     for value in (given, facts.headers.get("retry-after")):
         found = _header_s(value, now_s)
         if found is not None:

@@ -30,7 +30,7 @@ LATENCY_S: Final = 0.05
 """What an attempt takes, whether or not it succeeds."""
 BEFORE_S: Final = 10.0
 AFTER_S: Final = 15.0
-EVERY_S: Final = 20.0
+EVERY_S: Final = 30.0
 """Between two requests of a client."""
 SHORT_S: Final = 2.0
 LONG_S: Final = 120.0
@@ -145,7 +145,7 @@ async def storm(sim: Sim, clients: int, outage_s: float, rng: random.Random) -> 
 
 
 async def naive(sim: Sim, clients: int, outage_s: float, rng: random.Random) -> Story:
-    """The control: the same load on three loops, one in another, that know nothing of each other."""
+    """The control: the same load on three loops, one in another, each for itself."""
     service = Service(sim.now, BEFORE_S, BEFORE_S + outage_s)
     story = Story(service)
 
