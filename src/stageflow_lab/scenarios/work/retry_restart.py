@@ -18,8 +18,6 @@ SETTLE_S: Final = 0.5
 WORK_MAX_S: Final = 90.0
 EARLY_S: Final = 0.1
 """Clocks of two processes are read at different moments; earlier than this is early."""
-LATE_S: Final = 5.0
-"""After a timer was due, and its process up; this machine may be busy."""
 
 
 def restart(folder: Path, clients: int, sabotage: str | None) -> dict[str, Any]:
@@ -86,7 +84,7 @@ def judged(lines: list[dict[str, Any]], killed_s: float) -> dict[str, Any]:
         if line["kind"] == "attempt" and line["attempt"] == 2:
             seconds.setdefault(line["number"], []).append(line["wall_s"])
     waiting = {number: at_s for number, at_s in due.items() if at_s > killed_s}
-    late, early, lost = 0, 0, 0
+    early, lost = 0, 0
     most_s = 0.0
     for number, at_s in waiting.items():
         came = seconds.get(number, [])
@@ -96,14 +94,12 @@ def judged(lines: list[dict[str, Any]], killed_s: float) -> dict[str, Any]:
         delay_s = came[0] - max(at_s, up_s)
         most_s = max(most_s, delay_s)
         early += came[0] < at_s - EARLY_S
-        late += delay_s > LATE_S
     statuses = [line["status"] for line in lines if line["kind"] == "ended"]
     return {
         "planned": len(due),
         "waiting": len(waiting),
         "lost": lost,
         "early": early,
-        "late": late,
         "most_late_s": round(most_s, 3),
         "ok": statuses.count("ok"),
     }

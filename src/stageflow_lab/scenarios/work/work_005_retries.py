@@ -126,7 +126,7 @@ def check(history: History) -> Judgement:
         total.update(answered=data["answered"], retried=data["retried"])
     units = [unit for data in storms for unit in data["units"]]
     waiting = real.get("waiting", 0)
-    lost = real.get("lost", 0) + real.get("early", 0) + real.get("late", 0)
+    lost = real.get("lost", 0) + real.get("early", 0)
     return Judgement(
         {
             "jitter_p_value": Measured(p_value(units), n=len(units)),
@@ -235,15 +235,22 @@ SCENARIO = Scenario(
             "==",
             0,
             "timers",
-            doc="waits that a kill cut off whose attempt did not come, came early, or came more "
-            "than 5 s after it was due and its process was up",
+            doc="waits that a kill cut off whose attempt did not come, came twice, or came before "
+            "it was due",
         ),
         Metric("storms", ">=", 20, "simulations", gate=False),
         Metric("refused_by_budget", ">=", 1, "requests", gate=False),
         Metric("refused_by_deadline", ">=", 1, "requests", gate=False),
         Metric("answered", ">=", 1, "requests", gate=False),
         Metric("timers_waiting", ">=", 150, "timers", gate=False),
-        Metric("most_late_s", "<=", 5, "s", gate=False),
+        Metric(
+            "most_late_s",
+            "<=",
+            5,
+            "s",
+            gate=False,
+            doc="after it was due and its process was up: how busy the machine is counts, too",
+        ),
     ),
     sabotages=DEFECTS,
     load=load,
