@@ -17,6 +17,8 @@ from stageflow.graph import (
 )
 from stageflow.model import merges
 from stageflow.model.caching import Cache
+from stageflow.model.classification import Classification, ErrorKind, classify
+from stageflow.model.dependency import CircuitBreaker, Dependency, RetryBudget
 from stageflow.model.errors import (
     BuildError,
     BuildErrors,
@@ -82,6 +84,8 @@ __all__ = [
     "Cache",
     "Candidate",
     "CantTell",
+    "CircuitBreaker",
+    "Classification",
     "Connections",
     "Context",
     "ContextSnapshot",
@@ -91,9 +95,11 @@ __all__ = [
     "Deadlocked",
     "Decision",
     "Dep",
+    "Dependency",
     "EffectError",
     "EffectUnknown",
     "Emitted",
+    "ErrorKind",
     "Event",
     "EventType",
     "Failure",
@@ -114,6 +120,7 @@ __all__ = [
     "Progress",
     "Redact",
     "Retry",
+    "RetryBudget",
     "Revise",
     "Run",
     "RunError",
@@ -140,6 +147,7 @@ __all__ = [
     "agent",
     "any_of",
     "approval",
+    "classify",
     "enrich",
     "first_of",
     "guard",

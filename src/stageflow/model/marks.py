@@ -22,6 +22,8 @@ MARKS: Final[Mapping[str, str]] = MappingProxyType(
         "attempt_killed": "a stage that ignored its stop was ended without its consent",
         "attempt_quarantined": "a stage or a task of it could not be ended, and was named",
         "batch_of_several": "one commit of the journal carried appends of several requests",
+        "circuit_opened": "a dependency failed so often that it was left alone",
+        "circuit_refused": "an attempt was kept back by an open circuit",
         "commit_decided_again": "an append did not follow what its store believed, and was decided"
         " under a lock",
         "connection_lost": "the connection to the journal's database was lost during a write",
@@ -36,6 +38,7 @@ MARKS: Final[Mapping[str, str]] = MappingProxyType(
         "redaction_released": "a value was released as a guard had replaced it",
         "request_repeated": "a request came again under its key, and was given its run",
         "result_reused": "a stage was not executed, for the tenant has its value already",
+        "retry_budget_spent": "a further attempt was not made, the budget was used",
         "retry_handed_out": "an attempt failed and another one was planned",
         "run_cancelled": "somebody asked a run to end before it was over",
         "run_lost": "a process learned from its lease that a run of it is another's",

@@ -169,6 +169,10 @@ class History:
             "traceback": failure.traceback,
             "data": failure.data,
         }
+        if failure.retries:
+            kept["retries"] = True
+        if failure.final:
+            kept["final"] = failure.final
         try:
             return self.plain(kept)
         except Exception:  # the stage's own data may be anything; the failure must be kept
@@ -288,6 +292,8 @@ def decode_failure(record: Record) -> Failure | None:
         kept["message"],
         kept["traceback"],
         kept["data"],
+        kept.get("retries", False),
+        kept.get("final", ""),
     )
 
 

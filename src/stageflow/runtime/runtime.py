@@ -34,9 +34,10 @@ from stageflow.journal.store import (
     RunSummary,
     TellsLosses,
 )
+from stageflow.model.dependency import Dependency
 from stageflow.model.errors import BuildError, JournalError, RunError, StageflowError
 from stageflow.model.identity import Identity
-from stageflow.model.ids import RunIds
+from stageflow.model.ids import RunIds, seed_of
 from stageflow.model.labels import NONE, Labels
 from stageflow.model.outputs import Happened, LetStand, NotHappened
 from stageflow.model.record import UNDO_RUN
@@ -45,6 +46,7 @@ from stageflow.model.values import Adapter, Freezer
 from stageflow.runtime.cache import ResultCache
 from stageflow.runtime.capacity import Pool, SharedPool
 from stageflow.runtime.clock import Clock, SystemClock
+from stageflow.runtime.dependencies import Dependencies
 from stageflow.runtime.deps import DepScopes
 from stageflow.runtime.driver import Driver, going_on
 from stageflow.runtime.events import Subscription
@@ -98,8 +100,9 @@ class Runtime:
     of PostgreSQL or Redis, by default the journal's. Tenants that wait for
     one pool of this runtime, or for threads or processes, are served in the proportion of their
     `weights`, 1 for those not named. `locks` is the path of a SQLite file, or a LockStore, in which
-    it is kept what `ctx.hold` holds, and only needed beside a journal. Close it (`async with`, or
-    `aclose`) when it holds a journal, deps or shared pools.
+    it is kept what `ctx.hold` holds, and only needed beside a journal. `dependencies` bounds what
+    stages with `Retry(dependency=...)` call: how much is retried, and when it is left alone. Close
+    it (`async with`, or `aclose`) when it holds a journal, deps or shared pools.
     """
 
     def __init__(
@@ -111,6 +114,7 @@ class Runtime:
         weights: Mapping[str, float] | None = None,
         shared_pools: PoolStore | str | None = None,
         locks: LockStore | str | Path | None = None,
+        dependencies: Mapping[str, Dependency] | None = None,
         limits: Limits | None = None,
         events: Iterable[Subscription] = (),
         adapters: Iterable[Adapter[Any]] = (),
@@ -153,6 +157,8 @@ class Runtime:
         """Whose turn it is in each session."""
         self.locks = Locks(self, opened_locks(locks, is_durable=self.journal is not None))
         """What `ctx.hold` takes."""
+        self.dependencies = Dependencies({} if dependencies is None else dependencies)
+        """Budgets and circuits of what stages call."""
         self.cache = ResultCache(
             entries_max=self.limits.cache_entries, bytes_max=self.limits.cache_bytes
         )
@@ -507,7 +513,7 @@ class Runtime:
             pipeline,
             identity,
             inputs,
-            seed=options.seed,
+            seed=seed_of(run) if options.seed is None else options.seed,
             events=options.events,
             stream=stream,
             deadline_in_s=options.deadline,
@@ -587,7 +593,7 @@ class Runtime:
             identity,
             inputs,
             parent=parent,
-            seed=parent.seed,
+            seed=seed_of(str(parent.seed), node, key),
             events=parent.events[len(self.events) :],
             depth=parent.depth + 1,
             deadline_s=deadline_s,
