@@ -29,6 +29,7 @@ from stageflow.model.errors import (
     SandboxError,
     SimulationError,
     StageflowError,
+    ToolError,
     ValueRefused,
 )
 from stageflow.model.identity import Identity
@@ -129,6 +130,7 @@ __all__ = [
     "Stream",
     "Subscription",
     "TenantRuntime",
+    "ToolError",
     "Turn",
     "Undo",
     "ValueRefused",
