@@ -31,6 +31,7 @@ from stageflow.model.errors import (
     SandboxError,
     SimulationError,
     StageflowError,
+    ToolError,
     ValueRefused,
 )
 from stageflow.model.identity import Identity
@@ -138,6 +139,7 @@ __all__ = [
     "Stream",
     "Subscription",
     "TenantRuntime",
+    "ToolError",
     "Turn",
     "Undo",
     "ValueRefused",
