@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stageflow.stages.work.rate import Answer, Waits
+from stageflow.stages.work.rate import Answer, QuotaHeaders
 from stageflow.stages.work.rate.answer import lesson_of, retry_after_s
 
 NOW_S = 1_700_000_000.0
@@ -52,30 +52,33 @@ def test_a_date_counts_from_the_answers_own_clock_when_that_is_another() -> None
 @pytest.mark.parametrize(
     ("headers", "said"),
     [
-        ({"Retry-After": "3"}, Waits(retry_after_s=3.0)),
+        ({"Retry-After": "3"}, QuotaHeaders(retry_after_s=3.0)),
         (
             {"RateLimit-Policy": '"burst";q=100;w=60', "RateLimit": '"burst";r=0;t=12'},
-            Waits(remaining=0, reset_s=12.0, per_second=100 / 60),
+            QuotaHeaders(remaining=0, reset_s=12.0, per_second=100 / 60),
         ),
         (
             {"RateLimit-Limit": "10", "RateLimit-Remaining": "4", "RateLimit-Reset": "7"},
-            Waits(remaining=4, reset_s=7.0),
+            QuotaHeaders(remaining=4, reset_s=7.0),
         ),
-        ({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(NOW_S + 9)}, Waits(None, 0, 9.0)),
+        (
+            {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(NOW_S + 9)},
+            QuotaHeaders(None, 0, 9.0),
+        ),
         (
             {
                 "x-ratelimit-remaining-requests": "0",
                 "x-ratelimit-reset-requests": "1h6m0.5s",
             },
-            Waits(None, 0, 3_960.5),
+            QuotaHeaders(None, 0, 3_960.5),
         ),
-        ({"x-ratelimit-remaining": "-1", "x-ratelimit-reset": "later"}, Waits()),
-        ({"RateLimit-Policy": '"x";q=10;w=0'}, Waits()),
-        ({}, Waits()),
+        ({"x-ratelimit-remaining": "-1", "x-ratelimit-reset": "later"}, QuotaHeaders()),
+        ({"RateLimit-Policy": '"x";q=10;w=0'}, QuotaHeaders()),
+        ({}, QuotaHeaders()),
     ],
 )
-def test_quota_headers_are_read(headers: dict[str, str], said: Waits) -> None:
-    assert Waits.read(headers, wall_s=NOW_S) == pytest.approx(said)
+def test_quota_headers_are_read(headers: dict[str, str], said: QuotaHeaders) -> None:
+    assert QuotaHeaders.read(headers, wall_s=NOW_S) == pytest.approx(said)
 
 
 @pytest.mark.parametrize(

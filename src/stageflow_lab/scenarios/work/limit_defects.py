@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
@@ -11,7 +11,7 @@ from stageflow.journal.pools import MemoryPools, PoolBook
 from stageflow.runtime import pools, runtime, shared_pools
 from stageflow.runtime.capacity import Capacity, Layer
 from stageflow.runtime.waits import WaitGraph
-from stageflow.scheduler import line
+from stageflow.scheduler import inheritance
 
 from ...sabotage import Sabotage, patched, sabotage
 
@@ -55,13 +55,11 @@ def tenants_not_counted() -> Iterator[None]:
 @sabotage(metric="overtaken")
 def last_come_first_served() -> Iterator[None]:
     """Among equals, who asked last goes first."""
-    original = line.RankedLine.put
 
-    def put(self: Any, request: Any, ranks: Mapping[str, Any]) -> None:
-        turned = {tenant: rank._replace(urgency=-rank.number) for tenant, rank in ranks.items()}
-        original(self, request, turned)
+    def urgency(priority: int, asked_s: float, aging_s: float) -> float:
+        return -asked_s - priority * 1e9
 
-    with patched(line.RankedLine, "put", put):
+    with patched(inheritance, "urgency", urgency):
         yield
 
 

@@ -20,9 +20,9 @@ from typing import Any, Final
 from stageflow.stages.work.rate import RateLimiter
 
 from .limit_rounds import POSTGRES, REDIS
+from .quotas import KINDS, Kind
 from .rate_defects import applied
 from .rated_clients import Reply, Seen, clients_of, work_all
-from .rated_services import KINDS, Kind
 from .simulated_rates import together
 
 START_S: Final = 4.0

@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any, Final
 
-from .rated_services import KINDS, Service
+from .quotas import KINDS, Service
 
 GRACE_S: Final = 0.15
 """After which what one client was told is known to all."""

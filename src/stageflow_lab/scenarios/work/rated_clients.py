@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from stageflow.stages.work.rate import RateLimited, RateLimiter
 
-from .rated_services import KINDS, Kind
+from .quotas import KINDS, Kind
 
 ONCE: Final = 0.3
 """Share of requests that must not be sent again."""

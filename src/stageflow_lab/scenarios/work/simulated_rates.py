@@ -12,8 +12,8 @@ from stageflow.stages.work.rate import Rate, RateLimiter
 from stageflow.stages.work.rate.meter import Lesson, Slot
 from stageflow.stages.work.rate.store import MemoryRates
 
+from .quotas import KINDS, Kind, Service
 from .rated_clients import Reply, Seen, clients_of, work_all
-from .rated_services import KINDS, Kind, Service
 
 START_S: Final = 1_700_000_000.0
 LATENCY_S: Final = 0.01

@@ -28,10 +28,10 @@ from stageflow_lab import (
     share,
 )
 
+from .quotas import FORMS
 from .rate_defects import DEFECTS
 from .rate_rounds import Plan, rounds_command
 from .rated_clients import Reply
-from .rated_services import FORMS
 from .simulated_rates import simulate
 
 SECONDS_LEAST: Final = 20.0

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from stageflow_lab import History, World
+from stageflow_lab.scenarios.work.quotas import FORMS, KINDS, Kind, Service
 from stageflow_lab.scenarios.work.rated_clients import clients_of
-from stageflow_lab.scenarios.work.rated_services import FORMS, KINDS, Kind, Service
 from stageflow_lab.scenarios.work.simulated_rates import simulate
 from stageflow_lab.scenarios.work.work_004_rate_limits import SCENARIO, check, ordinary_use
 from stageflow_lab.verdict import Verdict, rule

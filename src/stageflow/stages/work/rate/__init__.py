@@ -3,8 +3,8 @@
 What they promise is told in docs/rate-limits.md.
 """
 
-from stageflow.stages.work.rate.answer import Answer, RateLimited, Waits
+from stageflow.stages.work.rate.answer import Answer, QuotaHeaders, RateLimited
 from stageflow.stages.work.rate.limiter import RateLimiter
 from stageflow.stages.work.rate.meter import Rate
 
-__all__ = ["Answer", "Rate", "RateLimited", "RateLimiter", "Waits"]
+__all__ = ["Answer", "QuotaHeaders", "Rate", "RateLimited", "RateLimiter"]

@@ -55,7 +55,7 @@ class Answer(NamedTuple):
         )
 
 
-class Waits(NamedTuple):
+class QuotaHeaders(NamedTuple):
     """What headers say of time; None where they say nothing that can be understood."""
 
     retry_after_s: float | None = None
@@ -64,7 +64,7 @@ class Waits(NamedTuple):
     per_second: float | None = None
 
     @staticmethod
-    def read(headers: Mapping[str, str], *, wall_s: float) -> Waits:
+    def read(headers: Mapping[str, str], *, wall_s: float) -> QuotaHeaders:
         """`wall_s`: the time now, in Unix seconds."""
         given = {name.lower(): value.strip() for name, value in headers.items()}
         after_s = None
@@ -76,12 +76,14 @@ class Waits(NamedTuple):
         reset = state.get("t")
         reset_s = float(reset) if reset is not None else _reset_s(given, wall_s)
         quota, window_s = policy.get("q", 0), policy.get("w", 0)
-        return Waits(after_s, remaining, reset_s, quota / window_s if quota and window_s else None)
+        return QuotaHeaders(
+            after_s, remaining, reset_s, quota / window_s if quota and window_s else None
+        )
 
 
 def lesson_of(answer: Answer, *, wall_s: float, interval_s: float) -> Lesson:
     """What the answer teaches; `interval_s` is the present one between two requests."""
-    said = Waits.read(answer.headers, wall_s=wall_s)
+    said = QuotaHeaders.read(answer.headers, wall_s=wall_s)
     per_second = said.per_second or 0.0
     pause_s = 0.0
     if said.remaining == 0 and said.reset_s is not None:
