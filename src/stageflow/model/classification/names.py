@@ -19,6 +19,8 @@ R, U = ErrorKind.THROTTLED, ErrorKind.UNKNOWN
 _RULES: Final = tuple(
     (kind, re.compile(pattern))
     for kind, pattern in (
+        (P, r"(size|token|length|depth|context)_?limit_?exceed|cost_?exceed|complexity"),
+        (P, r"compacted|unroutable|exists(_error)?$|^bad_?(?!gateway)"),
         (R, r"slow_consumer|flood|quota_?(throttl|rate)"),
         (T, r"(selection|discovery|resolution)_time_?d?_?out"),
         (U, r"write_?fail|ack_?(lost|missing|time)"),
@@ -120,7 +122,7 @@ _RULES: Final = tuple(
         ),
         (
             T,
-            r"no_(servers?|hosts?|nodes?|brokers?|backends?)|selection_time|model_error|"
+            r"(max|replica|replication)_?lag|no_(servers?|hosts?|nodes?|brokers?|backends?)|selection_time|model_error|"
             r"read_fail|reconnect_fail",
         ),
         (

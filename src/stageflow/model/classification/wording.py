@@ -26,7 +26,8 @@ def _any_of(*phrases: str) -> re.Pattern[str]:
 
 MONEY: Final = _any_of(
     r"insufficient (quota|funds|balance|credit)|billing|payment (is )?required|payment method",
-    r"credit balance|out of credits|no (remaining )?credits|purchase|top up|add (a )?payment",
+    r"credit balance|out of credits|used (all|up)( \w+){0,3} credits|"
+    r"no (remaining )?credits|purchase|top up|add (a )?payment",
     r"upgrade (your )?(plan|account|subscription)|free (tier|plan|trial) (has )?(end|expir)",
     r"requires? (a |an )?(paid|higher|different) (plan|tier|subscription)",
 )
@@ -38,7 +39,7 @@ SIZE: Final = _any_of(
     r"flagged|moderation",
 )
 RATE: Final = _any_of(
-    r"rate.?limit|too many (requests|concurrent|calls|attempts)|throttl|slow(ing)? down",
+    r"rate.?limit|too many (requests|concurrent|calls|attempts)|throttl|slow(ing)? (down|your)",
     r"(requests?|tokens?|calls?|queries) (per|/) ?(sec|min|hour|day|month)|\brate exceeded",
     r"(request|call|query|concurrency|usage|burst) ?(rate|quota|limit)s?( has been| was| is)? "
     r"?(exceed|reach|hit)",
@@ -49,7 +50,7 @@ RATE: Final = _any_of(
     r"too (quickly|fast|frequent)|(call|request) (volume|frequency|rate) (is |exceed)",
     r"(at once|at the same time|concurrently).{0,40}(allow|limit|max|exceed|over)|too many .{0,30}"
     r"(at the same time|at once)|limit of \d+ \w* ?(calls|requests)",
-    r"(allowance|quota|limit)( \w+){0,3} (used up|spent|exhausted|consumed)|used up until",
+    r"(allowance|quota|limit)( \w+){0,5} (used|used up|spent|exhausted|consumed)|used up until",
     r"back off|enhance.your.calm|flood (control|wait)|rejected.execution",
     r"resource (has been )?exhausted|reduce (your )?(request )?(rate|frequency|traffic)",
 )
@@ -92,6 +93,7 @@ _LATER: Final = _any_of(
     r"schedule)",
     r"maintenance|warming|starting up|being (provisioned|scaled|restarted|deployed)|provisioning",
     r"(is|still|being|currently) (loading|starting|initiali[sz]ing|restarting|scaling|draining)",
+    r"could not be (started|created|allocated|scheduled)",
     r"deadlock|serializ\w+ (fail|conflict|error|access)|serialize access|database is locked",
     r"lock not available|concurrent (update|modif)|too many (clients|connections)|slots are",
     r"failing over|failover|leadership|election|no leader|not (the )?(leader|primary|master)",
@@ -119,14 +121,15 @@ _WRONG: Final = _any_of(
     r"has no (column|attribute|field|method|property|member|table|such)|does not host",
     r"privilege|illegal|not one of|(larger|smaller|longer|greater|less) than|\bbelow \d|"
     r"outside (of )?",
-    r"there is no \w+ (with|called|named)|(of this|that) name exists|(satisf\w+|"
+    r"no module named|\bis not an? \w+|there is no \w+ (with|called|named)|(of this|"
+    r"that) name exists|(satisf\w+|"
     r"against) the policy",
     r"schema|refused|bad (credentials|input|parameter|value)",
 )
 _BROKEN: Final = _any_of(
     r"internal (server |service )?error|unexpected (server |internal )?(error|condition)",
     r"something went wrong|server (had an |encountered an )?error|bad gateway|glitch|hiccup",
-    r"trouble on our (side|end)|an error on our (side|end)",
+    r"(trouble|problem) (on|with) our (side|end|server|system)|an error on our (side|end)",
 )
 _ORDER: Final = (
     (P, MONEY),

@@ -13,6 +13,7 @@ from .error_platforms import platforms
 from .error_services import services
 from .error_standards import standards
 from .error_unseen import unseen
+from .error_vendors import vendors
 from .error_words import wordings
 
 
@@ -59,7 +60,7 @@ def _plain(error: BaseException) -> Exception:
 
 def templates() -> Sequence[Template]:
     """All of them, seen and unseen."""
-    return [*standards(), *bodies(), *wordings(), *services(), *platforms(), *unseen()]
+    return [*standards(), *bodies(), *wordings(), *services(), *platforms(), *vendors(), *unseen()]
 
 
 def cases(count: int, rng: random.Random) -> Iterator[Case]:

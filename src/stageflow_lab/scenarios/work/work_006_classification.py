@@ -141,7 +141,7 @@ def check(history: History) -> Judgement:
         by_family.setdefault(event.data["family"], Counter()).update(tally)
         if event.data["unseen"]:
             unseen.update(tally)
-        if event.data["cut_off"] and not event.data["unseen"]:
+        if event.data["cut_off"]:
             cut.update(tally)
     runs = _runs(history)
     kinds = history.last("templates")
