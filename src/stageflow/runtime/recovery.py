@@ -79,7 +79,8 @@ async def recovered(
             if heir is not None:
                 heir.declines()
             raise
-    loaded, seal = await runtime.reopened(loaded, plan)
+    seal = await runtime.seals.reopened(plan, loaded)
+    loaded = await runtime.seals.opened(loaded)
     if loaded.status != "ok":
         check_not_erased(loaded)
     driver = _restored(runtime, pipeline, loaded, events, seal)

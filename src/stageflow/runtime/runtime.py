@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from stageflow.graph import Node, Plan, Source
+from stageflow.graph import Node, Source
 from stageflow.journal.journal import ErasesKeys, GroupCommit, Journal
 from stageflow.journal.keys import KeyFile, Keys, Unsealed
 from stageflow.journal.locks import LockStore
@@ -69,7 +69,7 @@ from stageflow.runtime.pools import Pools
 from stageflow.runtime.processes import ProcessPool
 from stageflow.runtime.recovery import recovered
 from stageflow.runtime.request import Requests, request_run_id
-from stageflow.runtime.sealing import RunSeal, Seals
+from stageflow.runtime.sealing import Seals
 from stageflow.runtime.sessions import Sessions
 from stageflow.runtime.settling import settled, why_not_undoable
 from stageflow.runtime.shared_pools import SharedPool, SharedPools
@@ -233,11 +233,6 @@ class Runtime:
         JournalError `journal.unknown_run`, `seal.wrong_key`, `seal.damaged`, `seal.keys_failed`.
         """
         return await self.seals.opened(await self.needs_journal().load(run))
-
-    async def reopened(self, loaded: LoadedRun, plan: Plan) -> tuple[LoadedRun, RunSeal | None]:
-        """A run that is taken up, opened, and what seals what it goes on to write."""
-        seal = await self.seals.reopened(plan, loaded, is_simulated=self._is_simulated_now())
-        return await self.seals.opened(loaded), seal
 
     async def erase(self, run: str) -> int:
         """Destroys the keys of a run that is over or suspended, and so, for ever, every value of it
@@ -516,11 +511,6 @@ class Runtime:
 
     # -- making drivers ----------------------------------------------------------------------
 
-    @staticmethod
-    def _is_simulated_now() -> bool:
-        loop = asyncio._get_running_loop()
-        return loop is not None and is_simulated(loop)
-
     def _new_id(self) -> str:
         loop = asyncio._get_running_loop()
         if loop is None or not is_simulated(loop):
@@ -699,7 +689,6 @@ class Runtime:
                 plan,
                 header,
                 outer=None if outer is None or caller is None else outer.outer_for(caller),
-                is_simulated=self._is_simulated_now(),
             )
             history = History(self.journal, header, seal=seal)
         driver = Driver(

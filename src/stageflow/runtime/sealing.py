@@ -10,6 +10,7 @@ another place it does not open.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
@@ -35,6 +36,7 @@ from stageflow.journal.store import LoadedRun, RunHeader
 from stageflow.model.errors import BuildError, JournalError, RunError, StageflowError
 from stageflow.model.record import Record, RecordType
 from stageflow.model.values import Freezer, thaw
+from stageflow.runtime.simulated import is_simulated
 from stageflow.scheduler import NodeState, Scheduler
 
 if TYPE_CHECKING:
@@ -51,7 +53,8 @@ _REST = ""
 _BY_KEYS, _ALL_BY_KEYS, _ALL_BY_PARENT = b"\0", b"\1", b"\2"
 """Before a run's wrapped key: what wraps it, and whether all of the run is sealed whatever the
 runtime says, because it is the child of a guarded stage."""
-_PLAIN = contract_of(dict[str, Any])
+
+_PLAIN = dict[str, Any]
 
 Ciphers = dict[str, "AESGCM"]
 Wrap = Callable[[bytes, bytes], Awaitable[bytes]]
@@ -127,7 +130,7 @@ class RunSeal:
             for name, value in inputs.items()
         }
         data = {**first.data, SEALED: ids} if ids else first.data
-        return first._replace(payload=_PLAIN.encode(Freezer().freeze(kept)), data=data)
+        return first._replace(payload=contract_of(_PLAIN).encode(Freezer().freeze(kept)), data=data)
 
     def sealed(self, records: tuple[Record, ...], scheduler: Scheduler) -> tuple[Record, ...]:
         """`records` as they go to the journal, with new keys, and the order to destroy those of
@@ -190,10 +193,12 @@ class RunSeal:
         """Whose key seals the record; None for one that is not sealed."""
         number = -1 if record.node is None else self._plan.index.get(record.node, -1)
         node = None if number == -1 else self._plan.nodes[number]
-        if node is None or (node.gates and _is_decision(record)):
-            return _REST if self._everything else None
-        of = record.data.get("of")
-        return of if node.gates and isinstance(of, str) else self._owner(node)
+        if node is not None and not (node.gates and record.is_accepted):
+            return self._owner(node)
+        # What a guard decided is for others to see: a replacement is what they get, and the words
+        # of a block or a wish, which may quote what it saw, outlive the value.
+        says = node is not None and record.data.get("control") in ("block", "revise")
+        return _REST if says or self._everything else None
 
     def _owner(self, node: Node) -> str | None:
         """Whose key seals what the stage of `node` sees and makes."""
@@ -229,7 +234,6 @@ class Seals:
         header: RunHeader,
         *,
         outer: Outer | None = None,
-        is_simulated: bool = False,
     ) -> RunSeal | None:
         """What seals a new run; None for one of which nothing is sealed. BuildError
         "seal.missing_extra", "seal.no_keys"."""
@@ -240,27 +244,22 @@ class Seals:
         wrap = None if outer is None else outer.wrap
         if wrap is None:
             wrap = self._wrapping(_BY_KEYS if outer is None else _ALL_BY_KEYS)
-        random = _Repeatable(header.run) if is_simulated else os.urandom
+        random = _random(header.run)
         return RunSeal(plan, header, wrap=wrap, everything=everything, random=random, known={})
 
-    async def reopened(
-        self, plan: Plan, loaded: LoadedRun, *, is_simulated: bool = False
-    ) -> RunSeal | None:
+    async def reopened(self, plan: Plan, loaded: LoadedRun) -> RunSeal | None:
         """What seals a run that is taken up, with the keys that it has."""
         wrapped = loaded.keys.get(RUN_KEY, _BY_KEYS)
         everything = self._everything or wrapped[:1] in (_ALL_BY_KEYS, _ALL_BY_PARENT)
         if not self.is_on or not (everything or plan.guarded):
             return None
         self._check(plan.name)
-        random: Random = os.urandom
-        if is_simulated:
-            random = _Repeatable(f"{loaded.epoch} {loaded.header.run}")
         return RunSeal(
             plan,
             loaded.header,
             wrap=self._wrapping(_ALL_BY_KEYS if everything else _BY_KEYS),
             everything=everything,
-            random=random,
+            random=_random(f"{loaded.epoch} {loaded.header.run}"),
             known=await self.ciphers(loaded),
         )
 
@@ -363,6 +362,11 @@ def decided_against(scheduler: Scheduler) -> list[int]:
     return found
 
 
+def _random(purpose: str) -> Random:
+    loop = asyncio._get_running_loop()
+    return os.urandom if loop is None or not is_simulated(loop) else _Repeatable(purpose)
+
+
 class _Repeatable:
     """In a simulation: bytes that follow from the run, so that equal seeds write equal journals."""
 
@@ -430,7 +434,7 @@ def _opened(header: RunHeader, record: Record, ciphers: Ciphers) -> Record:
 
 def _opened_inputs(header: RunHeader, first: Record, ciphers: Ciphers) -> Record:
     assert first.payload is not None, "a run's first record has its inputs"
-    inputs: dict[str, bytes] = thaw(_PLAIN.decode(first.payload))
+    inputs: dict[str, bytes] = thaw(contract_of(_PLAIN).decode(first.payload))
     left = {}
     for name, key_id in first.data[SEALED].items():
         value = None
@@ -442,7 +446,7 @@ def _opened_inputs(header: RunHeader, first: Record, ciphers: Ciphers) -> Record
     data = {key: each for key, each in first.data.items() if key != SEALED}
     if left:
         data[SEALED] = left
-    return first._replace(payload=_PLAIN.encode(Freezer().freeze(inputs)), data=data)
+    return first._replace(payload=contract_of(_PLAIN).encode(Freezer().freeze(inputs)), data=data)
 
 
 def _value(
@@ -459,11 +463,6 @@ def _value(
 def _blank(value: bytes) -> bytes:
     """As long as what was sealed, for whoever counts bytes."""
     return bytes(max(len(value) - OVERHEAD_BYTES, 0))
-
-
-def _is_decision(record: Record) -> bool:
-    """Whether a guard's record has what it decided and not what it saw: it says so in public."""
-    return record.is_accepted and record.data.get("control") != "revise"
 
 
 def _name_in(key_id: str) -> str:
