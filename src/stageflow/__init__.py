@@ -15,6 +15,7 @@ from stageflow.graph import (
     transform,
     work,
 )
+from stageflow.journal.keys import UNSEALED, KeyFile, Keys, LocalKeys
 from stageflow.model import merges
 from stageflow.model.caching import Cache
 from stageflow.model.classification import Classification, ErrorKind, classify
@@ -74,6 +75,7 @@ from stageflow.runtime.waits import Deadlock, Deadlocked, DeadlockMember
 from stageflow.runtime.worker import Worker
 
 __all__ = [
+    "UNSEALED",
     "AccessRefused",
     "Adapter",
     "Allow",
@@ -110,9 +112,12 @@ __all__ = [
     "Identity",
     "InputError",
     "JournalError",
+    "KeyFile",
+    "Keys",
     "Kind",
     "LetStand",
     "Limits",
+    "LocalKeys",
     "NodeOutcome",
     "NotHappened",
     "Pipeline",

@@ -57,6 +57,7 @@ from stageflow.runtime.outcome import Candidate, Run, make_run
 from stageflow.runtime.pools import Precedence
 from stageflow.runtime.ready import RankedReady
 from stageflow.runtime.retrying import refusal, verdict
+from stageflow.runtime.sealing import shredded
 from stageflow.runtime.simulated import is_simulated
 from stageflow.runtime.step import Compiled, Step
 from stageflow.runtime.stream import Emitted, StreamQueue
@@ -1304,6 +1305,8 @@ class Driver:
                 value = self.kept_results.get(parent, value)
             if value is not MISSING:  # else the parameter has a default, which applies
                 given[name] = thaw(value)
+            elif parent in step.node.gates and self.scheduler.shown[parent]:
+                raise shredded(self.nodes[parent], self.plan.name)
         self._other_arguments(step, given, started_s)
         return given
 

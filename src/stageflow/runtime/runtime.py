@@ -18,15 +18,17 @@ from collections.abc import (
 from contextvars import copy_context
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from stageflow.graph import Node, Source
-from stageflow.journal.journal import GroupCommit, Journal
+from stageflow.journal.journal import ErasesKeys, GroupCommit, Journal
+from stageflow.journal.keys import KeyFile, Keys, Unsealed
 from stageflow.journal.locks import LockStore
 from stageflow.journal.opening import opened, pool_store
 from stageflow.journal.pools import PoolStore
 from stageflow.journal.store import (
     QUEUED,
+    RUNNING,
     SUSPENDED,
     LoadedRun,
     RefusedWrite,
@@ -70,6 +72,7 @@ from stageflow.runtime.pools import Pools
 from stageflow.runtime.processes import ProcessPool
 from stageflow.runtime.recovery import recovered
 from stageflow.runtime.request import Requests, request_run_id
+from stageflow.runtime.sealing import Seals
 from stageflow.runtime.sessions import Sessions
 from stageflow.runtime.settling import settled, why_not_undoable
 from stageflow.runtime.shared_pools import SharedPools
@@ -101,8 +104,11 @@ class Runtime:
     one pool of this runtime, or for threads or processes, are served in the proportion of their
     `weights`, 1 for those not named. `locks` is the path of a SQLite file, or a LockStore, in which
     it is kept what `ctx.hold` holds, and only needed beside a journal. `dependencies` bounds what
-    stages with `Retry(dependency=...)` call: how much is retried, and when it is left alone. Close
-    it (`async with`, or `aclose`) when it holds a journal, deps or shared pools.
+    stages with `Retry(dependency=...)` call: how much is retried, and when it is left alone. `keys`
+    wraps the keys with which a journal's payloads are sealed: `Keys`, the path of a KeyFile, or
+    UNSEALED; by default a file beside a SQLite journal (docs/sealing.md). `sealed` says which:
+    those that guards look at, or all. Close it (`async with`, or `aclose`) when it holds a journal,
+    deps or shared pools.
     """
 
     def __init__(
@@ -115,6 +121,8 @@ class Runtime:
         shared_pools: PoolStore | str | None = None,
         locks: LockStore | str | Path | None = None,
         dependencies: Mapping[str, Dependency] | None = None,
+        keys: Keys | Unsealed | str | Path | None = None,
+        sealed: Literal["guarded", "all"] = "guarded",
         limits: Limits | None = None,
         events: Iterable[Subscription] = (),
         adapters: Iterable[Adapter[Any]] = (),
@@ -141,6 +149,12 @@ class Runtime:
                 new_id=self._new_id,
             )
         self.journal = opened(journal) if isinstance(journal, (str, Path)) else journal
+        self.seals = Seals(
+            KeyFile(keys) if isinstance(keys, (str, Path)) else keys,
+            self.journal,
+            everything=sealed == "all",
+        )
+        """What seals the payloads of runs, and opens them."""
         self.quarantined: list[tuple[str, str]] = []
         """(run, stage) of every stage that ignored its cancellation."""
         self.heirs: dict[str, Heir] = {}
@@ -221,8 +235,33 @@ class Runtime:
         return await self.needs_journal().runs(tenant=tenant, limit=limit)
 
     async def load(self, run: str) -> LoadedRun:
-        """A run's whole history. JournalError `journal.unknown_run`."""
-        return await self.needs_journal().load(run)
+        """A run's whole history, its sealed values open as far as their keys are there.
+
+        JournalError `journal.unknown_run`, `seal.wrong_key`, `seal.damaged`, `seal.keys_failed`.
+        """
+        return await self.seals.opened(await self.needs_journal().load(run))
+
+    async def erase(self, run: str) -> int:
+        """Destroys the keys of a run that is over or suspended, and so, for ever, every value of it
+        that is sealed; returns how many keys there were.
+
+        What was not sealed stays: see `sealed` of the Runtime. Values of children that guarded
+        stages ran are sealed with keys of this run. RunError `run.not_over`.
+        """
+        async with self.taking_up(run):
+            journal = self.needs_journal()
+            loaded = await journal.load(run)
+            if loaded.status in (RUNNING, QUEUED) or run in self.active:
+                raise RunError(
+                    "run.not_over",
+                    f"run {run} is not over",
+                    pipeline=loaded.header.pipeline,
+                    expected="a run that has ended or is suspended",
+                    got=loaded.status,
+                    fix="await it, or cancel it first",
+                )
+            assert isinstance(journal, ErasesKeys), "a journal that keeps keys erases them"
+            return await journal.erase(run)
 
     async def refused(self, run: str) -> tuple[RefusedWrite, ...]:
         """What processes that had lost the run wrote too late, oldest first.
@@ -252,7 +291,7 @@ class Runtime:
             return [
                 Turn(past)
                 for past in await past_turns(
-                    self.journal, (tenant, session), before=before, limit=limit, plan=plan
+                    self, (tenant, session), before=before, limit=limit, plan=plan
                 )
             ]
         line = self.sessions.known(tenant, session)
@@ -593,6 +632,7 @@ class Runtime:
             identity,
             inputs,
             parent=parent,
+            caller=node,
             seed=seed_of(str(parent.seed), node, key),
             events=parent.events[len(self.events) :],
             depth=parent.depth + 1,
@@ -621,6 +661,7 @@ class Runtime:
         seed: int,
         events: Sequence[Subscription],
         parent: Driver | None = None,
+        caller: str | None = None,
         depth: int = 0,
         stream: StreamQueue | None = None,
         deadline_in_s: float | None = None,
@@ -638,21 +679,25 @@ class Runtime:
         history = None
         if self.journal is not None:
             pipeline.check_durable()
-            history = History(
-                self.journal,
-                RunHeader(
-                    run=identity.run,
-                    tenant=identity.tenant,
-                    pipeline=plan.name,
-                    target=pipeline.target(),
-                    session=identity.session,
-                    parent=identity.parent,
-                    correlation=identity.correlation,
-                    created_wall_s=self.clock.wall_s(),
-                    fingerprints={node.name: node.fingerprint for node in plan.nodes},
-                    seed=seed,
-                ),
+            header = RunHeader(
+                run=identity.run,
+                tenant=identity.tenant,
+                pipeline=plan.name,
+                target=pipeline.target(),
+                session=identity.session,
+                parent=identity.parent,
+                correlation=identity.correlation,
+                created_wall_s=self.clock.wall_s(),
+                fingerprints={node.name: node.fingerprint for node in plan.nodes},
+                seed=seed,
             )
+            outer = None if parent is None or parent.history is None else parent.history.seal
+            seal = self.seals.new(
+                plan,
+                header,
+                outer=None if outer is None or caller is None else outer.outer_for(caller),
+            )
+            history = History(self.journal, header, seal=seal)
         driver = Driver(
             self,
             pipeline.program,
