@@ -263,7 +263,7 @@ class listening(logging.Handler):
 
 
 def runtime_of(journal: Any, given: dict[str, Any], *, clock: Any = None) -> Runtime:
-    """A runtime with a subscriber that loses nothing."""
-    return Runtime(
-        journal=journal, deps=given, events=[Subscription(queue_max=1_000_000)], clock=clock
-    )
+    """A runtime with a subscriber that loses nothing, whose journal can be searched: nothing in it
+    is sealed, or a mark of another tenant would not be seen there."""
+    events = [Subscription(queue_max=1_000_000)]
+    return Runtime(journal=journal, deps=given, events=events, clock=clock, keys=UNSEALED)
