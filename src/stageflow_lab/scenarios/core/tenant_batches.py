@@ -14,7 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from stageflow import JournalError, Run, Runtime, StageflowError, Subscription
+from stageflow import (
+    UNSEALED,
+    JournalError,
+    Run,
+    Runtime,
+    StageflowError,
+    Subscription,
+)
 
 from .forged_ids import Forgeries, forge
 from .tenant_canaries import FORMS, Sinks
