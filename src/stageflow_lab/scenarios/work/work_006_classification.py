@@ -171,7 +171,7 @@ def _runs(history: History) -> Counter[str]:
         again = data["attempts"] > 1
         if data["label"] == P and data["known"]:
             runs.update(permanent=1, permanent_repeats=again)
-        elif data["label"] == U and data["kind"] == "work" and data["known"]:
+        elif data["label"] == U and data["kind"] == "work":
             runs.update(unkeyed=1, unkeyed_repeats=again)
         elif data["label"] == U and data["kind"] == "keyed":
             runs.update(keyed_repeats=again)
