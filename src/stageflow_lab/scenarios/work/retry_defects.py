@@ -46,7 +46,7 @@ def budget_not_asked() -> Iterator[None]:
         yield
 
 
-@sabotage(metric="timers_lost")
+@sabotage(metric="timers_early")
 def due_times_in_memory() -> Iterator[None]:
     """When a next attempt is due is known to the process that planned it, and to nobody after."""
 
