@@ -67,7 +67,9 @@ def cases(count: int, rng: random.Random) -> Iterator[Case]:
     """`count` cases: every template about equally often, its wraps drawn without repetition while
     that can be."""
     all_of = templates()
-    drawn: list[tuple[Template, str]] = []
+    # However few they are, every source is among them.
+    first = {each.family: each for each in rng.sample(all_of, len(all_of))}
+    drawn = [(template, rng.choice(list(WRAPS))) for template in first.values()]
     while len(drawn) < count:
         names = {id(each): rng.sample(list(WRAPS), len(WRAPS)) for each in all_of}
         for turn in range(len(WRAPS)):

@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
 from stageflow import Retry
-from stageflow.runtime import driver as drivers
 from stageflow.runtime import recovery, retrying
 from stageflow.runtime.dependencies import BudgetState
 
@@ -47,24 +46,7 @@ def budget_not_asked() -> Iterator[None]:
         yield
 
 
-@sabotage(metric="hopeless_attempts")
-def deadline_not_heeded() -> Iterator[None]:
-    """A wait is begun though the next attempt can't end before the deadline, and the deadline
-    itself comes too late to hinder it."""
-    original = retrying.refusal
-
-    def refusal(driver: Any, node: Any, after_s: float | None) -> str:
-        deadline_s, driver.deadline_s = driver.deadline_s, None
-        try:
-            return original(driver, node, after_s)
-        finally:
-            driver.deadline_s = deadline_s
-
-    with patched(drivers, "refusal", refusal):
-        yield
-
-
-@sabotage(metric="timers_lost")
+@sabotage(metric="timers_early")
 def due_times_in_memory() -> Iterator[None]:
     """When a next attempt is due is known to the process that planned it, and to nobody after."""
 
@@ -79,7 +61,6 @@ DEFECTS: Final[tuple[Sabotage, ...]] = (
     jitter_removed,
     every_layer_retries,
     budget_not_asked,
-    deadline_not_heeded,
     due_times_in_memory,
 )
 
