@@ -211,7 +211,7 @@ class RateLimiter:
         self._tell_late()
 
     def _gone(self, waiter: _Waiter) -> None:
-        """QuotaHeaders no more, for whatever reason; somebody else serves then, if it did."""
+        """Waits no more, for whatever reason; somebody else serves then, if it did."""
         if waiter in self._line:
             self._line.drop(waiter)
         self._asking[waiter.client] -= 1
@@ -333,7 +333,7 @@ class RateLimiter:
 
 
 async def _until(at_s: float, waiter: _Waiter) -> None:
-    """QuotaHeaders on the loop's clock. Raises RateLimited as soon as the waiter is told that it is too
+    """Waits on the loop's clock. Raises RateLimited as soon as the waiter is told that it is too
     late."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout_at(at_s):
