@@ -26,8 +26,9 @@ TAKEN: Final = 10
 """Of a window, by others, each time."""
 DEFICIT: Final = 2.0
 """Requests that others take beyond what is there."""
-OTHERS_EVERY_S, DATE_EVERY_S = 20.0, 15.0
-"""More often where refusals are dates, which by chance lie less than a second ahead."""
+OTHERS_EVERY_S: Final = 20.0
+DATE_LEAST_S: Final = 0.5
+"""How far ahead a date is at least: in whole seconds one can be a moment away by chance."""
 WARM_S: Final = 10.0
 """After which a service's clients are steady."""
 FAR_S: Final = 1e9
@@ -91,7 +92,7 @@ class Service:
         at_s = self.begin_s + self.rng.uniform(3.0, 6.0)
         while at_s < self.begin_s + self.seconds:
             yield at_s
-            at_s += DATE_EVERY_S if self.kind.form == "date" else OTHERS_EVERY_S
+            at_s += OTHERS_EVERY_S
 
     def answer(self, now_s: float, identity: str) -> tuple[int, dict[str, str]]:
         """What it says to a request; `identity` of one that must not be sent again, else ""."""
@@ -174,6 +175,7 @@ class Service:
             return {"RateLimit": '"api";r=0;t=1'}
         if form == "date":
             # In whole seconds, and not before it will be right.
+            wait_s = max(wait_s, DATE_LEAST_S)
             unix_s = math.ceil(self.wall_s + now_s - self.begin_s + wait_s)
             self._permits(now_s, unix_s - self.wall_s + self.begin_s)
             return {"Retry-After": formatdate(unix_s, usegmt=True)}
