@@ -161,7 +161,12 @@ class RateLimiter:
                     return
                 waiter.signal = asyncio.get_running_loop().create_future()
                 continue
-            await self._serve_one(waiter)
+            until_s = waiter.until_s if math.isfinite(waiter.until_s) else None
+            try:
+                async with asyncio.timeout_at(until_s):  # the store may be slow to answer
+                    await self._serve_one(waiter)
+            except TimeoutError:
+                raise self._late(max(0.0, self._next_s - waiter.until_s)) from None
             if waiter.signal.done():
                 if waiter.signal.result():
                     return
