@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import random
+import signal
 import sys
 import time
 from collections import Counter
