@@ -182,6 +182,21 @@ def test_a_pause_that_another_process_was_told_holds_those_who_wait_already() ->
     simulated(main)
 
 
+def test_a_store_that_is_slow_to_answer_keeps_nobody_past_the_deadline() -> None:
+    class Slow(MemoryRates):
+        async def reserve(self, key: str, rate: Rate, *, wait_max_s: float = 0.0) -> Any:
+            await asyncio.sleep(10.0)
+            return await super().reserve(key, rate, wait_max_s=wait_max_s)
+
+    async def main() -> None:
+        loop, limiter = asyncio.get_running_loop(), RateLimiter(Rate(1), store=Slow())
+        with pytest.raises(RateLimited) as caught:
+            await limiter.wait(deadline_s=loop.time() + 2.0)
+        assert caught.value.code == "rate.too_late" and loop.time() == pytest.approx(2.0)
+
+    simulated(main)
+
+
 def test_too_many_who_wait_are_refused() -> None:
     async def main() -> None:
         limiter = RateLimiter(Rate(1, burst=1), waiters_max=2)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
@@ -89,14 +88,9 @@ def lease_without_end() -> Iterator[None]:
 
 
 @sabotage(metric="utilization")
-def nobody_is_woken() -> Iterator[None]:
-    """Units that were given back are given on a second later."""
-    original: Callable[..., None] = pools.Pools.release
-
-    def release(self: pools.Pools, claim: pools.Claim) -> None:
-        asyncio.get_running_loop().call_later(1.0, original, self, claim)
-
-    with patched(pools.Pools, "release", release), patched(shared_pools, "POLL_S", 1.0):
+def looks_seldom() -> Iterator[None]:
+    """Who waits for a shared pool looks once in two seconds whether he was given his units."""
+    with patched(shared_pools, "POLL_S", 2.0), patched(shared_pools, "POLL_MAX_S", 2.0):
         yield
 
 
@@ -122,7 +116,7 @@ DEFECTS: Final[tuple[Sabotage, ...]] = (
     last_come_first_served,
     exclusive_is_not,
     lease_without_end,
-    nobody_is_woken,
+    looks_seldom,
     own_holdings_not_looked_at,
 )
 

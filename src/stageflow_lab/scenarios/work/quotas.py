@@ -27,6 +27,8 @@ TAKEN: Final = 10
 DEFICIT: Final = 2.0
 """Requests that others take beyond what is there."""
 OTHERS_EVERY_S: Final = 20.0
+DATE_LEAST_S: Final = 0.5
+"""How far ahead a date is at least: in whole seconds one can be a moment away by chance."""
 WARM_S: Final = 10.0
 """After which a service's clients are steady."""
 FAR_S: Final = 1e9
@@ -173,6 +175,7 @@ class Service:
             return {"RateLimit": '"api";r=0;t=1'}
         if form == "date":
             # In whole seconds, and not before it will be right.
+            wait_s = max(wait_s, DATE_LEAST_S)
             unix_s = math.ceil(self.wall_s + now_s - self.begin_s + wait_s)
             self._permits(now_s, unix_s - self.wall_s + self.begin_s)
             return {"Retry-After": formatdate(unix_s, usegmt=True)}

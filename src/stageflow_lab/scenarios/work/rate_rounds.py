@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -160,6 +161,8 @@ def _forget(name: str) -> None:
 
 def main(arguments: list[str]) -> int:
     """Carry the plan out, or be one of its workers."""
+    # Ended early, it still ends its processes and leaves nothing in the servers.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     plan = Plan(**json.loads(arguments[0]))
     with applied(plan.sabotage):
         if plan.process is not None:

@@ -96,7 +96,7 @@ class Sums:
     def __init__(self, engine: str) -> None:
         self.engine = engine
         self.counts: Counter[str] = Counter()
-        self.seconds: Counter[str] = Counter()
+        self.seconds = {"busy_unit_s": 0.0, "idle_unit_s": 0.0}
         self.places: Counter[str] = Counter()
         self.told: list[str] = []
         self.broke = ""
@@ -114,7 +114,7 @@ class Sums:
         self.counts["lost"] += seen.done - seen.kept
         self.counts["updates"] += seen.done
         self.counts["whole"] += seen.kept == seen.done and seen.done >= UPDATES
-        for name in ("busy_unit_s", "idle_unit_s"):
+        for name in self.seconds:
             self.seconds[name] += facts[name]
         self.places += seen.places
         self.told += facts["told"][: max(0, 5 - len(self.told))]

@@ -161,7 +161,12 @@ class RateLimiter:
                     return
                 waiter.signal = asyncio.get_running_loop().create_future()
                 continue
-            await self._serve_one(waiter)
+            until_s = waiter.until_s if math.isfinite(waiter.until_s) else None
+            try:
+                async with asyncio.timeout_at(until_s):  # the store may be slow to answer
+                    await self._serve_one(waiter)
+            except TimeoutError:
+                raise self._late(max(0.0, self._next_s - waiter.until_s)) from None
             if waiter.signal.done():
                 if waiter.signal.result():
                     return
@@ -211,7 +216,7 @@ class RateLimiter:
         self._tell_late()
 
     def _gone(self, waiter: _Waiter) -> None:
-        """QuotaHeaders no more, for whatever reason; somebody else serves then, if it did."""
+        """Waits no more, for whatever reason; somebody else serves then, if it did."""
         if waiter in self._line:
             self._line.drop(waiter)
         self._asking[waiter.client] -= 1
@@ -333,7 +338,7 @@ class RateLimiter:
 
 
 async def _until(at_s: float, waiter: _Waiter) -> None:
-    """QuotaHeaders on the loop's clock. Raises RateLimited as soon as the waiter is told that it is too
+    """Waits on the loop's clock. Raises RateLimited as soon as the waiter is told that it is too
     late."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout_at(at_s):
