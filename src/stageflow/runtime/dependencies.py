@@ -19,7 +19,7 @@ KNOWN_MAX: Final = 1_000
 """Dependencies that nobody declared; a further one has no state, and no bounds but its policy's."""
 
 
-class Window:
+class SlidingCount:
     """Two counts of the last `window_s`, in slots."""
 
     __slots__ = ("_slot_s", "_slots", "first", "second")
@@ -71,7 +71,7 @@ class BudgetState:
         self.spec = spec
         self.refused = 0
         """Further attempts that were not made, since the runtime began."""
-        self._window = Window(spec.window_s)
+        self._window = SlidingCount(spec.window_s)
 
     def asked(self, now_s: float) -> None:
         """A first attempt begins."""
@@ -106,7 +106,7 @@ class BreakerState:
         self._probing = 0
         self._probe_begun_s = 0.0
         """When the last probe began."""
-        self._window = Window(spec.window_s)
+        self._window = SlidingCount(spec.window_s)
 
     def admits(self, now_s: float) -> bool:
         """Whether an attempt may begin now. Of a probe the end must be told."""

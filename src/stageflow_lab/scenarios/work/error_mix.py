@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from .error_bodies import bodies
 from .error_cases import Case, ServiceError, Template
+from .error_hosts import services
 from .error_platforms import platforms
-from .error_services import services
 from .error_standards import standards
 from .error_unseen import unseen
 from .error_vendors import vendors
