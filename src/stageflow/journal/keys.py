@@ -127,25 +127,25 @@ class KeyFile(LocalKeys):
 
 
 def cipher(key: bytes) -> AESGCM:
-    """The cipher for `key`, of 32 bytes; BuildError "seal.missing_extra" without its package."""
+    """The cipher for `key`, of 32 bytes; BuildError "seal.missing_package" without its package."""
     check_installed()
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # an extra
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # slow to import
 
     return AESGCM(key)
 
 
 def check_installed() -> None:
-    """Raises BuildError "seal.missing_extra" when payloads can't be sealed here."""
+    """Raises BuildError "seal.missing_package" when payloads can't be sealed here."""
     try:
-        import cryptography.hazmat.primitives.ciphers.aead  # noqa: F401  (an extra)
+        import cryptography.hazmat.primitives.ciphers.aead  # noqa: F401  (slow to import)
     except ImportError as error:
         raise BuildError(
-            "seal.missing_extra",
+            "seal.missing_package",
             "what guards look at must be sealed in a journal, which needs a package that is not"
             " installed",
             expected="the package cryptography",
             got=str(error)[:200],
-            fix="pip install 'stageflow[seal]', or Runtime(keys=UNSEALED) to keep it readable",
+            fix="pip install cryptography, or Runtime(keys=UNSEALED) to keep it readable",
         ) from error
 
 
@@ -157,7 +157,7 @@ def sealed(with_: AESGCM, value: bytes, *, bound: bytes, random: Random = os.ura
 
 def opened(with_: AESGCM, value: bytes, *, bound: bytes) -> bytes:
     """What `sealed` was given; ValueError when a byte, the key or `bound` is another."""
-    from cryptography.exceptions import InvalidTag  # an extra
+    from cryptography.exceptions import InvalidTag  # as above
 
     try:
         return with_.decrypt(value[:NONCE_BYTES], value[NONCE_BYTES:], bound)

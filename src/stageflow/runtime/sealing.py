@@ -236,7 +236,7 @@ class Seals:
         outer: Outer | None = None,
     ) -> RunSeal | None:
         """What seals a new run; None for one of which nothing is sealed. BuildError
-        "seal.missing_extra", "seal.no_keys"."""
+        "seal.missing_package", "seal.no_keys"."""
         everything = self._everything or outer is not None
         if not self.is_on or not (everything or plan.guarded):
             return None

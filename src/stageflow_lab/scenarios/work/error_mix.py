@@ -17,7 +17,7 @@ from .error_vendors import vendors
 from .error_words import wordings
 
 
-class ToolError(Exception):
+class ToolFailed(Exception):
     """What an agent's tool makes of whatever went wrong below it."""
 
 
@@ -27,7 +27,7 @@ def _as_error(subject: Any) -> BaseException:
 
 def _chained(error: BaseException, depth: int) -> BaseException:
     for level in range(depth):
-        outer = ToolError(f"level {level} failed")
+        outer = ToolFailed(f"level {level} failed")
         outer.__cause__ = error
         error = outer
     return error
@@ -47,7 +47,7 @@ WRAPS: Final[Mapping[str, Callable[[Any], Any]]] = MappingProxyType(
         "caused thrice": lambda subject: _chained(_as_error(subject), 3),
         "in context": lambda subject: _in_context(_as_error(subject)),
         "grouped": lambda subject: ExceptionGroup("tasks", [_plain(_as_error(subject))]),
-        "argument": lambda subject: ToolError("tool", _as_error(subject)),
+        "argument": lambda subject: ToolFailed("tool", _as_error(subject)),
     }
 )
 """Ways in which an error reaches the stage boundary, by name."""
