@@ -16,7 +16,7 @@ from stageflow.model.labels import checked_labels
 from stageflow.model.outputs import StageOutput
 from stageflow.stages.work.tools.check import Invariant, OutputCheck
 from stageflow.stages.work.tools.output import EXTERNAL, ToolOutput
-from stageflow.stages.work.tools.reading import Incoming, ByteReader
+from stageflow.stages.work.tools.reading import ByteReader, Incoming
 from stageflow.stages.work.tools.rules import OutputRules
 
 T = TypeVar("T")
