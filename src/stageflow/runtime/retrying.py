@@ -44,7 +44,7 @@ def verdict(node: Node, error: BaseException, now_s: float) -> Verdict:
     if retry is None or not isinstance(error, Exception):
         return Verdict(False, "", found.retry_after_s, in_doubt, healthy)
     final = _final(retry, error, found) or _untold(node, error, found)
-    if node.undoes is not None and found.basis in (Basis.PROGRAM, Basis.NOTHING):
+    if node.undoes is not None and found.basis < Basis.STATUS:
         final = ""  # the alternative is a person, who can only try again
     retryable = not final and (retry.on is None or isinstance(error, retry.on))
     return Verdict(retryable, final, found.retry_after_s, in_doubt, healthy)

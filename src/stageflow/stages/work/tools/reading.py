@@ -16,13 +16,13 @@ SHARE: Final = 10
 
 
 @runtime_checkable
-class Reader(Protocol):
+class ByteReader(Protocol):
     """What gives at most `n` bytes when asked, and none at its end: an asyncio.StreamReader."""
 
     def read(self, n: int, /) -> Awaitable[bytes]: ...
 
 
-Source: TypeAlias = bytes | bytearray | memoryview | str | AsyncIterable[bytes] | Reader
+Source: TypeAlias = bytes | bytearray | memoryview | str | AsyncIterable[bytes] | ByteReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ async def read(source: Source, bytes_max: int, *, bytes_expected: int | None = N
         raise too_large(bytes_max, f"{bytes_expected:,} bytes announced")
     if isinstance(source, (bytes, bytearray, memoryview, str)):
         data = whole(source, bytes_max)
-    elif isinstance(source, AsyncIterable) and not isinstance(source, Reader):
+    elif isinstance(source, AsyncIterable) and not isinstance(source, ByteReader):
         data = await _iterated(source, bytes_max)
     else:
         data = await _asked(source, bytes_max)

@@ -16,7 +16,7 @@ from stageflow.model.labels import checked_labels
 from stageflow.model.outputs import StageOutput
 from stageflow.stages.work.tools.check import Invariant, OutputCheck
 from stageflow.stages.work.tools.output import EXTERNAL, ToolOutput
-from stageflow.stages.work.tools.reading import Incoming, Reader
+from stageflow.stages.work.tools.reading import ByteReader, Incoming
 from stageflow.stages.work.tools.rules import OutputRules
 
 T = TypeVar("T")
@@ -84,7 +84,7 @@ def _checked(
                 return came
             if isinstance(came, Incoming):
                 return await check.read(came.source, bytes_expected=came.bytes_expected)
-            if isinstance(came, (AsyncIterable, Reader)):
+            if isinstance(came, (AsyncIterable, ByteReader)):
                 return await check.read(came)
             return check.check(came)
 
