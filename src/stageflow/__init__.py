@@ -15,8 +15,11 @@ from stageflow.graph import (
     transform,
     work,
 )
+from stageflow.journal.keys import UNSEALED, KeyFile, Keys, LocalKeys
 from stageflow.model import merges
 from stageflow.model.caching import Cache
+from stageflow.model.classification import Classification, ErrorKind, classify
+from stageflow.model.dependency import CircuitBreaker, Dependency, RetryBudget
 from stageflow.model.errors import (
     BuildError,
     BuildErrors,
@@ -29,6 +32,7 @@ from stageflow.model.errors import (
     SandboxError,
     SimulationError,
     StageflowError,
+    ToolError,
     ValueRefused,
 )
 from stageflow.model.identity import Identity
@@ -53,6 +57,7 @@ from stageflow.model.progress import Progress, Stall
 from stageflow.model.session import Session, Turn, Window
 from stageflow.model.snapshot import ContextSnapshot
 from stageflow.model.values import Adapter
+from stageflow.runtime.capacity import Pool, PoolUsage, SharedPool
 from stageflow.runtime.connections import Connections
 from stageflow.runtime.context import Context
 from stageflow.runtime.deps import Dep
@@ -63,7 +68,6 @@ from stageflow.runtime.limits import Limits
 from stageflow.runtime.outcome import Candidate, NodeOutcome, Run, Undo
 from stageflow.runtime.pipeline import Pipeline, RunStream
 from stageflow.runtime.runtime import Runtime
-from stageflow.runtime.shared_pools import SharedPool
 from stageflow.runtime.stream import Emitted
 from stageflow.runtime.tenancy import AccessRefused, TenantRuntime
 from stageflow.runtime.waiting import Waiting
@@ -71,6 +75,7 @@ from stageflow.runtime.waits import Deadlock, Deadlocked, DeadlockMember
 from stageflow.runtime.worker import Worker
 
 __all__ = [
+    "UNSEALED",
     "AccessRefused",
     "Adapter",
     "Allow",
@@ -82,6 +87,8 @@ __all__ = [
     "Cache",
     "Candidate",
     "CantTell",
+    "CircuitBreaker",
+    "Classification",
     "Connections",
     "Context",
     "ContextSnapshot",
@@ -91,9 +98,11 @@ __all__ = [
     "Deadlocked",
     "Decision",
     "Dep",
+    "Dependency",
     "EffectError",
     "EffectUnknown",
     "Emitted",
+    "ErrorKind",
     "Event",
     "EventType",
     "Failure",
@@ -103,15 +112,21 @@ __all__ = [
     "Identity",
     "InputError",
     "JournalError",
+    "KeyFile",
+    "Keys",
     "Kind",
     "LetStand",
     "Limits",
+    "LocalKeys",
     "NodeOutcome",
     "NotHappened",
     "Pipeline",
+    "Pool",
+    "PoolUsage",
     "Progress",
     "Redact",
     "Retry",
+    "RetryBudget",
     "Revise",
     "Run",
     "RunError",
@@ -129,6 +144,7 @@ __all__ = [
     "Stream",
     "Subscription",
     "TenantRuntime",
+    "ToolError",
     "Turn",
     "Undo",
     "ValueRefused",
@@ -138,6 +154,7 @@ __all__ = [
     "agent",
     "any_of",
     "approval",
+    "classify",
     "enrich",
     "first_of",
     "guard",

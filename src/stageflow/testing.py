@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from stageflow.graph import Stage
 from stageflow.journal.journal import GroupCommit, Journal
+from stageflow.journal.keys import BringsKeys, Keys
 from stageflow.journal.memory import MemoryStore
 from stageflow.journal.store import LoadedRun, RunHeader, RunSummary, SessionTurns
 from stageflow.model.record import Record, RecordType
@@ -304,6 +305,10 @@ class _Dying:
         loaded = await self._journal.claim(run, rerun=rerun)
         await self._count(1)
         return loaded
+
+    def keys(self) -> Keys | None:
+        """As the journal's."""
+        return self._journal.keys() if isinstance(self._journal, BringsKeys) else None
 
     async def load(self, run: str) -> LoadedRun:
         """As the journal's."""

@@ -44,6 +44,7 @@ from stageflow.model.record import Record, RecordType
 
 FOLDER, JOURNAL = (Path(sys.argv[1]), sys.argv[2]) if len(sys.argv) > 2 else (Path(), "")
 SIDE = "ran.txt"
+KEYS = FOLDER / "desk.key"
 
 
 def ran(name: str) -> None:
@@ -166,7 +167,7 @@ class Killing:
 
 def killed(last: int) -> None:
     async def main() -> None:
-        async with Runtime(journal=Killing(last)) as runtime:
+        async with Runtime(journal=Killing(last), keys=KEYS) as runtime:
             await DESK.using(runtime=runtime, run_id=f"r{last}").run(text=" the 42 lines ")
 
     asyncio.run(main())
@@ -191,7 +192,7 @@ def resumed(last: int) -> dict[str, Any]:
     async def main() -> dict[str, Any]:
         before = counts()
         name = f"r{last}"
-        async with Runtime(journal=JOURNAL) as runtime:
+        async with Runtime(journal=JOURNAL, keys=KEYS) as runtime:
             await ownerless(runtime, name)
             loaded = await runtime.load(name)
             done = {record.node for record in loaded.records if record.is_accepted}
@@ -257,7 +258,7 @@ def hold() -> None:
             await asyncio.sleep(60)
             return text
 
-        async with Runtime(journal=JOURNAL) as runtime:
+        async with Runtime(journal=JOURNAL, keys=KEYS) as runtime:
             desk = Pipeline("held", [waits], inputs={"text": str})
             await desk.using(runtime=runtime, run_id="r").run(text="a")
 

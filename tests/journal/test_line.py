@@ -39,6 +39,7 @@ RECORDS = st.builds(
     labels=st.lists(TEXT, max_size=3).map(tuple),
     key_id=TEXT,
     payload=st.none() | st.binary(max_size=20),
+    keys=st.just(()),  # no part of a line
 )
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from stageflow.journal.pools import MemoryPools, PoolBook, PoolEntry, PoolStore
+from stageflow import BuildError
+from stageflow.journal.pools import PER_TENANT, MemoryPools, PoolBook, PoolEntry, PoolStore
 
 OWNERS = ("a", "b", "c")
 
@@ -86,10 +89,29 @@ def test_too_many_who_wait_and_other_units() -> None:
     assert asked(book, "other", 5) is not None
 
 
-@pytest.fixture(params=["memory", "postgres"])
+@pytest.fixture
+def redis_pools() -> Iterator[str]:
+    """An address of one's own; skips without the client or the server."""
+    redis = pytest.importorskip("redis")
+    server, prefix = "redis://127.0.0.1:6379/0", f"stageflow:test:{uuid.uuid4().hex}"
+    client = redis.Redis.from_url(server, socket_connect_timeout=2)
+    try:
+        client.ping()
+    except redis.RedisError as error:
+        pytest.skip(f"no Redis: {error}")
+    yield f"{server}?prefix={prefix}&lease_s=20"
+    client.delete(f"{prefix}:book", f"{prefix}:pictures")
+    client.close()
+
+
+@pytest.fixture(params=["memory", "postgres", "redis"])
 def store(request: pytest.FixtureRequest) -> PoolStore:
     if request.param == "memory":
         return MemoryPools()
+    if request.param == "redis":
+        from stageflow.journal.redis_pools import RedisPools
+
+        return RedisPools(request.getfixturevalue("redis_pools"))
     url = request.getfixturevalue("postgres_url")
     from stageflow.journal.postgres.pools import PostgresPools
 
@@ -107,10 +129,14 @@ def test_a_store_keeps_what_is_changed_and_shows_the_pictures_of_the_living(
             assert found is not None
             return found.fence
 
+        def fails(book: PoolBook, now_s: float) -> None:
+            book.give_back("r")
+            raise ZeroDivisionError
+
         try:
             assert await store.change(begin) > 0
             with pytest.raises(ZeroDivisionError):
-                await store.change(lambda book, _: (book.give_back("r"), 1 / 0))
+                await store.change(fails)
             book, first_s = await store.read()
             assert book.find("r") is not None, "what failed changed nothing"
             await store.sight("a", "[1]")
@@ -127,11 +153,21 @@ def test_a_store_keeps_what_is_changed_and_shows_the_pictures_of_the_living(
     asyncio.run(main())
 
 
-def test_changes_at_once_are_one_after_another(postgres_url: str) -> None:
-    from stageflow.journal.postgres.pools import PostgresPools
+@pytest.mark.parametrize("server", ["postgres", "redis"])
+def test_changes_at_once_are_one_after_another(server: str, request: pytest.FixtureRequest) -> None:
+    def opened() -> PoolStore:
+        if server == "redis":
+            from stageflow.journal.redis_pools import RedisPools
+
+            return RedisPools(address)
+        from stageflow.journal.postgres.pools import PostgresPools
+
+        return PostgresPools(address)
+
+    address = request.getfixturevalue("redis_pools" if server == "redis" else "postgres_url")
 
     async def main() -> None:
-        stores = [PostgresPools(postgres_url) for _ in range(4)]
+        stores = [opened() for _ in range(4)]
         try:
             numbers = await asyncio.gather(
                 *(
@@ -140,9 +176,51 @@ def test_changes_at_once_are_one_after_another(postgres_url: str) -> None:
                     for _ in range(25)
                 )
             )
-            assert sorted(numbers) == list(range(1, 101))
+            assert sorted(numbers) == list(range(min(numbers), min(numbers) + 100))
         finally:
             for each in stores:
                 await each.close()
 
     asyncio.run(main())
+
+
+def test_a_server_that_lost_the_book_gives_greater_numbers_than_before(redis_pools: str) -> None:
+    redis = pytest.importorskip("redis")
+    from stageflow.journal.redis_pools import RedisPlace, RedisPools
+
+    place = RedisPlace.parsed(redis_pools)
+
+    async def main() -> None:
+        store = RedisPools(redis_pools)
+        before = await store.change(lambda book, _: book.next_number())
+        client = redis.Redis.from_url(place.url)
+        client.delete(f"{place.prefix}:book")
+        client.close()
+        assert await store.change(lambda book, _: book.next_number()) > before
+        await store.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("query", ["lease_s=0", "lease_s=soon", "lease_s=nan", "prefix="])
+def test_an_address_whose_options_cannot_be_is_refused(query: str) -> None:
+    from stageflow.journal.redis_pools import RedisPlace
+
+    with pytest.raises(BuildError) as caught:
+        RedisPlace.parsed(f"redis://host:6379/0?{query}")
+    assert caught.value.code == "pool.address"
+
+
+def test_an_address_keeps_what_belongs_to_the_client() -> None:
+    from stageflow.journal.redis_pools import RedisPlace
+
+    place = RedisPlace.parsed("redis://u:p@host:1/2?lease_s=3&protocol=3")
+    assert place == ("redis://u:p@host:1/2?protocol=3", 3.0, "stageflow:pools")
+
+
+def test_a_tenants_line_is_forgotten_when_nobody_stands_in_it() -> None:
+    book = PoolBook()
+    key = f"gpu{PER_TENANT}acme"
+    book.ask(key, 1, entry("r"), waiters_max=9)
+    book.give_back("r")
+    assert key not in book.pools

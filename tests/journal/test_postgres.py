@@ -164,7 +164,10 @@ def test_a_tenants_role_cannot_look_further_by_its_settings(
         for grant in (f"USAGE ON SCHEMA {schema}",
                       f"SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA {schema}"):  # fmt: skip
             postgres_server.execute(f"GRANT {grant} TO {other_role}")
-        for grant in (f"DELETE ON {schema}.queue", f"USAGE ON SEQUENCE {schema}.services"):
+        for grant in (
+            f"DELETE ON {schema}.queue, {schema}.keys",
+            f"USAGE ON SEQUENCE {schema}.services",
+        ):
             postgres_server.execute(f"GRANT {grant} TO {other_role}")
         url = as_role(postgres_url, other_role)
         with closing(PostgresStore(url)) as curious:

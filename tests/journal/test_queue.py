@@ -105,7 +105,7 @@ def test_a_journal_of_version_1_gets_its_queue(tmp_path: Path) -> None:
     store.create(header, Owner.this_process(), (started,))
     store.close()
     file = sqlite3.connect(path)
-    for table in ("queue", "served", "turns", "sessions"):
+    for table in ("queue", "served", "turns", "sessions", "keys"):
         file.execute(f"DROP TABLE {table}")
     file.execute("DROP INDEX heads_running")
     file.execute("PRAGMA user_version = 1")

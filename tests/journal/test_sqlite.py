@@ -234,6 +234,7 @@ def test_a_file_of_version_1_is_brought_up_to_date(tmp_path: Path) -> None:
     small_file(path)
     with closing(sqlite3.connect(path)) as file:
         tables = "DROP TABLE turns; DROP TABLE sessions; DROP TABLE queue; DROP TABLE served;"
+        tables += "DROP TABLE keys;"
         file.executescript(f"{tables} DROP INDEX heads_running; PRAGMA user_version = 1;")
     with closing(SQLiteStore(path)) as store, closing(SQLiteStore(path)) as again:
         assert len(store.load("run").records) == 4

@@ -48,7 +48,7 @@ def mixed(tries: list[int]) -> Pipeline[Any]:
     async def flaky(x: int) -> int:
         tries.append(x)
         if len(tries) % 3:
-            raise ValueError
+            raise OSError
         return x
 
     @transform(on_failure="isolate")

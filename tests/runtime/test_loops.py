@@ -257,7 +257,7 @@ async def test_retries_and_revisions_count_apart() -> None:
     @agent(retry=Retry(attempts=2, base_s=0.0))
     async def shaky(topic: str, feedback: Feedback | None) -> str:
         if next(failures):
-            raise ValueError("again")
+            raise OSError("again")
         return f"{topic}{'' if feedback is None else feedback.revision}"
 
     @guard

@@ -25,12 +25,11 @@ from stageflow import (
     Runtime,
     StageFailed,
     StageOutput,
+    classify,
     enrich,
     first_of,
     transform,
-    work,
 )
-from stageflow.runtime.retry_after import retry_after_s
 from stageflow.sim import Sim, simulate
 
 
@@ -236,7 +235,7 @@ async def test_an_isolated_failure_leaves_the_rest_running() -> None:
 def failing(times: int, error: Exception, **retry: Any) -> tuple[Any, list[float]]:
     made: list[float] = []
 
-    @work(retry=Retry(**retry))
+    @enrich(retry=Retry(**retry))
     async def flaky(x: int) -> int:
         made.append(asyncio.get_running_loop().time())
         if len(made) <= times:
@@ -259,12 +258,12 @@ def simulated(pipeline: Pipeline[Any]) -> Any:
 
 
 def test_retries_wait_longer_each_time_and_end() -> None:
-    stage, made = failing(3, ValueError(), attempts=4, base_s=1.0, jitter="none")
+    stage, made = failing(3, OSError(), attempts=4, base_s=1.0, jitter="none")
     run = simulated(desk(stage))
     assert run.status == "ok" and waits(made) == [1.0, 2.0, 4.0]
     assert run.nodes["flaky"].attempts == 4
     stage, made = failing(
-        9, ValueError(), attempts=3, base_s=1.0, factor=9.0, max_s=2.0, jitter="none"
+        9, OSError(), attempts=3, base_s=1.0, factor=9.0, max_s=2.0, jitter="none"
     )
     run = simulated(desk(stage))
     assert run.status == "failed" and waits(made) == [1.0, 2.0]
@@ -337,8 +336,9 @@ def test_retry_after_is_waited_for() -> None:
 )
 def test_retry_after_is_seconds_or_a_date(given: Any, expected: float | None) -> None:
     for header in (True, False):
-        assert retry_after_s(TooMany(given, header=header), lambda: 1_000_000.0) == expected
-    assert retry_after_s(ValueError(), lambda: 0.0) is None
+        found = classify(TooMany(given, header=header), now_s=1_000_000.0)
+        assert found.retry_after_s == expected
+    assert classify(ValueError(), now_s=0.0).retry_after_s is None
 
 
 def test_a_deadline_ends_the_run_wherever_it_is() -> None:
@@ -359,15 +359,15 @@ def test_a_deadline_ends_the_run_wherever_it_is() -> None:
     assert seen == [5.0]
 
 
-def test_a_deadline_ends_a_wait_between_attempts() -> None:
-    stage, made = failing(9, ValueError(), attempts=9, base_s=10.0, jitter="none")
+def test_no_wait_is_begun_that_a_deadline_would_end() -> None:
+    stage, made = failing(9, OSError(), attempts=9, base_s=10.0, jitter="none")
 
     async def main(sim: Sim) -> Any:
         begun = sim.now()
         run = await desk(stage).using(deadline=15.0).run(x=1)
-        return run.status, run.reason, sim.now() - begun
+        return run.reason, run.failures["flaky"].final, sim.now() - begun
 
-    assert simulate(main, seed=1).value == ("failed", "timeout", 15.0)
+    assert simulate(main, seed=1).value == ("error:OSError", "deadline", 10.0)
     assert len(made) == 2
 
 

@@ -365,7 +365,7 @@ async def test_the_runtimes_own_deps_stay_real() -> None:
 
 async def test_a_run_with_fakes_is_not_taken_up_by_the_real_pipeline() -> None:
     def fails(answer: Answer) -> str:
-        raise ConnectionError
+        raise RuntimeError
 
     async with Runtime(journal=memory_journal(), deps={"db": Db}) as runtime:
         faked = DESK.using(runtime=runtime).override(evidence=["x"], filed=fails)

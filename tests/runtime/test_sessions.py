@@ -872,6 +872,7 @@ async def test_a_file_of_before_sessions_is_opened(tmp_path: Path) -> None:
         pass
     with closing(sqlite3.connect(path)) as file:
         tables = "DROP TABLE turns; DROP TABLE sessions; DROP TABLE queue; DROP TABLE served;"
+        tables += "DROP TABLE keys;"
         file.executescript(f"{tables} DROP INDEX heads_running; PRAGMA user_version = 1;")
     async with Runtime(journal=path) as runtime:
         bound = chat.using(runtime=runtime, session="s")

@@ -22,7 +22,7 @@ async def test_a_completed_step_is_not_called_again_by_the_next_attempt() -> Non
     async def stage(ctx: Context) -> int:
         first = await ctx.step("double", effect, 3)
         if ctx.attempt < 3:
-            raise ValueError("again")
+            raise OSError("again")
         return first
 
     for runtime in (Runtime(), Runtime(journal=memory_journal())):
@@ -47,7 +47,7 @@ async def test_another_call_under_the_same_key_has_diverged() -> None:
 
 
 async def test_a_step_that_raises_is_called_again() -> None:
-    answers = iter([ValueError("no"), 7])
+    answers = iter([OSError("no"), 7])
 
     def effect() -> int:
         answer = next(answers)

@@ -60,6 +60,7 @@ ENDPOINTS: dict[str, Endpoint] = {
         run, "signed", LetStand("let it be"), by="eve", pipeline=desk
     ),
     "undo": lambda one, run: one.undo(run, pipeline=desk),
+    "erase": lambda one, run: one.erase(run),
 }
 
 

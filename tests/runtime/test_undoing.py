@@ -713,6 +713,38 @@ async def test_a_child_is_asked_for_its_pivot_before_anything_is_taken_back(
     assert done.status == "ok" and sorted(world.log) == ["a", "b", "c", "first", "pivot"]
 
 
+@pytest.mark.parametrize("happened", [True, False])
+async def test_nothing_is_taken_back_while_a_child_does_not_know_of_its_pivot(
+    world: World, kept: Runtime, happened: bool
+) -> None:
+    """1. nobody knows whether the child's pivot happened. 2. its parent fails beside it. 3. the
+    parent's other steps stay until a person has said so: the run may have to go forward."""
+
+    @work(timeout=0.01, pivot=True, after=("b", "c"))
+    async def pivot() -> str:
+        if "pivot asked" in world.log:
+            return world.do("pivot")
+        world.log.append("pivot asked")
+        await asyncio.Event().wait()
+        return ""
+
+    inner = saga(world, pivot)
+    outer = Pipeline("outer", [world.step("first"), inner.as_stage("inner")])
+    run = await outer.using(runtime=kept).run()
+    assert run.status == "suspended"
+    stuck = run.reason
+    assert not any(what.startswith("-") for what in world.log), stuck
+    child = next(each for each in await kept.runs() if each.header.parent == run.id)
+    found = Happened("pivot") if happened else NotHappened()
+    child_id = child.header.run
+    await (await kept.settle(child_id, "pivot", found, by="ann", pipeline=inner))
+    ended = await kept.resume(run.id, pipeline=outer)
+    if happened:
+        assert not any(what.startswith("-") for what in world.log), ended.reason
+    else:
+        assert ended.status == "failed" and "-first" in world.log and "-a" in world.log
+
+
 async def test_a_child_before_its_pivot_is_taken_back_first(world: World, kept: Runtime) -> None:
     async def body() -> str:
         raise ValueError("no pivot")

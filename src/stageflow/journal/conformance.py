@@ -112,6 +112,56 @@ def keeps_its_own_copy(store: Store) -> None:
     _expect(loaded.records[0].payload == b"before", "a payload is the store's own")
 
 
+def keeps_keys_apart_from_records(store: Store) -> None:
+    """Keys that records bring are given back with the run, and the records without them."""
+    header = _header()
+    first = _started()._replace(keys=(("run", b"wrapped"), ("a#1", b"\x00\xff")))
+    store.create(header, _me(), (first,))
+    _accepts(store, Append(header.run, 1, (_step(2), _step(3)._replace(keys=(("b#1", b"b"),)))))
+    again = _step(4)._replace(keys=(("b#1", b"another"), ("\u043a\x00'", b"")))
+    _accepts(store, Append(header.run, 1, (again,)))
+    keys = {"run": b"wrapped", "a#1": b"\x00\xff", "b#1": b"b", "\u043a\x00'": b""}
+    loaded = store.load(header.run)
+    _expect(loaded.keys == keys, "each key is there once, as it came first")
+    _same(loaded.records, (_started(), _step(2), _step(3), _step(4)))
+    _expect(store.claim(header.run, _me()).keys == keys, "who claims a run gets its keys")
+    _expect(store.load(_created(store).run).keys == {}, "a run has its own keys only")
+
+
+def destroys_keys_with_the_record_that_says_so(store: Store) -> None:
+    """A key is gone with the record that lists it; a refused one destroys and brings nothing."""
+    keys = (("run", b"run"), ("a#1", b"a"), ("b#1", b"b"))
+    one, two = _header(), _header()
+    for header in (one, two):
+        store.create(header, _me(), (_started()._replace(keys=keys),))
+    says = _step(2)._replace(data={"shreds": ["a#1", "unknown"]})
+    late = says._replace(seq=9, keys=(("c#1", b"c"),))
+    _answers(store, [(Append(one.run, 1, (late,)), "journal.out_of_order")])
+    _expect(store.load(one.run).keys == dict(keys), "a refused record changes no key")
+    _accepts(store, Append(one.run, 1, (says,)))
+    _expect(store.load(one.run).keys == {"run": b"run", "b#1": b"b"}, "a listed key is gone")
+    brief = _step(3)._replace(keys=(("d#1", b"d"),))
+    at_once = _step(4)._replace(data={"shreds": ["d#1", "b#1"]})
+    _accepts(store, Append(one.run, 1, (brief, at_once)))
+    _expect(store.load(one.run).keys == {"run": b"run"}, "one that came and went was never there")
+    _expect(store.load(two.run).keys == dict(keys), "another run's key of that id stays")
+    _same(store.load(one.run).records[1:], (says, _step(3), at_once))
+
+
+def erases_the_keys_of_a_run(store: Store) -> None:
+    """Erasing takes all keys of one run, and nothing else."""
+    keys = (("run", b"run"), ("a#1", b"a"))
+    one, two = _header(), _header()
+    for header in (one, two):
+        store.create(header, _me(), (_started()._replace(keys=keys),))
+    _expect(store.erase(one.run) == len(keys), "it tells how many there were")
+    _expect(store.load(one.run).keys == {}, "none is left")
+    _same(store.load(one.run).records, (_started(),))
+    _expect(store.erase(one.run) == 0, "a second time there is nothing to destroy")
+    _expect(store.load(two.run).keys == dict(keys), "another run has its keys")
+    _refuses("journal.unknown_run", lambda: store.erase("nobody"))
+
+
 def refuses_a_second_run_under_one_id(store: Store) -> None:
     """A taken id is refused, and the run that has it is as it was."""
     header = _created(store)
@@ -646,6 +696,9 @@ def shows_one_store_what_another_wrote(make_store: MakeStore) -> None:
 
 CHECKS: tuple[Callable[[Store], None], ...] = (
     gives_back_what_was_written,
+    keeps_keys_apart_from_records,
+    destroys_keys_with_the_record_that_says_so,
+    erases_the_keys_of_a_run,
     keeps_its_own_copy,
     refuses_a_second_run_under_one_id,
     answers_unknown_ids,

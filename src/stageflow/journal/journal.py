@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from stageflow.journal.keys import BringsKeys, Keys
 from stageflow.journal.queue import QueueBounds, QueueStore, Wanted
 from stageflow.journal.store import (
     Append,
@@ -83,6 +84,15 @@ class Journal(Protocol):
 
     async def close(self) -> None:
         """Write what was appended, then release the store. A second close does nothing."""
+        ...
+
+
+@runtime_checkable
+class ErasesKeys(Protocol):
+    """A journal that destroys the keys of runs; see Store.erase."""
+
+    async def erase(self, run: str) -> int:
+        """As Store.erase."""
         ...
 
 
@@ -242,6 +252,13 @@ class GroupCommit:
         if not isinstance(self._store, KeepsRefused):
             return ()
         return await asyncio.to_thread(self._store.refused, run)
+
+    async def erase(self, run: str) -> int:
+        return await self._asked(lambda: self._store.erase(run))
+
+    def keys(self) -> Keys | None:
+        """As the store's: what wraps keys when nobody says otherwise."""
+        return self._store.keys() if isinstance(self._store, BringsKeys) else None
 
     async def load(self, run: str) -> LoadedRun:
         self._check_open()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from bisect import bisect_left
@@ -21,6 +22,7 @@ from stageflow.journal.admission import (
     summary,
     unknown_run,
 )
+from stageflow.journal.keys import KEY_BYTES, Keys, LocalKeys
 from stageflow.journal.line import Line, encoded, header_of, header_text, record_of
 from stageflow.journal.queue import (
     QueueBounds,
@@ -32,6 +34,7 @@ from stageflow.journal.queue import (
     queue_refusal,
     target_of,
 )
+from stageflow.journal.shredding import key_changes
 from stageflow.journal.store import (
     Append,
     EndedTurn,
@@ -66,6 +69,8 @@ class _Run:
     """(node, revision) to attempt and token of its accepted outcome."""
     turn: Standing | None = None
     """None for a run that is no turn of a session."""
+    keys: dict[str, bytes] = field(default_factory=dict)
+    """Wrapped keys by id."""
 
 
 @dataclass(slots=True)
@@ -101,6 +106,7 @@ class MemoryStore:
         self._sessions: dict[tuple[str, str], _Session] = {}
         self._arrived = 0
         """Turns that have arrived, in all sessions."""
+        self._keys: Keys | None = None
 
     def create(self, header: RunHeader, owner: Owner, records: tuple[Record, ...]) -> int:
         with self._lock:
@@ -160,6 +166,20 @@ class MemoryStore:
     def load(self, run: str) -> LoadedRun:
         with self._lock:
             return _loaded(self._known(run))
+
+    def erase(self, run: str) -> int:
+        with self._lock:
+            kept = self._known(run)
+            count = len(kept.keys)
+            kept.keys.clear()
+        return count
+
+    def keys(self) -> Keys:
+        """A key-encryption key that is gone with this store."""
+        with self._lock:
+            if self._keys is None:
+                self._keys = LocalKeys(os.urandom(KEY_BYTES))
+        return self._keys
 
     def holds(self, run: str, *, tenant: str) -> bool:
         with self._lock:
@@ -259,6 +279,11 @@ class MemoryStore:
             for line in lines
             if line.accepted
         )
+        changes = key_changes(append.records)
+        for key_id, wrapped in changes.kept.items():
+            kept.keys.setdefault(key_id, bytes(wrapped))
+        for key_id in changes.destroyed:
+            kept.keys.pop(key_id, None)
         kept.head = kept.head.after(append.records, now_wall_s=self._wall_s())
         self._runs[append.run] = kept
         return None
@@ -312,4 +337,6 @@ def _place_in_line(run: _Run) -> tuple[bool, int]:
 def _loaded(kept: _Run) -> LoadedRun:
     records = tuple(record_of(line) for line in kept.lines)
     head = kept.head
-    return LoadedRun(kept.header, head.epoch, head.status, head.reason, records, head.owner)
+    return LoadedRun(
+        kept.header, head.epoch, head.status, head.reason, records, head.owner, dict(kept.keys)
+    )

@@ -12,6 +12,7 @@ from stageflow.model.errors import BuildError, JournalError
 
 _SQLITE = "sqlite:///"
 _POSTGRES = ("postgresql://", "postgres://")
+_REDIS = ("redis://", "rediss://", "unix://")
 
 
 def opened(address: str | Path) -> Journal:
@@ -67,12 +68,16 @@ def _check_driver() -> None:
 
 
 def pool_store(place: Any) -> PoolStore | None:
-    """Where shared pools are kept: a PoolStore as it is, or in PostgreSQL at that address. None for
-    a journal that other machines don't reach."""
+    """Where shared pools are kept: a PoolStore as it is, or in PostgreSQL or Redis at that address.
+    None for a journal that other machines don't reach."""
     if isinstance(place, str) and place.startswith(_POSTGRES):
         _check_driver()
         from stageflow.journal.postgres.pools import PostgresPools
 
         return PostgresPools(place)
+    if isinstance(place, str) and place.startswith(_REDIS):
+        from stageflow.journal.redis_pools import RedisPools  # an extra
+
+        return RedisPools(place)
     is_store = all(hasattr(place, name) for name in ("change", "sight", "lease_s"))
     return place if is_store else None

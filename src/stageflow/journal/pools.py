@@ -14,11 +14,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 T = TypeVar("T")
+PER_TENANT: Final = "\x1f"
+"""Between a pool's name and a tenant's: a tenant's own line in that pool, which the book forgets
+when nobody stands in it. No name that can be printed has it."""
 
 
 @dataclass(slots=True)
@@ -37,6 +41,9 @@ class PoolEntry:
     """Grows with every grant; 0 while it waits."""
     doomed: str = ""
     """Why this wait is to end, as its process is told; "" while it is not."""
+    rest: list[tuple[str, int]] = field(default_factory=list)
+    """The lines, and their units, in which the request stands once this one has served it, one
+    after another: it has an entry in each that served it, and in the one where it waits."""
 
 
 @dataclass(slots=True)
@@ -52,16 +59,20 @@ class SharedState:
         """Units that nobody holds."""
         return self.units - sum(each.units for each in self.holds)
 
-    def serve(self, next_number: Callable[[], int]) -> None:
-        """Gives to those in front what is there; whose wait is to end is passed over."""
+    def serve(self, next_number: Callable[[], int]) -> list[PoolEntry]:
+        """Gives to those in front what is there; whose wait is to end is passed over. Who was
+        served."""
+        served: list[PoolEntry] = []
         for entry in list(self.queue):
             if entry.doomed:
                 continue
             if entry.units > self.free:
-                return
+                break
             self.queue.remove(entry)
             entry.fence = next_number()
             self.holds.append(entry)
+            served.append(entry)
+        return served
 
 
 @dataclass(slots=True)
@@ -101,42 +112,78 @@ class PoolBook:
         for pool in self.pools.values():
             pool.holds = [each for each in pool.holds if each.owner != owner]
             pool.queue = [each for each in pool.queue if each.owner != owner]
-            pool.serve(self.next_number)
+        self._serve(*self.pools.values())
 
     def ask(self, name: str, total: int, entry: PoolEntry, *, waiters_max: int) -> PoolEntry | None:
         """The request's entry, with a fence when it was granted; None when too many wait.
 
         `total` are the pool's units as the asker knows them; they become the pool's while nobody
         uses it. Raises ValueError when others use it with other units."""
-        pool = self.pools.setdefault(name, SharedState(total))
-        if pool.units != total:
-            if pool.holds or pool.queue:
-                raise ValueError(pool.units)
-            pool.units = total
+        for each, units in ((name, total), *entry.rest):
+            pool = self.pools.setdefault(each, SharedState(units))
+            if pool.units != units:
+                if pool.holds or pool.queue:
+                    raise ValueError(pool.units)
+                pool.units = units
         known = self.find(entry.request)
         if known is not None:
             return known
+        pool = self.pools[name]
         if pool.queue and len(pool.queue) >= waiters_max:
             return None
         entry.ticket = self.next_number()
         pool.queue.append(entry)
-        pool.serve(self.next_number)
-        return entry
+        self._serve(pool)
+        return self.find(entry.request)
 
     def find(self, request: str) -> PoolEntry | None:
-        """The entry of a request; None when there is none any more."""
-        for pool in self.pools.values():
-            for entry in (*pool.holds, *pool.queue):
-                if entry.request == request:
-                    return entry
-        return None
+        """Where a request waits, or what served it last; None when there is no such request."""
+        return max(self.entries(request).values(), key=lambda each: each.ticket, default=None)
+
+    def entries(self, request: str) -> dict[str, PoolEntry]:
+        """Line to the request's entry there."""
+        return {
+            name: entry
+            for name, pool in self.pools.items()
+            for entry in (*pool.holds, *pool.queue)
+            if entry.request == request
+        }
 
     def give_back(self, request: str) -> None:
         """Neither holds nor waits any more; nothing when that was so already."""
         for pool in self.pools.values():
             pool.holds = [each for each in pool.holds if each.request != request]
             pool.queue = [each for each in pool.queue if each.request != request]
-            pool.serve(self.next_number)
+        self._serve(*self.pools.values())
+
+    def _serve(self, *pools: SharedState) -> None:
+        """Whoever is served goes on to the next of its lines at once: those who asked earlier are
+        ahead there too."""
+        todo = deque(pools)
+        while todo:
+            for entry in todo.popleft().serve(self.next_number):
+                if entry.rest:
+                    todo.append(self._moved_on(entry))
+        self._forget()
+
+    def _moved_on(self, entry: PoolEntry) -> SharedState:
+        (name, units), *rest = entry.rest
+        pool = self.pools.setdefault(name, SharedState(units))
+        ticket = self.next_number()
+        pool.queue.append(
+            PoolEntry(entry.request, entry.owner, entry.who, entry.units, ticket, rest=rest)
+        )
+        return pool
+
+    def _forget(self) -> None:
+        """Tenants come and go: their lines stay no longer than anybody stands in them."""
+        idle = [
+            name
+            for name, pool in self.pools.items()
+            if PER_TENANT in name and not pool.holds and not pool.queue
+        ]
+        for name in idle:
+            del self.pools[name]
 
     def doom(self, cycle: Collection[str], why: str) -> bool:
         """Ends the wait of whoever of a cycle asked last; False when somebody has done so.
@@ -150,8 +197,7 @@ class PoolBook:
         if not found or len(found) < len(entries):
             return False
         max(found, key=lambda each: each.ticket).doomed = why
-        for pool in self.pools.values():
-            pool.serve(self.next_number)
+        self._serve(*self.pools.values())
         return True
 
     def is_used(self, owner: str) -> bool:
@@ -195,6 +241,7 @@ def _row(entry: PoolEntry) -> tuple[Any, ...]:
         entry.ticket,
         entry.fence,
         entry.doomed,
+        entry.rest,
     )
 
 

@@ -15,6 +15,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from stageflow.journal import sqlite_queue, sqlite_turns
@@ -29,6 +30,7 @@ from stageflow.journal.admission import (
     run_exists,
     unknown_run,
 )
+from stageflow.journal.keys import KeyFile, Keys
 from stageflow.journal.line import (
     Line,
     chained,
@@ -38,6 +40,7 @@ from stageflow.journal.line import (
     header_text,
 )
 from stageflow.journal.queue import QueueBounds, Wanted, is_orphan, passing_over
+from stageflow.journal.shredding import key_changes
 from stageflow.journal.store import (
     Append,
     LoadedRun,
@@ -57,7 +60,7 @@ from stageflow.journal.verification import (
 from stageflow.model.errors import JournalError
 from stageflow.model.record import Record
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 APPLICATION_ID = 0x53464A4C
 """Tells a journal from other SQLite files: "SFJL" (https://www.sqlite.org/pragma.html)."""
 INLINE_BYTES_MAX = 64 * 1024
@@ -65,6 +68,10 @@ INLINE_BYTES_MAX = 64 * 1024
 BUSY_S = 10.0
 FORK_WAIT_S = 30.0
 
+_KEYS = """
+CREATE TABLE keys (
+  run TEXT NOT NULL, id TEXT NOT NULL, wrapped BLOB NOT NULL, PRIMARY KEY (run, id)) WITHOUT ROWID
+"""
 _SCHEMA = f"""
 CREATE TABLE runs (
   run TEXT PRIMARY KEY, tenant TEXT NOT NULL, created_wall_s REAL NOT NULL,
@@ -83,15 +90,18 @@ CREATE TABLE records (
   previous BLOB NOT NULL, checksum BLOB NOT NULL, PRIMARY KEY (run, seq));
 CREATE UNIQUE INDEX accepted_once ON records(run, node, revision) WHERE accepted = 1;
 CREATE TABLE contents (content BLOB PRIMARY KEY, payload BLOB NOT NULL);
+{_KEYS};
 {sqlite_turns.SCHEMA}
 {sqlite_queue.SCHEMA}
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
-_FROM_1 = f"""{sqlite_turns.SCHEMA}
-{sqlite_queue.SCHEMA}
-PRAGMA user_version = {SCHEMA_VERSION}"""
-"""Version 1 knew no sessions and no queue; its runs are no turns."""
+_UPDATES = {
+    1: f"{sqlite_turns.SCHEMA}\n{sqlite_queue.SCHEMA}\n",
+    2: f"{_KEYS};\n",
+}
+"""What each version before this one lacks. Version 1 knew no sessions and no queue, and its runs
+are no turns; version 2 knew no keys, and its payloads are not sealed."""
 _SETTINGS = (
     "synchronous = FULL",
     "fullfsync = ON",  # on macOS a plain fsync leaves data in the drive's cache
@@ -99,6 +109,7 @@ _SETTINGS = (
     "journal_size_limit = 67108864",
     "cell_size_check = ON",
     "trusted_schema = OFF",
+    "secure_delete = ON",  # a key that was destroyed is zeros in the file
 )
 _HEAD = (
     "SELECT run, epoch, owner, status, reason, records, updated_wall_s, last, checksum"
@@ -126,6 +137,9 @@ _ACCEPTED = (
 _ADD_LINE = f"INSERT INTO records VALUES ({', '.join('?' * 18)})"
 _ADD_CONTENT = "INSERT OR IGNORE INTO contents VALUES (?, ?)"
 _SET_HEAD = f"REPLACE INTO heads VALUES ({', '.join('?' * 9)})"
+_ADD_KEY = "INSERT OR IGNORE INTO keys VALUES (?, ?, ?)"
+_DROP_KEY = "DELETE FROM keys WHERE run = ? AND id = ?"
+_KEYS_OF = "SELECT id, wrapped FROM keys WHERE run = ?"
 _ADD_RUN = "INSERT INTO runs VALUES (?, ?, ?, ?, ?)"
 
 
@@ -228,7 +242,14 @@ class SQLiteStore:
         if is_turn(loaded.header):
             sqlite_turns.bring_back(writer, run)
         records = (*loaded.records, record)
-        return LoadedRun(loaded.header, head.epoch, head.status, head.reason, records, head.owner)
+        return replace(
+            loaded,
+            epoch=head.epoch,
+            status=head.status,
+            reason=head.reason,
+            records=records,
+            owner=head.owner,
+        )
 
     def release(self, run: str, epoch: int) -> None:
         with self._transaction() as writer:
@@ -243,6 +264,15 @@ class SQLiteStore:
         with self._snapshot() as reader:
             rows = _rows(reader, run)
         return verified_run(run, rows)[0]
+
+    def erase(self, run: str) -> int:
+        with self._transaction() as writer:
+            _head(writer, run)
+            return writer.execute("DELETE FROM keys WHERE run = ?", (run,)).rowcount
+
+    def keys(self) -> Keys:
+        """A key-encryption key in a file beside this one, named as it and ".key"."""
+        return KeyFile(f"{self._path}.key")
 
     def holds(self, run: str, *, tenant: str) -> bool:
         if not (_is_text(run) and _is_text(tenant)):
@@ -482,6 +512,11 @@ class SQLiteStore:
             )
             last = checksum
         writer.executemany(_ADD_LINE, rows)
+        changes = key_changes(append.records)
+        if changes.kept:
+            writer.executemany(_ADD_KEY, [(run, *key) for key in changes.kept.items()])
+        if changes.destroyed:
+            writer.executemany(_DROP_KEY, [(run, key_id) for key_id in changes.destroyed])
         heads[run] = (head.after(append.records, now_wall_s=self._wall_s()), last)
         return None
 
@@ -491,7 +526,8 @@ def _rows(connection: sqlite3.Connection, run: str) -> RunRows:
     if header is None:
         raise unknown_run(run)
     head = connection.execute(_HEAD, (run,)).fetchone()
-    return header, head, connection.execute(_LINES, (run,)).fetchall()
+    lines = connection.execute(_LINES, (run,)).fetchall()
+    return header, head, lines, connection.execute(_KEYS_OF, (run,)).fetchall()
 
 
 def _head(connection: sqlite3.Connection, run: str) -> tuple[Head, bytes]:
@@ -556,12 +592,17 @@ def _prepare(writer: sqlite3.Connection, path: Path, *, until_s: float) -> None:
         is_new = _check_kind(writer, path)
         (version,) = writer.execute("PRAGMA user_version").fetchone()
         if is_new or version < SCHEMA_VERSION:
-            for statement in (_SCHEMA if is_new else _FROM_1).split(";"):
+            for statement in (_SCHEMA if is_new else _update_from(version)).split(";"):
                 writer.execute(statement)
         writer.execute("COMMIT")
     finally:
         if writer.in_transaction:
             writer.execute("ROLLBACK")
+
+
+def _update_from(version: int) -> str:
+    steps = "".join(_UPDATES[number] for number in range(version, SCHEMA_VERSION))
+    return f"{steps}PRAGMA user_version = {SCHEMA_VERSION}"
 
 
 def _check_kind(connection: sqlite3.Connection, path: Path) -> bool:

@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -111,6 +111,8 @@ class LoadedRun:
     """In order of seq, from 1, without gaps."""
     owner: Owner | None = None
     """None once the run ended or was suspended."""
+    keys: Mapping[str, bytes] = field(default_factory=dict)
+    """Wrapped keys of the run by id, as far as they were not destroyed."""
 
 
 class LineTurn(NamedTuple):
@@ -177,6 +179,11 @@ class Store(Protocol):
     earlier, until they have ended or their owner has; a suspended turn is. `claim` of a turn that
     goes on puts it into the line again, where it was, and it begins again under a number of its
     own. `stageflow.journal.turns` decides all this for any store.
+
+    `keys` of a record are kept apart from it, and ids listed as "shreds" in its data are destroyed,
+    in the transaction that writes the record (`stageflow.journal.shredding`). A key that was
+    destroyed is in no file of the store any more once its log was written back, as far as the store
+    can tell its file system and its database so.
     """
 
     def create(self, header: RunHeader, owner: Owner, records: tuple[Record, ...]) -> int:
@@ -218,6 +225,11 @@ class Store(Protocol):
 
     def load(self, run: str) -> LoadedRun:
         """Read a run; never waits for a writer. Raises "journal.unknown_run"."""
+        ...
+
+    def erase(self, run: str) -> int:
+        """Destroy all keys of a run; returns how many there were. Its records stay. Raises
+        "journal.unknown_run"."""
         ...
 
     def holds(self, run: str, *, tenant: str) -> bool:

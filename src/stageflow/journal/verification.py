@@ -20,12 +20,15 @@ from stageflow.journal.line import (
     header_of,
     record_of,
 )
+from stageflow.journal.shredding import keys_of
 from stageflow.journal.store import LoadedRun, Owner, RunHeader, RunSummary
 from stageflow.model.errors import JournalError
 from stageflow.model.record import Record
 
-RunRows = tuple[tuple[Any, ...], tuple[Any, ...] | None, list[tuple[Any, ...]]]
-"""What a store holds of one run, unverified: its header, head and lines."""
+RunRows = tuple[
+    tuple[Any, ...], tuple[Any, ...] | None, list[tuple[Any, ...]], list[tuple[Any, ...]]
+]
+"""What a store holds of one run, unverified: its header, head, lines and wrapped keys."""
 
 
 def verified_run(run: str, rows: RunRows) -> tuple[LoadedRun, Head, bytes]:
@@ -47,7 +50,15 @@ def verified_run(run: str, rows: RunRows) -> tuple[LoadedRun, Head, bytes]:
         raise damaged(run, len(records) + 1, "it is missing")
     if len(records) > head.records or last != expected_last:
         raise damaged(run, len(records), "the run's state does not know it")
-    loaded = LoadedRun(header, head.epoch, head.status, head.reason, tuple(records), head.owner)
+    loaded = LoadedRun(
+        header,
+        head.epoch,
+        head.status,
+        head.reason,
+        tuple(records),
+        head.owner,
+        keys_of(rows[3]),
+    )
     return loaded, head, last
 
 

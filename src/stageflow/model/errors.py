@@ -139,6 +139,11 @@ class SandboxError(StageflowError):
     """A sandbox refused: no policy, one that this machine can't hold, a start that failed."""
 
 
+class ToolError(StageflowError):
+    """What a tool was given, or gave, is refused: too large, no JSON, cut off, against its
+    contract."""
+
+
 class JournalError(StageflowError):
     """The journal refused: not found, live elsewhere, stale owner, damaged, newer schema."""
 

@@ -66,9 +66,12 @@ class Record(NamedTuple):
     labels: tuple[str, ...] = ()
     """Sorted information-flow labels of the payload."""
     key_id: str = ""
-    """Key that seals the payload; "" when it is not sealed."""
+    """Key of the run that seals the payload; "" when it is not sealed."""
     payload: bytes | None = None
     """The encoded value; a store may keep it elsewhere by its hash, and gives it back whole."""
+    keys: tuple[tuple[str, bytes], ...] = ()
+    """Ids and wrapped keys that the run needs from this record on. No part of the record on disk:
+    a store keeps them apart, where they can be destroyed, and gives them back as LoadedRun.keys."""
 
     @property
     def is_accepted(self) -> bool:

@@ -105,16 +105,21 @@ class _Values:
         if node is None or not record.is_accepted:
             return
         value, replaced = decode_value(self._plan, node, record, self._freezer)
-        self._raw[node.name] = self.released[node.name] = value
+        if value is MISSING:  # shredded
+            self._raw.pop(node.name, None)
+            self.released.pop(node.name, None)
+        else:
+            self._raw[node.name] = self.released[node.name] = value
         if replaced is not MISSING:
             self.released[record.data["of"]] = replaced
 
     def of(self, end: Record) -> Any:
-        """A private copy of the value of an accepted outcome."""
+        """A private copy of the value of an accepted outcome; MISSING when it was shredded."""
         node = self._node(end.node)
         if node is None:
             return MISSING
-        return thaw(decode_value(self._plan, node, end, self._freezer)[0])
+        value = decode_value(self._plan, node, end, self._freezer)[0]
+        return MISSING if value is MISSING else thaw(value)
 
     def got(self, name: str, fallback: str | None = None) -> dict[str, Any]:
         """Private copies of what the node takes now, or shows, or has of its fallback."""

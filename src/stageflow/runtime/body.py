@@ -39,6 +39,11 @@ def begin(
         known = found(driver, node)
         if known is not MISSING:
             return None, thaw(known)
+    if node.retry is not None and node.retry.dependency is not None:
+        is_first = driver.scheduler.attempt[node.index] == 1
+        driver.runtime.dependencies.begin(
+            node.retry.dependency, is_first=is_first, time=driver.time
+        )
     arguments = driver.arguments(driver.steps[node.index], started_s)
     if stage.reconcile is not None and node.index in driver.scheduler.asking:
         return asked(driver, node, arguments, started_s), None

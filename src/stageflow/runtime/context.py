@@ -14,7 +14,7 @@ from stageflow.runtime.durable import do_step
 from stageflow.runtime.fanout import mapped
 from stageflow.runtime.locks import WAIT_S
 from stageflow.runtime.messages import receive, send
-from stageflow.runtime.pools import Asker, Lease
+from stageflow.runtime.pools import Asker, JoinedLease, Lease
 from stageflow.runtime.shared_pools import SharedLease
 
 if TYPE_CHECKING:  # both refer to each other's instances; neither needs the other's class
@@ -86,7 +86,7 @@ class Context:
 
     def pool(
         self, name: str, units: int = 1, *, bound_s: float | None = None
-    ) -> Lease | SharedLease:
+    ) -> Lease | SharedLease | JoinedLease:
         """Units of a pool of the runtime for the length of an `async with`; waits until they are
         free, for no longer than this attempt may take. Higher priorities go first, equal ones in
         the order of asking; who holds units is as urgent as the most urgent who waits for them.

@@ -20,6 +20,7 @@ import math
 from array import array
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,8 @@ from stageflow.runtime.messages import Mailbox
 from stageflow.runtime.outcome import Candidate, Run, make_run
 from stageflow.runtime.pools import Precedence
 from stageflow.runtime.ready import RankedReady
-from stageflow.runtime.retry_after import retry_after_s
+from stageflow.runtime.retrying import refusal, verdict
+from stageflow.runtime.sealing import shredded
 from stageflow.runtime.simulated import is_simulated
 from stageflow.runtime.step import Compiled, Step
 from stageflow.runtime.stream import Emitted, StreamQueue
@@ -942,6 +944,8 @@ class Driver:
         if control is not None:
             control.heed(self, step.node)
         attempt = scheduler.attempt[number]
+        if step.dependency is not None:
+            self.runtime.dependencies.ended(step.dependency, ended_s, failed=False)
         labels = self.flow.note(self, number) if self.flows else NONE
         if history is not None:
             history.attach(scheduler, token, payload, step.node.contract.hash, labels)
@@ -984,6 +988,9 @@ class Driver:
         """The stage returned an explicit skip, cancel, failure or wish for another attempt."""
         number, scheduler = node.index, self.scheduler
         attempt = scheduler.attempt[number]
+        said = output.kind in (OutcomeKind.SKIP, OutcomeKind.CANCEL)
+        if said and node.retry is not None and node.retry.dependency is not None:
+            self.runtime.dependencies.left(node.retry.dependency, self.time())
         match output.kind:
             case OutcomeKind.SKIP:
                 status, actions = "skip", scheduler.skipped(number, token)
@@ -1028,6 +1035,8 @@ class Driver:
         number, scheduler = node.index, self.scheduler
         attempt = scheduler.attempt[number]
         if isinstance(error, Stopped) and error.why == "stop":
+            if node.retry is not None and node.retry.dependency is not None:
+                self.runtime.dependencies.left(node.retry.dependency, self.time())
             actions = scheduler.cancelled(number, token)
             status = "cancelled"
         elif isinstance(error, DidNotHappen):
@@ -1051,15 +1060,19 @@ class Driver:
                     )
                 else:
                     failure = failure_of(error, node.name)
+                found = verdict(node, error, self.runtime.clock.wall_s())
+                if found.final and not failure.final:  # else what a run below has said stands
+                    failure = replace(failure, final=found.final)
                 actions = self._failed(
                     node,
                     token,
                     failure,
-                    retryable=_is_retryable(node, error),
-                    cut_off=_may_have_arrived(node, error),
-                    after_s=retry_after_s(error, self.runtime.clock.wall_s),
+                    retryable=found.retryable,
+                    cut_off=found.in_doubt or _may_have_arrived(node, error),
+                    after_s=found.after_s,
                     unknown=isinstance(error, EffectUnknown),
                     error=error,
+                    healthy=found.is_healthy,
                 )
         if actions is None:
             return self._was_late(node, token)
@@ -1078,8 +1091,24 @@ class Driver:
         cut_off: bool = False,
         unknown: bool = False,
         error: BaseException | None = None,
+        healthy: bool = False,
     ) -> list[Action] | None:
+        """`healthy`: what the stage calls is well; the request was wrong."""
         number, scheduler = node.index, self.scheduler
+        retry = node.retry
+        is_current = scheduler.token[number] == token
+        if retry is not None and retry.attempts > 1:
+            failure = replace(failure, retries=True)
+        if retry is not None and is_current:
+            if retry.dependency is not None and failure.reason != "circuit.open":
+                now_s = self.time()
+                self.runtime.dependencies.ended(
+                    retry.dependency, now_s, failed=True, counts=not healthy
+                )
+            if retryable and scheduler.may_try_again(number, cut_off=cut_off, unknown=unknown):
+                final = refusal(self, node, after_s)
+                if final:
+                    retryable, failure = False, replace(failure, final=final)
         actions = scheduler.failed(
             number,
             token,
@@ -1276,6 +1305,8 @@ class Driver:
                 value = self.kept_results.get(parent, value)
             if value is not MISSING:  # else the parameter has a default, which applies
                 given[name] = thaw(value)
+            elif parent in step.node.gates and self.scheduler.shown[parent]:
+                raise shredded(self.nodes[parent], self.plan.name)
         self._other_arguments(step, given, started_s)
         return given
 
@@ -1740,11 +1771,3 @@ def _may_have_arrived(node: Node, error: BaseException) -> bool:
     the stage says nothing about it, and need not, since it may ask again."""
     keyed = node.stage is not None and node.stage.keyed
     return keyed and isinstance(error, (TimeoutError, ConnectionError))
-
-
-def _is_retryable(node: Node, error: BaseException) -> bool:
-    """Whether another attempt could help: never for broken contracts or refused calls."""
-    retry = node.retry
-    if retry is None or not isinstance(error, Exception) or isinstance(error, StageflowError):
-        return False
-    return retry.on is None or isinstance(error, retry.on)

@@ -27,6 +27,15 @@ class Failure:
     """At most 12 frames of the innermost exception and its direct cause."""
     data: Any = None
     """What the stage gave as StageOutput.fail(..., data=...)."""
+    retries: bool = False
+    """Whether the node where it happened tries again by a policy of its own: then no stage above
+    that it failed through does."""
+    final: str = ""
+    """Why there was no further attempt, though the policy had some left: `permanent`, `unplaced`
+    (nothing says what the error means, and repeating an effect without a key may do it twice),
+    `nested` (the
+    failure is of a run that the stage started, which has policies of its own), `deadline` (none
+    could have ended before it), `budget` (that of the dependency is used up); "" otherwise."""
 
     @property
     def node(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from stageflow.contracts import contract_of
@@ -18,20 +18,31 @@ from stageflow.model.outputs import Allow, Block, Branch, Decision, Redact, Revi
 from stageflow.model.record import Record, RecordType
 from stageflow.model.values import Freezer, content_hash, thaw
 from stageflow.runtime.failure import Failure
+from stageflow.runtime.sealing import RunSeal, is_shredded, shredded_inputs
 from stageflow.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from stageflow.runtime.driver import Driver
 
 PLAIN = dict[str, Any]
+_GONE = "(shredded with the value that a guard decided against)"
 
 
 class History:
     """Appends what one run's scheduler writes. One append is under way at a time; records that
     come meanwhile go into the next, in order."""
 
-    def __init__(self, journal: Journal, header: RunHeader, *, epoch: int = 1) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        header: RunHeader,
+        *,
+        epoch: int = 1,
+        seal: RunSeal | None = None,
+    ) -> None:
         self.journal = journal
+        self.seal = seal
+        """None when nothing of the run is sealed."""
         self.header = header
         self.epoch = epoch
         self.durable_seq = 0
@@ -52,19 +63,26 @@ class History:
         `records`, which were taken before."""
         if records is None:
             records = self.taken(driver)
-        first = self._with_inputs(driver, records[0])
         self._flushing = True
         try:
-            self.epoch = await self.journal.create(self.header, (first, *records[1:]))
+            if self.seal is not None:
+                await self.seal.ready()
+            first = self._with_inputs(driver, records[0])
+            sealed = self._sealed(driver, (first, *records[1:]))
+            self.epoch = await self.journal.create(self.header, sealed)
+            self._kept()
         finally:
             self._flushed()
         driver.bag.epoch = self.epoch
         self.durable_seq = records[-1].seq
 
-    def first_record(self, driver: Driver) -> Record:
+    async def first_record(self, driver: Driver) -> Record:
         """What a queued run has on record: that it started, with its inputs. Nothing was begun."""
+        if self.seal is not None:
+            await self.seal.ready()
         driver.start_scheduler()
-        return self._with_inputs(driver, self.taken(driver)[0])
+        first = self._with_inputs(driver, self.taken(driver)[0])
+        return self._sealed(driver, (first,))[0]
 
     def _with_inputs(self, driver: Driver, first: Record) -> Record:
         inputs = {
@@ -74,6 +92,8 @@ class History:
         first = first._replace(payload=self.plain(inputs), labels=_listed(driver.input_labels))
         if self.sizes is not None:
             self.sizes[0] = len(first.payload or b"")
+        if self.seal is not None:
+            first = self.seal.sealed_inputs(first, inputs)
         if driver.deadline_in_s is not None:
             first = first._replace(data={**first.data, "deadline_in_s": driver.deadline_in_s})
         if driver.priority:
@@ -96,22 +116,33 @@ class History:
             records = self.taken(driver)
             if not records:
                 return
-            await self._append(records)
+            await self._append(driver, records)
 
     async def write_held(self, driver: Driver, records: tuple[Record, ...]) -> None:
         """Writes what was held back, as it is in `records`; when that is refused, it is held on."""
         now_s = driver.runtime.clock.wall_s()
-        await self._append(tuple(record._replace(wall_s=now_s) for record in records))
+        await self._append(driver, tuple(record._replace(wall_s=now_s) for record in records))
         self.held = ()
         self._flushed()
 
-    async def _append(self, records: tuple[Record, ...]) -> None:
+    async def _append(self, driver: Driver, records: tuple[Record, ...]) -> None:
         self._flushing = True
         try:
-            await self.journal.append(self.header.run, self.epoch, records)
+            if self.seal is not None:
+                await self.seal.ready()
+            sealed = self._sealed(driver, records)
+            await self.journal.append(self.header.run, self.epoch, sealed)
+            self._kept()
             self.durable_seq = records[-1].seq
         finally:
             self._flushed()
+
+    def _sealed(self, driver: Driver, records: tuple[Record, ...]) -> tuple[Record, ...]:
+        return records if self.seal is None else self.seal.sealed(records, driver.scheduler)
+
+    def _kept(self) -> None:
+        if self.seal is not None:
+            self.seal.written()
 
     def _flushed(self) -> None:
         self._flushing = False
@@ -169,6 +200,10 @@ class History:
             "traceback": failure.traceback,
             "data": failure.data,
         }
+        if failure.retries:
+            kept["retries"] = True
+        if failure.final:
+            kept["final"] = failure.final
         try:
             return self.plain(kept)
         except Exception:  # the stage's own data may be anything; the failure must be kept
@@ -222,21 +257,25 @@ class History:
 
 
 def decode_inputs(plan: Plan, record: Record) -> dict[str, Any]:
-    """Canonical inputs of a run, from its first record."""
+    """Canonical inputs of a run, from its first record; without those that were shredded."""
     assert record.payload is not None
+    gone = shredded_inputs(record)
     encoded: dict[str, bytes] = thaw(contract_of(PLAIN).decode(record.payload))
     return {
         name: plan.inputs[name].contract.decode(data)
         for name, data in encoded.items()
-        if name in plan.inputs
+        if name in plan.inputs and name not in gone
     }
 
 
-def changed_inputs(given: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
-    """Names of canonical inputs that are not the same, sorted."""
+def changed_inputs(
+    given: Mapping[str, Any], before: Mapping[str, Any], gone: Collection[str] = ()
+) -> list[str]:
+    """Names of canonical inputs that are not the same, sorted. Those in `gone` were shredded: no
+    trace of them is left that could be compared."""
     return sorted(
         name
-        for name in given.keys() | before.keys()
+        for name in (given.keys() | before.keys()).difference(gone)
         if name not in given
         or name not in before
         or content_hash(given[name]) != content_hash(before[name])
@@ -244,8 +283,15 @@ def changed_inputs(given: Mapping[str, Any], before: Mapping[str, Any]) -> list[
 
 
 def decode_value(plan: Plan, node: Node, record: Record, freezer: Freezer) -> tuple[Any, Any]:
-    """(canonical value of an accepted outcome, replaced value of the gated node or MISSING)."""
+    """(canonical value of an accepted outcome, replaced value of the gated node or MISSING).
+
+    The value is MISSING when it was shredded.
+    """
     payload = record.payload
+    if is_shredded(record):
+        if record.data.get("control") != "revise":
+            return MISSING, MISSING
+        return freezer.freeze(Revise(_GONE, record.data["of"])), MISSING
     if node.kind is Kind.ROUTE:
         assert payload is not None
         kept = thaw(contract_of(PLAIN).decode(payload))
@@ -280,6 +326,8 @@ def decode_failure(record: Record) -> Failure | None:
     """The failure of a failed outcome; None when the record has none."""
     if record.payload is None or record.data.get("status") != "failed":
         return None
+    if is_shredded(record):
+        return Failure((record.node or "",), record.data.get("reason", ""), "", _GONE)
     kept = thaw(contract_of(PLAIN).decode(record.payload))
     return Failure(
         tuple(kept["path"]),
@@ -288,6 +336,8 @@ def decode_failure(record: Record) -> Failure | None:
         kept["message"],
         kept["traceback"],
         kept["data"],
+        kept.get("retries", False),
+        kept.get("final", ""),
     )
 
 
@@ -296,7 +346,7 @@ def decode_reason(record: Record) -> str:
     said = record.data.get("status") in ("skip", "cancelled") or (
         record.data.get("control") == "block"
     )
-    if not said or record.payload is None:
+    if not said or record.payload is None or is_shredded(record):
         return ""
     return str(thaw(contract_of(PLAIN).decode(record.payload))["reason"])
 

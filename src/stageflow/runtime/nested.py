@@ -19,6 +19,7 @@ from stageflow.runtime.deps import Fakes
 from stageflow.runtime.driver import Driver
 from stageflow.runtime.history import changed_inputs, decode_inputs
 from stageflow.runtime.recovery import is_taken_back, recovered
+from stageflow.runtime.sealing import shredded_inputs
 from stageflow.scheduler import Action
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ async def latest_child(
     while True:
         run = child_run_id(parent.identity.run, node, key, number)
         try:
-            seen = await runtime.journal.load(run)
+            seen = await runtime.load(run)
         except JournalError as error:
             if error.code == "journal.unknown_run":
                 return run, None
@@ -84,7 +85,7 @@ async def taken_up(
     run = seen.header.run
     given = pipeline.admit_inputs(inputs, runtime.freezer)
     before = decode_inputs(pipeline.plan, seen.records[0])
-    changed = changed_inputs(given, before)
+    changed = changed_inputs(given, before, shredded_inputs(seen.records[0]))
     if changed:
         raise JournalError(
             "resume.diverged",

@@ -250,7 +250,8 @@ class Run(Generic[O]):
         return self._labels.get(number, NONE) if self._released(number) else NONE
 
     def candidates(self, key: Stage[..., Any] | str) -> list[Candidate]:
-        """The revisions of a node that guards sent back, oldest first; values are copies."""
+        """The revisions of a node that guards sent back, oldest first; values are copies, or
+        MISSING in a run read from a journal that has shredded them."""
         kept = self._candidates.get(self._program.plan.find(key), [])
         return [replace(one, value=thaw(one.value)) for one in kept]
 
@@ -269,7 +270,7 @@ class Run(Generic[O]):
         """
         if key in self:
             return self[key]
-        candidates = self.candidates(key)
+        candidates = [one for one in self.candidates(key) if one.value is not MISSING]
         if not candidates:
             return self[key]
         return max(enumerate(candidates), key=lambda one: (one[1].score, one[0]))[1].value

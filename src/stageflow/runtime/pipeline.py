@@ -52,8 +52,8 @@ class RunOptions:
     correlation: str | None = None
     deadline: float | None = None
     """Seconds the whole run may take."""
-    seed: int = 0
-    """Of jitter and of simulation; the same seed gives the same waits."""
+    seed: int | None = None
+    """Of jitter; the same seed gives the same waits. None: every run has its own, of its id."""
     run_id: str | None = None
     priority: int = 0
     """Among the runs of one tenant: higher goes first in the queue, and where stages wait."""
@@ -185,6 +185,9 @@ class Pipeline(Generic[O]):
 
         `deadline` is in seconds from the start of each run, waiting included. `events` are told
         what happens. `target` is the `module:attr` under which a later process finds this pipeline.
+        `seed` makes the jitter of retries repeatable. Without it every run has one of its own, so
+        that runs which fail together do not come back together.
+
         `priority` counts among the runs of one tenant: higher goes first where stages wait for
         pools, threads and processes, and in the queue of submitted runs. A child run has that of
         the stage that starts it, and its own on top.

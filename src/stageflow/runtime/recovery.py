@@ -27,6 +27,7 @@ from stageflow.runtime.history import (
     decode_value,
 )
 from stageflow.runtime.outcome import Run, make_run
+from stageflow.runtime.sealing import RunSeal, check_not_erased, is_shredded, shredded_inputs
 from stageflow.scheduler import (
     UNDOES,
     Action,
@@ -78,7 +79,11 @@ async def recovered(
             if heir is not None:
                 heir.declines()
             raise
-    driver = _restored(runtime, pipeline, loaded, events)
+    seal = await runtime.seals.reopened(plan, loaded)
+    loaded = await runtime.seals.opened(loaded)
+    if loaded.status != "ok":
+        check_not_erased(loaded)
+    driver = _restored(runtime, pipeline, loaded, events, seal)
     scheduler = driver.scheduler
     if loaded.header.session is not None:
         await runtime.sessions.take_up(driver, loaded, pipeline.options.window)
@@ -137,11 +142,14 @@ def _restored(
     pipeline: Pipeline[Any],
     loaded: LoadedRun,
     events: Sequence[Subscription],
+    seal: RunSeal | None = None,
 ) -> Driver:
     """A driver that knows what the run's records tell, and has not taken anything up."""
     scheduler = Scheduler(pipeline.program, seed=loaded.header.seed)
     replay(scheduler, loaded.records)
     driver = _driver(runtime, pipeline, loaded, scheduler, events)
+    assert driver.history is not None, "a run that is restored is in a journal"
+    driver.history.seal = seal
     _restore(driver, loaded)
     return driver
 
@@ -280,9 +288,11 @@ def _driver(
 def _restore(driver: Driver, loaded: LoadedRun) -> None:
     """Fills bag, redactions and failures from the records' payloads."""
     plan = driver.plan
+    gone = shredded_inputs(loaded.records[0])
     for spec in plan.inputs.values():
-        if spec.node is not None and spec.name in driver.inputs:
-            driver.bag.put(spec.node, driver.inputs[spec.name], 0, 0, held=True)
+        if spec.node is not None and (spec.name in driver.inputs or spec.name in gone):
+            value = driver.inputs.get(spec.name, MISSING)
+            driver.bag.put(spec.node, value, 0, 0, held=True)
             driver.held.add(spec.node)
     for record in loaded.records:
         number = plan.index.get(record.node) if record.node is not None else None
@@ -290,7 +300,7 @@ def _restore(driver: Driver, loaded: LoadedRun) -> None:
             continue
         if record.type is RecordType.ASKED and record.data["expires_wall_s"] is not None:
             driver.due_wall_s[number] = record.data["expires_wall_s"]
-        if record.type is RecordType.STEP:
+        if record.type is RecordType.STEP and not is_shredded(record):
             steps = driver.steps_done.setdefault((number, record.revision), {})
             steps[record.data["key"]] = StepResult(
                 record.data["call"], record.payload, is_done=True, is_encoded=True

@@ -10,7 +10,7 @@ import asyncio
 import base64
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from stageflow.journal.store import QUEUED, RUNNING, LoadedRun, Owner
@@ -22,6 +22,7 @@ from stageflow.runtime.driver import Driver
 from stageflow.runtime.history import changed_inputs, decode_inputs
 from stageflow.runtime.outcome import Run
 from stageflow.runtime.recovery import account_of, recovered
+from stageflow.runtime.sealing import shredded_inputs
 from stageflow.scheduler import Action
 
 if TYPE_CHECKING:
@@ -246,18 +247,25 @@ class Request:
         plan = self._pipeline.plan
         known = header.pipeline == plan.name
         inputs = decode_inputs(plan, seen.records[0]) if known else {}
+        gone = shredded_inputs(seen.records[0])
         labels = frozenset(seen.records[0].labels)
-        self._check_same(header.session, header.pipeline, inputs, labels)
+        self._check_same(header.session, header.pipeline, inputs, labels, gone=gone)
 
     def _check_same(
-        self, session: str | None, pipeline: str, inputs: Mapping[str, Any], labels: Labels
+        self,
+        session: str | None,
+        pipeline: str,
+        inputs: Mapping[str, Any],
+        labels: Labels,
+        *,
+        gone: Collection[str] = (),
     ) -> None:
         """Raises when the key was used for another request; tells which part, never its value."""
         changed = []
         if pipeline != self._pipeline.name:
             changed = ["pipeline"]
-        elif changed_inputs(self._inputs, inputs):
-            changed = changed_inputs(self._inputs, inputs)
+        elif changed_inputs(self._inputs, inputs, gone):
+            changed = changed_inputs(self._inputs, inputs, gone)
         elif session != self.identity.session:
             changed = ["session"]
         elif not self._labels <= labels:  # its values do not have the labels asked for

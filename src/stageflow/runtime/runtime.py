@@ -18,15 +18,17 @@ from collections.abc import (
 from contextvars import copy_context
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from stageflow.graph import Node, Source
-from stageflow.journal.journal import GroupCommit, Journal
+from stageflow.journal.journal import ErasesKeys, GroupCommit, Journal
+from stageflow.journal.keys import KeyFile, Keys, Unsealed
 from stageflow.journal.locks import LockStore
 from stageflow.journal.opening import opened, pool_store
 from stageflow.journal.pools import PoolStore
 from stageflow.journal.store import (
     QUEUED,
+    RUNNING,
     SUSPENDED,
     LoadedRun,
     RefusedWrite,
@@ -34,16 +36,19 @@ from stageflow.journal.store import (
     RunSummary,
     TellsLosses,
 )
+from stageflow.model.dependency import Dependency
 from stageflow.model.errors import BuildError, JournalError, RunError, StageflowError
 from stageflow.model.identity import Identity
-from stageflow.model.ids import RunIds
+from stageflow.model.ids import RunIds, seed_of
 from stageflow.model.labels import NONE, Labels
 from stageflow.model.outputs import Happened, LetStand, NotHappened
 from stageflow.model.record import UNDO_RUN
 from stageflow.model.session import Turn
 from stageflow.model.values import Adapter, Freezer
 from stageflow.runtime.cache import ResultCache
+from stageflow.runtime.capacity import Pool, SharedPool
 from stageflow.runtime.clock import Clock, SystemClock
+from stageflow.runtime.dependencies import Dependencies
 from stageflow.runtime.deps import DepScopes
 from stageflow.runtime.driver import Driver, going_on
 from stageflow.runtime.events import Subscription
@@ -67,9 +72,10 @@ from stageflow.runtime.pools import Pools
 from stageflow.runtime.processes import ProcessPool
 from stageflow.runtime.recovery import recovered
 from stageflow.runtime.request import Requests, request_run_id
+from stageflow.runtime.sealing import Seals
 from stageflow.runtime.sessions import Sessions
 from stageflow.runtime.settling import settled, why_not_undoable
-from stageflow.runtime.shared_pools import SharedPool, SharedPools
+from stageflow.runtime.shared_pools import SharedPools
 from stageflow.runtime.simulated import is_simulated
 from stageflow.runtime.stream import StreamQueue
 from stageflow.runtime.submission import result
@@ -92,12 +98,17 @@ class Runtime:
     `journal` is a Journal, the path of a SQLite file, or an address: "sqlite:///runs.db",
     "postgresql://host/database" (docs/postgres.md); None keeps runs in memory only. `deps`
     maps names to factories, `Dep`s, or values; `pools` maps names to how many units `ctx.pool` has
-    to give, to the runs of all tenants, or to a `SharedPool` for the runs of several processes,
-    kept in `shared_pools`: a PostgreSQL address, by default the journal's. Tenants that wait for
+    to give, to the runs of all tenants, to a `Pool` with a limit for each tenant or within another
+    pool, or to a `SharedPool` for the runs of several processes, kept in `shared_pools`: an address
+    of PostgreSQL or Redis, by default the journal's. Tenants that wait for
     one pool of this runtime, or for threads or processes, are served in the proportion of their
     `weights`, 1 for those not named. `locks` is the path of a SQLite file, or a LockStore, in which
-    it is kept what `ctx.hold` holds, and only needed beside a journal. Close it (`async with`, or
-    `aclose`) when it holds a journal, deps or shared pools.
+    it is kept what `ctx.hold` holds, and only needed beside a journal. `dependencies` bounds what
+    stages with `Retry(dependency=...)` call: how much is retried, and when it is left alone. `keys`
+    wraps the keys with which a journal's payloads are sealed: `Keys`, the path of a KeyFile, or
+    UNSEALED; by default a file beside a SQLite journal (docs/sealing.md). `sealed` says which:
+    those that guards look at, or all. Close it (`async with`, or `aclose`) when it holds a journal,
+    deps or shared pools.
     """
 
     def __init__(
@@ -105,10 +116,13 @@ class Runtime:
         *,
         journal: Journal | str | Path | None = None,
         deps: Mapping[str, Any] | None = None,
-        pools: Mapping[str, int | SharedPool] | None = None,
+        pools: Mapping[str, int | Pool] | None = None,
         weights: Mapping[str, float] | None = None,
         shared_pools: PoolStore | str | None = None,
         locks: LockStore | str | Path | None = None,
+        dependencies: Mapping[str, Dependency] | None = None,
+        keys: Keys | Unsealed | str | Path | None = None,
+        sealed: Literal["guarded", "all"] = "guarded",
         limits: Limits | None = None,
         events: Iterable[Subscription] = (),
         adapters: Iterable[Adapter[Any]] = (),
@@ -125,9 +139,7 @@ class Runtime:
         self.processes = ProcessPool(self.limits.processes, self.pools)
         self.waits = self.pools.waits
         """Who waits for whom."""
-        shared = {
-            name: each for name, each in (pools or {}).items() if isinstance(each, SharedPool)
-        }
+        shared = [name for name, each in (pools or {}).items() if isinstance(each, SharedPool)]
         if shared:
             self.pools.shared = self.waits.shared = SharedPools(
                 shared,
@@ -137,6 +149,12 @@ class Runtime:
                 new_id=self._new_id,
             )
         self.journal = opened(journal) if isinstance(journal, (str, Path)) else journal
+        self.seals = Seals(
+            KeyFile(keys) if isinstance(keys, (str, Path)) else keys,
+            self.journal,
+            everything=sealed == "all",
+        )
+        """What seals the payloads of runs, and opens them."""
         self.quarantined: list[tuple[str, str]] = []
         """(run, stage) of every stage that ignored its cancellation."""
         self.heirs: dict[str, Heir] = {}
@@ -153,6 +171,8 @@ class Runtime:
         """Whose turn it is in each session."""
         self.locks = Locks(self, opened_locks(locks, is_durable=self.journal is not None))
         """What `ctx.hold` takes."""
+        self.dependencies = Dependencies({} if dependencies is None else dependencies)
+        """Budgets and circuits of what stages call."""
         self.cache = ResultCache(
             entries_max=self.limits.cache_entries, bytes_max=self.limits.cache_bytes
         )
@@ -215,8 +235,33 @@ class Runtime:
         return await self.needs_journal().runs(tenant=tenant, limit=limit)
 
     async def load(self, run: str) -> LoadedRun:
-        """A run's whole history. JournalError `journal.unknown_run`."""
-        return await self.needs_journal().load(run)
+        """A run's whole history, its sealed values open as far as their keys are there.
+
+        JournalError `journal.unknown_run`, `seal.wrong_key`, `seal.damaged`, `seal.keys_failed`.
+        """
+        return await self.seals.opened(await self.needs_journal().load(run))
+
+    async def erase(self, run: str) -> int:
+        """Destroys the keys of a run that is over or suspended, and so, for ever, every value of it
+        that is sealed; returns how many keys there were.
+
+        What was not sealed stays: see `sealed` of the Runtime. Values of children that guarded
+        stages ran are sealed with keys of this run. RunError `run.not_over`.
+        """
+        async with self.taking_up(run):
+            journal = self.needs_journal()
+            loaded = await journal.load(run)
+            if loaded.status in (RUNNING, QUEUED) or run in self.active:
+                raise RunError(
+                    "run.not_over",
+                    f"run {run} is not over",
+                    pipeline=loaded.header.pipeline,
+                    expected="a run that has ended or is suspended",
+                    got=loaded.status,
+                    fix="await it, or cancel it first",
+                )
+            assert isinstance(journal, ErasesKeys), "a journal that keeps keys erases them"
+            return await journal.erase(run)
 
     async def refused(self, run: str) -> tuple[RefusedWrite, ...]:
         """What processes that had lost the run wrote too late, oldest first.
@@ -246,7 +291,7 @@ class Runtime:
             return [
                 Turn(past)
                 for past in await past_turns(
-                    self.journal, (tenant, session), before=before, limit=limit, plan=plan
+                    self, (tenant, session), before=before, limit=limit, plan=plan
                 )
             ]
         line = self.sessions.known(tenant, session)
@@ -507,7 +552,7 @@ class Runtime:
             pipeline,
             identity,
             inputs,
-            seed=options.seed,
+            seed=seed_of(run) if options.seed is None else options.seed,
             events=options.events,
             stream=stream,
             deadline_in_s=options.deadline,
@@ -587,7 +632,8 @@ class Runtime:
             identity,
             inputs,
             parent=parent,
-            seed=parent.seed,
+            caller=node,
+            seed=seed_of(str(parent.seed), node, key),
             events=parent.events[len(self.events) :],
             depth=parent.depth + 1,
             deadline_s=deadline_s,
@@ -615,6 +661,7 @@ class Runtime:
         seed: int,
         events: Sequence[Subscription],
         parent: Driver | None = None,
+        caller: str | None = None,
         depth: int = 0,
         stream: StreamQueue | None = None,
         deadline_in_s: float | None = None,
@@ -632,21 +679,25 @@ class Runtime:
         history = None
         if self.journal is not None:
             pipeline.check_durable()
-            history = History(
-                self.journal,
-                RunHeader(
-                    run=identity.run,
-                    tenant=identity.tenant,
-                    pipeline=plan.name,
-                    target=pipeline.target(),
-                    session=identity.session,
-                    parent=identity.parent,
-                    correlation=identity.correlation,
-                    created_wall_s=self.clock.wall_s(),
-                    fingerprints={node.name: node.fingerprint for node in plan.nodes},
-                    seed=seed,
-                ),
+            header = RunHeader(
+                run=identity.run,
+                tenant=identity.tenant,
+                pipeline=plan.name,
+                target=pipeline.target(),
+                session=identity.session,
+                parent=identity.parent,
+                correlation=identity.correlation,
+                created_wall_s=self.clock.wall_s(),
+                fingerprints={node.name: node.fingerprint for node in plan.nodes},
+                seed=seed,
             )
+            outer = None if parent is None or parent.history is None else parent.history.seal
+            seal = self.seals.new(
+                plan,
+                header,
+                outer=None if outer is None or caller is None else outer.outer_for(caller),
+            )
+            history = History(self.journal, header, seal=seal)
         driver = Driver(
             self,
             pipeline.program,

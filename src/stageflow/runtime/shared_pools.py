@@ -13,9 +13,8 @@ import asyncio
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import copy_context
-from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from types import TracebackType
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stageflow.journal.pools import PoolBook, PoolEntry, PoolStore
 from stageflow.model.errors import BuildError, RunError, StageflowError
+from stageflow.runtime.capacity import Layer
 from stageflow.runtime.limits import Limits
 from stageflow.runtime.lingering import RUN
 from stageflow.runtime.picture import Evidence, Names, picture_of, sighting_of
@@ -35,36 +35,53 @@ if TYPE_CHECKING:
 LOOKS: Final = 5
 """Looks in a scan interval. After at most one the last wait is published, after another it is seen,
 and after two more it is sure."""
-POLL_S: Final = 0.05
-"""How often whoever waits asks whether he was given his units."""
+POLL_S, POLL_MAX_S = 0.008, 0.05
+"""How often whoever waits asks whether he was given his units: who is soon to have them often, the
+others seldom, and nobody often where the store is slow to answer."""
+FRONT: Final = 2
+"""Places of a line whose turn can come at any time."""
+POLL_SHARE: Final = 0.25
+"""Of its time that a process that waits spends on asking, at most."""
 EARLIER: Final = 2
 """Looks that are kept: between the last but one and this one every process has published."""
 ADVICE: Final = "pools taken in one order by every stage of every process"
 
 
-@dataclass(frozen=True, slots=True)
-class SharedPool:
-    """Units that all processes share whose runtimes name the pool and keep it in one store."""
-
-    units: int
-
-
 class _Ask:
     """A request that was not granted yet, or whose units are held."""
 
-    __slots__ = ("lost", "name", "ready", "request", "task", "ticket", "units")
+    __slots__ = ("layers", "lost", "ready", "request", "task", "ticket", "units")
 
-    def __init__(self, request: str, name: str, units: int, task: asyncio.Task[Any]) -> None:
+    def __init__(
+        self, request: str, layers: Sequence[Layer], units: int, task: asyncio.Task[Any]
+    ) -> None:
         self.request = request
-        self.name = name
+        self.layers = layers
         self.units = units
         self.task = task
         self.ticket = 0
         """0 until it stands in the book."""
         self.ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        """The fence, once it is granted."""
+        """The fence, once all lines have served it."""
         self.lost = False
         """True when the lease ended while it held."""
+
+    @property
+    def pool(self) -> str:
+        """The pool that was asked for."""
+        return self.layers[0].pool
+
+    def told(self, entries: Mapping[str, PoolEntry]) -> None:
+        """What the book says of it, by line."""
+        if self.ready.done():
+            return
+        doomed = next((each.doomed for each in entries.values() if each.doomed), "")
+        if not entries:
+            self.ready.set_exception(_lost(self))
+        elif doomed:
+            self.ready.set_exception(_Doomed(Evidence.loaded(doomed)))
+        elif all(each.fence for each in entries.values()):
+            self.ready.set_result(entries[self.pool].fence)
 
 
 class SharedPools:
@@ -72,23 +89,13 @@ class SharedPools:
 
     def __init__(
         self,
-        pools: Mapping[str, SharedPool],
+        pools: Collection[str],
         store: PoolStore | None,
         *,
         graph: WaitGraph,
         limits: Limits,
         new_id: Callable[[], str],
     ) -> None:
-        for name, pool in pools.items():
-            if isinstance(pool.units, bool) or not isinstance(pool.units, int) or pool.units < 1:
-                raise BuildError(
-                    "pool.units",
-                    f"pool {name!r} has no number of units",
-                    field=name,
-                    expected="an integer of 1 or more",
-                    got=repr(pool.units)[:80],
-                    fix=f"Runtime(pools={{{name!r}: SharedPool(1)}})",
-                )
         if pools and store is None:
             raise BuildError(
                 "pool.shared_store",
@@ -97,7 +104,6 @@ class SharedPools:
                 expected="a journal in PostgreSQL, or shared_pools=",
                 fix="Runtime(journal='postgresql://host/database', pools=...)",
             )
-        self.units = {name: pool.units for name, pool in pools.items()}
         self._kept_in = store
         self._graph = graph
         self._limits = limits
@@ -119,6 +125,8 @@ class SharedPools:
         self._earlier: deque[Sighting[str]] = deque(maxlen=EARLIER)
         self._postponed: set[frozenset[str]] = set()
         """Cycles that were sure at the last look, and seemed to be parts of larger ones."""
+        self._is_next = False
+        """Whether somebody here was near the front of a line when the book was seen last."""
         self._shows_waits = False
         """Whether what was published last has anybody who waits."""
 
@@ -132,41 +140,67 @@ class SharedPools:
         found: dict[str, int] = {}
         for each in self._held.values():
             if each.task is task:
-                found[each.name] = found.get(each.name, 0) + each.units
+                for layer in each.layers:
+                    found[layer.name] = found.get(layer.name, 0) + each.units
         return found
 
-    def lease(self, run: Driver, node: str, name: str, units: int) -> SharedLease:
-        """Nothing is asked for before it is entered."""
-        return SharedLease(self, run, node, name, units)
+    async def lines(self) -> dict[str, tuple[int, int]]:
+        """Layer to the units that living processes hold of it and the requests that wait."""
+        book, now_s = await self._store.read()
+        living = {owner for owner, until_s in book.leases.items() if until_s > now_s}
+        return {
+            key: (
+                sum(each.units for each in pool.holds if each.owner in living),
+                sum(each.owner in living for each in pool.queue),
+            )
+            for key, pool in book.pools.items()
+        }
+
+    def lease(
+        self,
+        run: Driver,
+        node: str,
+        layers: Sequence[Layer],
+        units: int,
+        callers: Sequence[asyncio.Task[Any]],
+    ) -> SharedLease:
+        """Nothing is asked for before it is entered. `callers` await the run, and those above."""
+        waiter = Waiter(run, node, f"{units} of pool {layers[0].pool!r}", ADVICE)
+        return SharedLease(self, waiter, layers, units, callers)
 
     # -- asking and giving back ------------------------------------------------------------------
 
-    async def acquire(self, run: Driver, node: str, name: str, units: int) -> _Ask:
-        """Waits for the units."""
+    async def acquire(
+        self,
+        waiter: Waiter,
+        layers: Sequence[Layer],
+        units: int,
+        callers: Sequence[asyncio.Task[Any]],
+    ) -> _Ask:
+        """Waits for the units of all layers."""
         task = asyncio.current_task()
         assert task is not None, "stages run in tasks"
         self._be_here()
-        ask = _Ask(f"{self._owner}/{next(self._numbers)}", name, units, task)
+        self._refuse_reentry(waiter, layers, units, (task, *callers))
+        ask = _Ask(f"{self._owner}/{next(self._numbers)}", layers, units, task)
         self._asks[ask.request] = ask
         self._keep()
         try:
-            entry = await self._store.change(lambda book, now_s: self._enter(book, now_s, ask))
-            if entry is None:
-                raise self._full(name, node)
-            ask.ticket = entry.ticket
-            if entry.fence:
-                ask.ready.set_result(entry.fence)
+            entries = await self._store.change(lambda book, now_s: self._enter(book, now_s, ask))
+            if not entries:
+                raise self._full(layers[0].name, waiter.node)
+            ask.ticket = min(each.ticket for each in entries.values())
+            ask.told(entries)
+            if ask.ready.done():
+                ask.ready.result()
             else:
-                waiter = Waiter(run, node, f"{units} of pool {name!r}", ADVICE)
                 with self._graph.waits(task, waiter):
                     await ask.ready
         except _Doomed as doomed:
             self._take_out(ask)
             found = doomed.evidence.told(f"{self._owner} {self._names.of(task)}")
             self._graph.deadlocks.append(found)
-            raise deadlocked(
-                found, Waiter(run, node, f"{units} of pool {name!r}", ADVICE)
-            ) from None
+            raise deadlocked(found, waiter) from None
         except BaseException:
             self._take_out(ask)
             raise
@@ -174,23 +208,44 @@ class SharedPools:
         self._held[ask.request] = ask
         return ask
 
-    def _enter(self, book: PoolBook, now_s: float, ask: _Ask) -> PoolEntry | None:
+    def _refuse_reentry(
+        self,
+        waiter: Waiter,
+        layers: Sequence[Layer],
+        units: int,
+        line: Sequence[asyncio.Task[Any]],
+    ) -> None:
+        """Who asks for more than is left beside what it holds itself would wait for itself."""
+        held = [each for each in self._held.values() if each.task in line]
+        for layer in layers:
+            own = sum(each.units for each in held if layer in each.layers)
+            if own + units > layer.units:
+                found = self._graph.reentry(waiter, line)
+                self._graph.deadlocks.append(found)
+                raise deadlocked(found, waiter)
+
+    def _enter(self, book: PoolBook, now_s: float, ask: _Ask) -> Mapping[str, PoolEntry]:
+        """The request's entries by line; none when too many wait."""
         if not book.renew(self._owner, now_s=now_s, lease_s=self._store.lease_s):
             book.begin(self._owner, now_s=now_s, lease_s=self._store.lease_s)
-        entry = PoolEntry(ask.request, self._owner, self._names.of(ask.task), ask.units, 0)
-        total = self.units[ask.name]
+        first, *rest = [(each.key, each.units) for each in ask.layers]
+        entry = PoolEntry(
+            ask.request, self._owner, self._names.of(ask.task), ask.units, 0, rest=rest
+        )
         try:
-            return book.ask(ask.name, total, entry, waiters_max=self._limits.pool_waiters)
+            found = book.ask(*first, entry, waiters_max=self._limits.pool_waiters)
         except ValueError as error:
             raise RunError(
                 "pool.units_differ",
-                f"other processes use pool {ask.name!r} with another number of units",
-                field=ask.name,
+                f"other processes use pool {ask.pool!r}, or one around it, with another number of"
+                " units",
+                field=ask.pool,
                 expected=f"{error.args[0]} units",
-                got=f"{total} units",
+                got=" and ".join(f"{each.units} of {each.name!r}" for each in ask.layers),
                 fix="give the pool the same units everywhere; a change takes hold when nobody"
                 " uses it",
             ) from None
+        return {} if found is None else book.entries(ask.request)
 
     def _full(self, name: str, node: str) -> RunError:
         return RunError(
@@ -251,6 +306,7 @@ class SharedPools:
         loop = asyncio.get_running_loop()
         look_s = self._limits.scan_s / LOOKS
         next_look_s = loop.time()
+        poll_s = POLL_S
         while self._is_needed:
             self._news.clear()
             try:
@@ -259,44 +315,52 @@ class SharedPools:
                     next_look_s = loop.time() + look_s
                     await self._look()
                 elif self._asks:
-                    book, _ = await self._store.read()
-                    self._settle(book)
+                    began_s = loop.time()
+                    await self._read()
+                    took_s = loop.time() - began_s
+                    often_s = POLL_S if self._is_next else POLL_MAX_S
+                    poll_s = min(max(often_s, took_s / POLL_SHARE), POLL_MAX_S)
             except StageflowError as error:
                 self._fail(error)
                 next_look_s = loop.time() + look_s
             wait_s = max(0.0, next_look_s - loop.time())
             if self._asks:
-                wait_s = min(wait_s, POLL_S)
+                wait_s = min(wait_s, poll_s)
             timer = loop.call_later(wait_s, self._news.set)
             if self._is_needed:
                 await self._news.wait()
             timer.cancel()
 
+    async def _read(self) -> None:
+        """Looks whether those who wait were given their units, and ends leases that are over: who
+        waits for a process that died waits no longer than its term."""
+        book, now_s = await self._store.read()
+        if any(until_s <= now_s for until_s in book.leases.values()):
+            book = await self._store.change(self._expired)
+        self._settle(book)
+
     async def _pay(self) -> None:
-        """Takes out of the book what is owed."""
+        """Takes out of the book what is owed; who is next here learns of it at once."""
         while self._owed:
-            request = self._owed[0]
-            await self._store.change(partial(_given_back, request))
-            self._owed.popleft()
+            requests = tuple(self._owed)
+            book = await self._store.change(partial(_given_back, requests))
+            for _ in requests:
+                self._owed.popleft()
+            self._settle(book)
 
     def _settle(self, book: PoolBook) -> None:
         """What the book says about those who wait and hold here."""
-        entries = {
-            each.request: each
-            for pool in book.pools.values()
-            for each in (*pool.holds, *pool.queue)
-            if each.owner == self._owner
-        }
+        entries: dict[str, dict[str, PoolEntry]] = {}
+        self._is_next = False
+        for key, pool in book.pools.items():
+            front = pool.queue[:FRONT]
+            self._is_next = self._is_next or any(each.owner == self._owner for each in front)
+            for each in (*pool.holds, *pool.queue):
+                if each.owner == self._owner:
+                    entries.setdefault(each.request, {})[key] = each
         for ask in self._asks.values():
-            if not 0 < ask.ticket <= book.last_number or ask.ready.done():
-                continue
-            entry = entries.get(ask.request)
-            if entry is None:
-                ask.ready.set_exception(_lost(ask))
-            elif entry.doomed:
-                ask.ready.set_exception(_Doomed(Evidence.loaded(entry.doomed)))
-            elif entry.fence:
-                ask.ready.set_result(entry.fence)
+            if 0 < ask.ticket <= book.last_number:
+                ask.told(entries.get(ask.request, {}))
         for held in self._held.values():
             if held.ticket <= book.last_number and held.request not in entries:
                 held.lost = True
@@ -348,6 +412,10 @@ class SharedPools:
         if not book.is_used(self._owner):
             book.leave(self._owner)
 
+    def _expired(self, book: PoolBook, now_s: float) -> PoolBook:
+        book.expire(now_s)
+        return book
+
     def _renewed(self, book: PoolBook, now_s: float) -> float:
         book.renew(self._owner, now_s=now_s, lease_s=self._store.lease_s)
         return now_s
@@ -369,19 +437,28 @@ class SharedLease:
     a holder whose lease ended while its process was stopped.
     """
 
-    __slots__ = ("_ask", "_name", "_node", "_pools", "_run", "_units")
+    __slots__ = ("_ask", "_callers", "_layers", "_pools", "_units", "_waiter")
 
-    def __init__(self, pools: SharedPools, run: Driver, node: str, name: str, units: int) -> None:
+    def __init__(
+        self,
+        pools: SharedPools,
+        waiter: Waiter,
+        layers: Sequence[Layer],
+        units: int,
+        callers: Sequence[asyncio.Task[Any]],
+    ) -> None:
         self._pools = pools
-        self._run = run
-        self._node = node
-        self._name = name
+        self._waiter = waiter
+        self._layers = layers
         self._units = units
+        self._callers = callers
         self._ask: _Ask | None = None
 
     async def __aenter__(self) -> int:
         assert self._ask is None, "a lease is entered once"
-        self._ask = await self._pools.acquire(self._run, self._node, self._name, self._units)
+        self._ask = await self._pools.acquire(
+            self._waiter, self._layers, self._units, self._callers
+        )
         return self._ask.ready.result()
 
     async def __aexit__(
@@ -399,8 +476,10 @@ class SharedLease:
             raise _lost(ask)
 
 
-def _given_back(request: str, book: PoolBook, now_s: float) -> None:
-    book.give_back(request)
+def _given_back(requests: Sequence[str], book: PoolBook, now_s: float) -> PoolBook:
+    for request in requests:
+        book.give_back(request)
+    return book
 
 
 def _doomed(cycle: Sequence[str], why: str, book: PoolBook, now_s: float) -> None:
@@ -418,8 +497,8 @@ class _Doomed(Exception):
 def _lost(ask: _Ask) -> RunError:
     return RunError(
         "pool.lease_lost",
-        f"the lease of pool {ask.name!r} ended before its holder had given it back",
-        field=ask.name,
+        f"the lease of pool {ask.pool!r} ended before its holder had given it back",
+        field=ask.pool,
         expected="a process that renews its lease in time",
         got="silence for longer than lease_s: the process was stopped, or cut off",
         fix="raise lease_s in the address, and let the resource check the fence",

@@ -15,6 +15,7 @@ class Step:
     __slots__ = (
         "admit",
         "decides",
+        "dependency",
         "function",
         "index",
         "is_async",
@@ -39,6 +40,7 @@ class Step:
             and node.undoes is None
             and node.stage.cache is None
             and node.stage.accepts is None
+            and (node.retry is None or node.retry.dependency is None)
         )
         """A plain async function that gives every value of its node: stepped in place."""
         self.taken = tuple(
@@ -51,6 +53,8 @@ class Step:
         """Inputs, deps and the context."""
         self.admit = node.contract.admit
         self.is_cached = node.stage is not None and node.stage.cache is not None
+        self.dependency = None if node.retry is None else node.retry.dependency
+        """What it calls, and shares a budget and a circuit for."""
         self.decides = node.kind in (Kind.GUARD, Kind.ROUTE)
         self.timeout_s = node.timeout_s
 

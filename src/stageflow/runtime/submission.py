@@ -51,7 +51,7 @@ async def submit(runtime: Runtime, pipeline: Pipeline[Any], inputs: Mapping[str,
     try:
         await queue.enqueue(
             driver.history.header,
-            (driver.history.first_record(driver),),
+            (await driver.history.first_record(driver),),
             priority=pipeline.options.priority,
             bounds=QueueBounds(limits.queued, limits.queued_per_tenant),
         )

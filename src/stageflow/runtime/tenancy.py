@@ -183,6 +183,11 @@ class TenantRuntime:
         await self._check(run, "undo")
         return await self._runtime.undo(run, pipeline=pipeline, events=events)
 
+    async def erase(self, run: str) -> int:
+        """As `Runtime.erase`."""
+        await self._check(run, "erase")
+        return await self._runtime.erase(run)
+
     async def clean_read(
         self, read: Callable[[], Awaitable[T]], /, *names: str, wait_s: float = WAIT_S
     ) -> T:

@@ -6,7 +6,6 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from stageflow.graph import Plan
-from stageflow.journal.journal import Journal
 from stageflow.journal.store import RUNNING, SUSPENDED, EndedTurn, LineTurn, LoadedRun
 from stageflow.journal.turns import in_the_way
 from stageflow.model.errors import JournalError, RunError
@@ -16,6 +15,7 @@ from stageflow.runtime.past import on_record, plan_finder
 
 if TYPE_CHECKING:
     from stageflow.runtime.driver import Driver
+    from stageflow.runtime.runtime import Runtime
     from stageflow.runtime.sessions import Arrival
 
 LOOK_AFTER_S = 0.005
@@ -82,7 +82,7 @@ async def seen_by(driver: Driver, loaded: LoadedRun) -> Seen | None:
 
 
 async def past_turns(
-    journal: Journal,
+    runtime: Runtime,
     key: tuple[str, str],
     *,
     before: int | None,
@@ -90,9 +90,9 @@ async def past_turns(
     plan: Plan | None,
 ) -> list[PastTurn]:
     """Turns of a session, by tenant and name, that ended ok, the latest first."""
-    now = await journal.turns(*key, before=before, limit=limit)
+    now = await runtime.needs_journal().turns(*key, before=before, limit=limit)
     plan_of = plan_finder(plan)
-    return [on_record(one.number, await journal.load(one.run), plan_of) for one in now.ended]
+    return [on_record(one.number, await runtime.load(one.run), plan_of) for one in now.ended]
 
 
 async def _enter(driver: Driver, turn: Arrival) -> None:
@@ -259,7 +259,7 @@ async def _past(driver: Driver, one: EndedTurn, known: dict[str, PastTurn]) -> P
     past = known.get(one.run)
     if past is None:
         assert driver.history is not None
-        loaded = await driver.history.journal.load(one.run)
+        loaded = await driver.runtime.load(one.run)
         past = on_record(one.number, loaded, plan_finder(driver.plan))
     return past
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 DEADLOCKS_KEPT: Final = 100
 LAST_TO_WAIT: Final = "the last to wait"
 LAST_TO_ASK: Final = "the last to ask for a shared pool"
+ASKS_AGAIN: Final = "the one that asks again for what it holds, or those hold who wait for it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,8 @@ class Deadlock:
     """By run and node; the victim is one of them."""
     victim: DeadlockMember
     policy: str = LAST_TO_WAIT
-    """Why that one: `the last to wait`, or `the last to ask for a shared pool`."""
+    """Why that one: `the last to wait`, `the last to ask for a shared pool`, or that it asks again
+    for what it holds itself."""
 
     def told_to(self, tenant: str) -> str:
         """A line per member. Of other tenants' members it says only that there are some."""
@@ -167,7 +169,7 @@ class WaitGraph:
         self.waiting[task] = waiter
         self.numbers[task] = self.new_number() if number is None else number
         try:
-            self._refuse_deadlock(task)
+            self.refuse_deadlock(task)
             yield
         finally:
             del self.waiting[task], self.numbers[task]
@@ -181,7 +183,8 @@ class WaitGraph:
         shared = {} if self.shared is None else self.shared.holds(task)
         return {**self._pools.holds(task), **shared}
 
-    def _refuse_deadlock(self, task: asyncio.Task[Any]) -> None:
+    def refuse_deadlock(self, task: asyncio.Task[Any]) -> None:
+        """Raises Deadlocked when the wait of `task` will never end."""
         waiter = self.waiting[task]
         if not self._may_close(task, waiter):
             return
@@ -222,6 +225,22 @@ class WaitGraph:
                 and not any(child is not None for child in run.workers.values())
             )
         )
+
+    def reentry(self, waiter: Waiter, line: Sequence[asyncio.Task[Any]]) -> Deadlock:
+        """The report of a stage that would wait for itself. `line`: its task, the task that awaits
+        its run, and so on upward; the chain ends with the last of them that holds anything."""
+        run, node, awaits = waiter.run, waiter.node, waiter.awaits
+        chain = []
+        for task in line:
+            identity = run.identity
+            holds = self.holds(task)
+            chain.append(DeadlockMember(identity.run, identity.tenant, node, holds, awaits))
+            if run.caller is None or run.parent is None:
+                break
+            node, awaits, run = run.caller.node, f"run {identity.run}", run.parent
+        while not chain[-1].holds:
+            chain.pop()
+        return Deadlock(in_order(chain), chain[0], ASKS_AGAIN)
 
     # -- the graph -------------------------------------------------------------------------------
 

@@ -231,6 +231,10 @@ class Inheritance(Generic[W]):
         """Pool to units."""
         return {supply.name: supply.held[who] for supply in self._holdings.get(who, ())}
 
+    def held_by(self, who: W) -> Iterable[Supply[W]]:
+        """Those of which it holds units."""
+        return self._holdings.get(who, ())
+
     def chain(self, demand: Demand[W]) -> Iterator[tuple[Supply[W], W, tuple[Supply[W], ...]]]:
         """On whom the end of this wait depends, nearest first: a supply, who holds units of it, and
         the supplies that he waits for himself, whose holders follow."""

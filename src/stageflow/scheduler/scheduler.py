@@ -380,13 +380,25 @@ class Scheduler:
         made = self.attempt[node] - self.abandoned_count.get(node, 0)
         return made - self.before.get(node, 0) if self.is_saga else made
 
-    def _wait(self, node: int, token: int, after_s: float | None = None) -> Wait:
-        """The node waits for its next attempt."""
+    def may_try_again(self, node: int, *, cut_off: bool, unknown: bool) -> bool:
+        """True when a retryable failure of its attempt would lead to another one now, and neither
+        to the end of the node nor to a question about what it has done."""
+        is_lost = (unknown and self.nodes[node].kind.has_effects) or node in self.asking
+        if is_lost or (cut_off and self._may_repeat_effect(node)):
+            return False
+        is_wanted = self.ending is None or self.nodes[node].undoes is not None
+        return is_wanted and self._tries_again(node)
+
+    def next_wait_s(self, node: int, after_s: float | None) -> float:
+        """Seconds that a further attempt of it would wait."""
         retry = self.nodes[node].retry
         assert retry is not None, "only who has a policy tries again"
-        wait_s = retry.wait_s(
-            attempt=self._made(node), seed=self.seed, node=self.nodes[node].name, after_s=after_s
-        )
+        name, made = self.nodes[node].name, self._made(node)
+        return retry.wait_s(attempt=made, seed=self.seed, node=name, after_s=after_s)
+
+    def _wait(self, node: int, token: int, after_s: float | None = None) -> Wait:
+        """The node waits for its next attempt."""
+        wait_s = self.next_wait_s(node, after_s)
         self._record(RecordType.RETRY_DUE, node, data={"wait_s": wait_s})
         self.status[node] = RETRYING
         return Wait(node, token, wait_s)

@@ -108,8 +108,9 @@ def go_on(machine: UndoingMachine, undoing: Undoing, actions: list[Action]) -> E
             _take_nothing_back(machine)
         return _needs_person(machine, undoing, f"{word}:{machine.nodes[blame].name}")
     stands = stands_of(machine)
-    if any(stands[node] in (Stand.OWED, Stand.RUNNING) for node in asked):
-        # Nothing stands on them, since they gave no value: they may be first in any order.
+    if any(stands[node] not in (Stand.UNDONE, Stand.LEFT) for node in asked):
+        # Nothing stands on them, since they gave no value: they may be first in any order. One
+        # that is stuck may turn out to be past its pivot, once a person has looked at it.
         stands = {node: stands[node] for node in asked}
     for node in stands:
         undo = machine.plan.undos[node]

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
+from stageflow.journal.keys import KEY_BYTES, Keys, LocalKeys
 from stageflow.journal.line import encoded, header_of, header_text
 from stageflow.journal.memory import MemoryStore
 from stageflow.journal.store import (
@@ -38,6 +39,7 @@ from stageflow.sim.run import Sim
 
 _CHECKSUM = 16
 _PREFIX = 4 + _CHECKSUM
+_KEY = blake2b(b"simulated", digest_size=KEY_BYTES).digest()
 _FIRST = bytes(_CHECKSUM)
 """What the first frame is chained to."""
 
@@ -150,6 +152,16 @@ class SimJournal:
             (),
         )
         return loaded
+
+    async def erase(self, run: str) -> int:
+        """As Store.erase. The simulated log keeps what was destroyed: it holds requests."""
+        what = {"do": "erase", "run": run, "owner": _named(self._owner), "alive": []}
+        erased: int = await self._log.written(self._owner, what, ())
+        return erased
+
+    def keys(self) -> Keys:
+        """The same key-encryption key in every simulation: nothing in one is a secret."""
+        return LocalKeys(_KEY, random=lambda size: _KEY[:size])
 
     async def load(self, run: str) -> LoadedRun:
         await asyncio.sleep(0)
@@ -347,6 +359,8 @@ class _Log:
             self._holders[header.run] = owner
             return epoch
         run = what["run"]
+        if what["do"] == "erase":
+            return store.erase(run)
         holder = self._holders.get(run)
         if (
             holder not in (None, owner)
@@ -490,7 +504,8 @@ def _body(what: dict[str, Any], records: tuple[Record, ...]) -> bytes:
     payloads = [record.payload for record in records]
     rows = [
         (record.type.value, *record[1:7], dict(record.data), *record[8:11],
-         None if record.payload is None else len(record.payload))
+         None if record.payload is None else len(record.payload),
+         [(key_id, key.hex()) for key_id, key in record.keys])
         for record in records
     ]  # fmt: skip
     text = json.dumps({**what, "records": rows}).encode()
@@ -502,10 +517,11 @@ def _request(body: bytes) -> tuple[dict[str, Any], tuple[Record, ...]]:
     at = 4 + int.from_bytes(body[:4], "big")
     what: dict[str, Any] = json.loads(body[4:at])
     records = []
-    for type_, *fields, contract, labels, key_id, length in what["records"]:
+    for type_, *fields, contract, labels, key_id, length, keys in what["records"]:
         payload = None if length is None else body[at : at + length]
         at += length or 0
-        row = (RecordType(type_), *fields, contract, tuple(labels), key_id, payload)
+        wrapped = tuple((id_, bytes.fromhex(key)) for id_, key in keys)
+        row = (RecordType(type_), *fields, contract, tuple(labels), key_id, payload, wrapped)
         records.append(Record._make(row))
     return what, tuple(records)
 

@@ -107,7 +107,7 @@ class Batch:
             if isinstance(head, JournalError) or isinstance(lines, JournalError) or answer is None:
                 continue
             if answer.code == "journal.stale_owner" and append.epoch <= head[0].epoch:
-                late.add(append, lines, last=b"", keeps_large=False)
+                late.add(append, lines, last=b"", is_kept=False)
         return late
 
 

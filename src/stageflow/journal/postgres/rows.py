@@ -23,7 +23,8 @@ def run_rows(connection: Connection, run: str) -> RunRows:
     if header is None:
         raise unknown_run(run)
     head = connection.execute(sql.HEAD, (Texts([run]),), binary=True).fetchone()
-    return header, head, connection.execute(sql.LINES, (stored(run),), binary=True).fetchall()
+    lines = connection.execute(sql.LINES, (stored(run),), binary=True).fetchall()
+    return header, head, lines, connection.execute(sql.KEYS, (stored(run),), binary=True).fetchall()
 
 
 def absent(connection: Connection, run: str) -> JournalError:

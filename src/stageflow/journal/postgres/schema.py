@@ -16,7 +16,7 @@ import psycopg
 from stageflow.journal.postgres import turns, waiting
 from stageflow.model.errors import JournalError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SERVER_VERSION_MIN = 14
 """The oldest release that the PostgreSQL project maintained in 2026."""
 
@@ -28,13 +28,16 @@ _SEES = f"""(
   tenant = current_setting('stageflow.tenant', true)
   OR {SEES_EVERY})"""
 _WITH_TENANT = "runs heads records contents refused queue served sessions turns".split()
-_ISOLATED = "".join(
-    f"""
+
+
+def _isolated(table: str) -> str:
+    return f"""
 ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;
 ALTER TABLE {table} FORCE ROW LEVEL SECURITY;
 CREATE POLICY one_tenant ON {table} USING {_SEES} WITH CHECK {_SEES};"""
-    for table in _WITH_TENANT
-)
+
+
+_ISOLATED = "".join(_isolated(table) for table in _WITH_TENANT)
 _FIRST = f"""
 CREATE TABLE runs (
   run text PRIMARY KEY, tenant text NOT NULL, created_wall_s double precision NOT NULL,
@@ -68,7 +71,13 @@ CREATE TABLE leases (owner text PRIMARY KEY, expires timestamptz NOT NULL);
 {turns.SCHEMA}
 {_ISOLATED}
 """
-_MIGRATIONS = (_FIRST,)
+_SECOND = f"""
+CREATE TABLE keys (
+  run text NOT NULL, id text NOT NULL, tenant text NOT NULL, wrapped bytea NOT NULL,
+  PRIMARY KEY (run, id));
+{_isolated("keys")}
+"""
+_MIGRATIONS = (_FIRST, _SECOND)
 """What makes version n of version n - 1, for n from 1 on. Never changed once released."""
 assert len(_MIGRATIONS) == SCHEMA_VERSION
 

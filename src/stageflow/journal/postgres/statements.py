@@ -11,6 +11,7 @@ from typing import Any
 from stageflow.journal.admission import Head
 from stageflow.journal.line import Line, chained, head_columns
 from stageflow.journal.postgres.packing import Blobs, Booleans, Floats, Integers, Jsons, Texts
+from stageflow.journal.shredding import key_changes
 from stageflow.journal.store import Append
 
 INLINE_BYTES_MAX = 64 * 1024
@@ -44,7 +45,13 @@ added AS (
   SELECT run, seq, {tenant.format("line")}, epoch, type, node, revision, attempt, token, wall_s,
     accepted, data, contract, labels, key_id, payload, content, previous, checksum
   FROM {_GIVEN_LINES}
-  WHERE {where.format("line")})"""
+  WHERE {where.format("line")}),
+keyed AS (
+  INSERT INTO keys (run, id, tenant, wrapped)
+  SELECT run, id, {tenant.format("key")}, wrapped
+  FROM unnest(%(k_run)s, %(k_id)s, %(k_wrapped)s) AS key(run, id, wrapped)
+  WHERE {where.format("key")}
+  ON CONFLICT DO NOTHING)"""
 
 
 _ADD = _added(
@@ -62,6 +69,10 @@ WITH moved AS (
     AS h(run, before, epoch, owner, status, reason, records, updated_wall_s, last, checksum)
   WHERE heads.run = h.run AND heads.checksum = h.before
   RETURNING heads.run, heads.tenant),
+shredded AS (
+  DELETE FROM keys USING unnest(%(s_run)s, %(s_id)s) AS gone(run, id)
+  WHERE keys.run = gone.run AND keys.id = gone.id
+    AND CASE WHEN keys.run IN (SELECT run FROM moved) THEN true ELSE false END),
 {_ADD}
 SELECT run FROM moved
 """
@@ -108,6 +119,8 @@ FROM records LEFT JOIN contents
   ON contents.tenant = records.tenant AND contents.content = records.content
 WHERE run = %s ORDER BY seq
 """
+KEYS = "SELECT id, wrapped FROM keys WHERE run = %s"
+ERASE = "DELETE FROM keys WHERE run = %s"
 NARROW = """
 SELECT set_config('stageflow.scope', '', true), set_config('stageflow.tenant', %s, true)
 """
@@ -158,6 +171,10 @@ _LINE_KINDS = (Texts, Integers, Integers, Texts, Texts, Integers, Integers, Inte
                Booleans, Jsons, Texts, Jsons, Texts, Blobs, Blobs, Blobs, Blobs)  # fmt: skip
 _LARGE_NAMES = ("c_run", "c_content", "c_payload")
 _LARGE_KINDS = (Texts, Blobs, Blobs)
+_KEY_NAMES = ("k_run", "k_id", "k_wrapped")
+_KEY_KINDS = (Texts, Texts, Blobs)
+_SHRED_NAMES = ("s_run", "s_id")
+_SHRED_KINDS = (Texts, Texts)
 
 
 class Columns:
@@ -167,20 +184,25 @@ class Columns:
         self.lines: list[tuple[Any, ...]] = []
         self.large: list[tuple[str, bytes, bytes]] = []
         self.heads: list[tuple[Any, ...]] = []
+        self.keys: dict[tuple[str, str], bytes] = {}
+        self.shreds: list[tuple[str, str]] = []
         self.accepted: dict[tuple[str, str, int], tuple[int, int]] = {}
 
     def add(
-        self, append: Append, lines: tuple[Line, ...], *, last: bytes, keeps_large: bool = True
+        self, append: Append, lines: tuple[Line, ...], *, last: bytes, is_kept: bool = True
     ) -> bytes:
-        """Adds lines that follow the one with checksum `last`; returns the last one's."""
+        """Adds lines that follow the one with checksum `last`; returns the last one's. Those that
+        are not kept in the run leave their large payloads and their keys behind."""
         run = append.run
+        if is_kept:
+            self._change_keys(append)
         for line in lines:
             checksum = chained(last, line)
             payload, content = line.payload, None
             if payload is not None and len(payload) > INLINE_BYTES_MAX:
                 assert line.content is not None
                 content = line.content
-                if keeps_large:
+                if is_kept:
                     self.large.append((run, content, payload))
                 payload = None
             if line.accepted:
@@ -191,6 +213,15 @@ class Columns:
             )
             last = checksum
         return last
+
+    def _change_keys(self, append: Append) -> None:
+        """One statement sees no row that it inserts: what comes and goes in it is never sent."""
+        run, changes = append.run, key_changes(append.records)
+        for key_id, wrapped in changes.kept.items():
+            self.keys.setdefault((run, key_id), bytes(wrapped))
+        for key_id in changes.destroyed:
+            self.keys.pop((run, key_id), None)
+            self.shreds.append((run, key_id))
 
     def move(self, run: str, before: NewHead | None, new: NewHead) -> None:
         """The run's head goes from `before` to `new`."""
@@ -214,6 +245,8 @@ class Columns:
             (_HEAD_NAMES, _HEAD_KINDS, self.heads),
             (_LINE_NAMES, _LINE_KINDS, self.lines),
             (_LARGE_NAMES, _LARGE_KINDS, self.large),
+            (_KEY_NAMES, _KEY_KINDS, [(*at, wrapped) for at, wrapped in self.keys.items()]),
+            (_SHRED_NAMES, _SHRED_KINDS, self.shreds),
         ):
             columns: Any = zip(*rows, strict=True) if rows else [()] * len(names)
             for name, kind, column in zip(names, kinds, columns, strict=True):

@@ -14,7 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from stageflow import JournalError, Run, Runtime, StageflowError, Subscription
+from stageflow import (
+    UNSEALED,
+    JournalError,
+    Run,
+    Runtime,
+    StageflowError,
+    Subscription,
+)
 
 from .forged_ids import Forgeries, forge
 from .tenant_canaries import FORMS, Sinks
@@ -263,7 +270,7 @@ class listening(logging.Handler):
 
 
 def runtime_of(journal: Any, given: dict[str, Any], *, clock: Any = None) -> Runtime:
-    """A runtime with a subscriber that loses nothing."""
-    return Runtime(
-        journal=journal, deps=given, events=[Subscription(queue_max=1_000_000)], clock=clock
-    )
+    """A runtime with a subscriber that loses nothing, whose journal can be searched: nothing in it
+    is sealed, or a mark of another tenant would not be seen there."""
+    events = [Subscription(queue_max=1_000_000)]
+    return Runtime(journal=journal, deps=given, events=events, clock=clock, keys=UNSEALED)

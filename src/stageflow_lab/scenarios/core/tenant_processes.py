@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
-from stageflow import JournalError, Runtime
+from stageflow import UNSEALED, JournalError, Runtime
 
 from ..work.effect_rounds import POSTGRES
 from .forged_ids import Forgeries
@@ -140,7 +140,7 @@ async def _ask_scoped(
     facts: Counter[str] = Counter()
     for tenant in tenants[:SCOPED]:
         url = f"{order.url}?schema={order.schema}&tenant={tenant}"
-        async with Runtime(journal=url) as scoped:
+        async with Runtime(journal=url, keys=UNSEALED) as scoped:
             for run, job in owners.items():
                 facts["scoped foreign"] += job.tenant != tenant
                 try:

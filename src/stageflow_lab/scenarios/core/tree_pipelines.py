@@ -153,7 +153,7 @@ def _leaf(node: TreeNode, pace: Pace, path: str) -> Stage[..., Any]:
 
 
 def _again(pace: Pace, attempts: int = ATTEMPTS) -> Retry:
-    return Retry(attempts=attempts, base_s=pace.unit_s, factor=1.0, jitter="none")
+    return Retry(attempts=attempts, base_s=pace.unit_s, factor=1.0, jitter="none", on=(LeafBroke,))
 
 
 def _async(node: TreeNode, pace: Pace, path: str) -> Body:

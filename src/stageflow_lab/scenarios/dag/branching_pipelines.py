@@ -41,11 +41,13 @@ RAISING: Final = "a stage or a route raises"
 STUMBLES: Final = "a stage or a route raises at its first attempt"
 SKIPPING: Final = "a stage or a route skips"
 FAULTS: Final = (RAISING, STUMBLES, SKIPPING)
-AGAIN: Final = Retry(attempts=2, base_s=0.001, jitter="none")
 
 
 class Raised(Exception):
     """What a stage raises that is told to."""
+
+
+AGAIN: Final = Retry(attempts=2, base_s=0.001, jitter="none", on=(Raised,))
 
 
 @dataclass(slots=True)
