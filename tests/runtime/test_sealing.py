@@ -477,7 +477,9 @@ async def test_a_journal_without_the_package_is_refused_before_anything_is_writt
     async with Runtime(journal=tmp_path / "runs.db") as runtime:
         with pytest.raises(BuildError) as caught:
             await desk("allow").using(runtime=runtime).run(text="a")
-        assert caught.value.code == "seal.missing_package" and "pip install cryptography" in str(caught.value)
+        assert caught.value.code == "seal.missing_package" and "pip install cryptography" in str(
+            caught.value
+        )
         assert await runtime.runs() == []
     async with Runtime(journal=tmp_path / "runs.db", keys=UNSEALED) as runtime:
         assert (await desk("allow").using(runtime=runtime).run(text="a")).status == "ok"
