@@ -2,8 +2,8 @@
 
 A log is plain data, made alike by simulated and by real processes; `judged` is a pure function of
 it. A call asks, enters with its units, and leaves; or it gives up before it has entered. Units are
-idle when somebody who waits could have them under every limit, without passing one who asked
-earlier for the same tool: that is what keeping the order costs, and is not idleness.
+idle when somebody who waits could have them under every limit, by a search in the order of asking:
+so what a large request keeps free at the head of a line counts as idle too.
 """
 
 from __future__ import annotations
@@ -88,9 +88,8 @@ class Inside:
     def full(self, call: Call) -> list[str]:
         return [name for name, used, most in self._limits(call) if used == most]
 
-    def lacking(self, call: Call) -> list[str]:
-        """The limits under which there is no room for it."""
-        return [name for name, used, most in self._limits(call) if used + call.units > most]
+    def fits(self, call: Call) -> bool:
+        return all(used + call.units <= most for _, used, most in self._limits(call))
 
     def _limits(self, call: Call) -> Iterable[tuple[str, int, int]]:
         yield "total", self.total, self.bounds.total
@@ -146,22 +145,15 @@ def judged(
 
 
 def _idle(inside: Inside, waiting: Iterable[Call]) -> int:
-    """Units that those who wait could have now, and nobody be passed who asked earlier: of the
-    tenant for whom its share is too small, and of the tool for whom all there is is."""
+    """Units that those who wait could have now."""
     if inside.total >= inside.bounds.total:
         return 0
-    found, then, kept = 0, None, set[tuple[str, ...]]()
+    found, then = 0, None
     for call in waiting:
         then = inside.copy() if then is None else then
-        mine = (call.tool, call.tenant)
-        if mine in kept or (call.tool,) in kept:
-            continue
-        lacking = then.lacking(call)
-        if not lacking:
+        if then.fits(call):
             then.add(call)
             found += call.units
-        else:
-            kept.add(mine if lacking == ["tenant"] else (call.tool,))
     return found
 
 

@@ -28,7 +28,7 @@ from .simulated_rates import together
 
 START_S: Final = 4.0
 """Within which all processes are there."""
-GRACE_S: Final = 0.25
+GRACE_S: Final = 0.1
 """By which a refusal may be late, of a process that is not let run by others on its machine."""
 STORES: Final = {kind.name: (REDIS, POSTGRES)[place % 2] for place, kind in enumerate(KINDS)}
 

@@ -248,7 +248,6 @@ SCENARIO = Scenario(
             "<=",
             5,
             "s",
-            gate=False,
             doc="after it was due and its process was up: how busy the machine is counts, too",
         ),
     ),

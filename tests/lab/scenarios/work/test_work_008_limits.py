@@ -160,11 +160,11 @@ def test_units_that_nobody_could_have_are_not_idle() -> None:
     assert (facts.busy_unit_s, facts.idle_unit_s) == (4.0, 1.0), "of b, for a second"
 
 
-def test_what_is_kept_for_one_who_asked_earlier_is_not_idle() -> None:
+def test_what_is_kept_for_one_who_asked_earlier_is_idle_too() -> None:
     given = {1: of_search(2), 2: of_search(2, "b"), 3: of_search(1, "c"), 4: Call("write", "c", 1)}
     asks = [(0, "asks", 1), (0, "enters", 1), (0, "asks", 2), (0, "asks", 3)]
     steps = log(*asks, (1, "asks", 4), (2, "enters", 4))
-    assert read(given, *steps).idle_unit_s == 1.0, "of the write, which is another tool"
+    assert read(given, *steps).idle_unit_s == 3.0, "two of the search, one of the write"
 
 
 # -- the load ------------------------------------------------------------------------------------
