@@ -386,7 +386,9 @@ class Driver:
                 self.cancel("caller_cancelled")
             while self.end is None and self.bug is None:
                 try:
-                    await self._woken()
+                    # Awaited here and not in a method: a frame less for each level of nested runs.
+                    self.waiter = self.loop.create_future()
+                    await self.waiter
                 except asyncio.CancelledError:
                     cancelled = self.disturbed = True
                     self.cancel("caller_cancelled")
@@ -450,11 +452,6 @@ class Driver:
                 break  # raised again by result(), below
         task.result()
         return cancelled
-
-    async def _woken(self) -> None:
-        """Waits until the run is over, or the engine has failed."""
-        self.waiter = self.loop.create_future()
-        await self.waiter
 
     async def _prepare(self) -> None:
         """What a run needs before its first stage and has to wait for."""
@@ -1534,6 +1531,29 @@ class Driver:
         A child that this stage ran before under the same key is not run again when it ended ok;
         one that a crash cut off, or that failed, goes on.
         """
+        again = self._take_key(number, pipeline, key)
+        try:
+            making = self._make_child(number, pipeline, key, inputs, deadline_s, again=again)
+            child, first, is_cancelled = await making
+            task = self._start_child(number, child, first, caller)
+            assert child.left is not None, "it was started just now"
+            if is_cancelled:
+                child.left.cancel()
+            # As in `drive_child`: a call of that would be one more frame for each level.
+            try:
+                await child.left
+            except asyncio.CancelledError:
+                await self._end_child(number, child, task)
+                raise
+            if child.flows:
+                self.flows = True
+                self.flow.child_gave(number, child.flow.outputs())
+            return task.result()
+        finally:
+            self.keys[number, key] = False
+
+    def _take_key(self, number: int, pipeline: Pipeline[Any], key: str) -> bool:
+        """Keeps `key` for a child of this node; True when the node may have had one under it."""
         if self.depth + 1 >= self.limits.depth:
             raise StageflowError(
                 "run.too_deep",
@@ -1554,39 +1574,43 @@ class Driver:
                 got=repr(key)[:80],
                 fix="ctx.run(pipeline, key=f'item-{number}', ...)",
             )
-        again = under_way is not None or self.scheduler.attempt[number] > 1
         self.keys[number, key] = True
+        return under_way is not None or self.scheduler.attempt[number] > 1
+
+    async def _make_child(
+        self,
+        number: int,
+        pipeline: Pipeline[Any],
+        key: str,
+        inputs: Mapping[str, Any],
+        deadline_s: float,
+        *,
+        again: bool,
+    ) -> tuple[Driver, list[Action] | None, bool]:
+        """The child's driver, its first actions when it was recovered, and whether the stage was
+        cancelled meanwhile."""
         # Another revision answers other feedback: its children are others too.
         revision = self.scheduler.revision[number]
         name = self.nodes[number].name
-        try:
-            making = self.runtime.child(
-                self,
-                pipeline,
-                node=name if revision == 1 else f"{name}#{revision}",
-                key=key,
-                inputs=inputs,
-                labels=self.taken_labels(number),
-                deadline_s=deadline_s,
-                again=again,
-            )
-            if again and self.history is not None:
-                (child, first), is_cancelled = await self.taken_up(making)
-            else:
-                (child, first), is_cancelled = await making, False
-            child.parent_undoes = self.nodes[number].kind is Kind.CHILD
-            if self.history is None and child.scheduler.is_saga:
-                self.kept_children.setdefault((number, key), []).append(child)
-            child.priority = self.priority + self.nodes[number].priority + pipeline.options.priority
-            run = await self.drive_child(
-                number, child, first, is_cancelled=is_cancelled, caller=caller
-            )
-            if child.flows:
-                self.flows = True
-                self.flow.child_gave(number, child.flow.outputs())
-            return run
-        finally:
-            self.keys[number, key] = False
+        making = self.runtime.child(
+            self,
+            pipeline,
+            node=name if revision == 1 else f"{name}#{revision}",
+            key=key,
+            inputs=inputs,
+            labels=self.taken_labels(number),
+            deadline_s=deadline_s,
+            again=again,
+        )
+        if again and self.history is not None:
+            (child, first), is_cancelled = await self.taken_up(making)
+        else:
+            (child, first), is_cancelled = await making, False
+        child.parent_undoes = self.nodes[number].kind is Kind.CHILD
+        if self.history is None and child.scheduler.is_saga:
+            self.kept_children.setdefault((number, key), []).append(child)
+        child.priority = self.priority + self.nodes[number].priority + pipeline.options.priority
+        return child, first, is_cancelled
 
     async def undo_child(self, number: int, pipeline: Pipeline[Any], key: str) -> None:
         """Takes back what the step that node `number` undoes has run under `key`."""
@@ -1637,16 +1661,12 @@ class Driver:
         first: list[Action] | None,
         *,
         is_cancelled: bool = False,
-        caller: asyncio.Task[Any] | None = None,
     ) -> Run[Any]:
         """Runs `child` to its end, for the stage of node `number`."""
-        task = self._start_child(child, first)
+        task = self._start_child(number, child, first)
         assert child.left is not None, "it was started just now"
         if is_cancelled:
             child.left.cancel()
-        waits = asyncio.current_task() if caller is None else caller
-        assert waits is not None, "stages run in tasks"
-        child.caller = Caller(waits, self.nodes[number].name)
         try:
             await child.left
         except asyncio.CancelledError:
@@ -1673,7 +1693,15 @@ class Driver:
                 raise  # no run, or a new one, of which nothing is on record yet
             return found, True
 
-    def _start_child(self, child: Driver, first: list[Action] | None) -> asyncio.Task[Run[Any]]:
+    def _start_child(
+        self,
+        number: int,
+        child: Driver,
+        first: list[Action] | None,
+        caller: asyncio.Task[Any] | None = None,
+    ) -> asyncio.Task[Run[Any]]:
+        waits = asyncio.current_task() if caller is None else caller
+        assert waits is not None, "stages run in tasks"
         context = contextvars.copy_context()
         context.run(RUN.set, None)  # the child's engine is nothing that a stage left behind
         task = self.loop.create_task(child.execute(first), context=context)
@@ -1681,6 +1709,7 @@ class Driver:
         child.left = self.loop.create_future()
         self.workers[task] = child
         task.add_done_callback(child._leave, context=self.neutral)
+        child.caller = Caller(waits, self.nodes[number].name)
         return task
 
     def _leave(self, task: asyncio.Task[Run[Any]]) -> None:
