@@ -224,3 +224,75 @@ def test_a_tenants_line_is_forgotten_when_nobody_stands_in_it() -> None:
     book.ask(key, 1, entry("r"), waiters_max=9)
     book.give_back("r")
     assert key not in book.pools
+
+
+def test_who_is_given_units_by_another_process_hears_of_it(postgres_url: str) -> None:
+    from stageflow.journal.postgres.pools import PostgresPools
+
+    async def main() -> None:
+        holder, waits = PostgresPools(postgres_url), PostgresPools(postgres_url)
+        told = asyncio.Event()
+
+        def begin(book: PoolBook, now_s: float) -> None:
+            for owner in ("a", "b"):
+                book.begin(owner, now_s=now_s, lease_s=60.0)
+                asked(book, f"r{owner}", 1, owner=owner)
+
+        try:
+            await holder.change(begin)
+            assert await waits.listen("b", told.set)
+            assert told.is_set(), "what was told before must be asked for once"
+            told.clear()
+            await holder.change(lambda book, _: book.renew("a", now_s=0.0, lease_s=60.0))
+            await asyncio.sleep(0.1)
+            assert not told.is_set(), "nobody was given anything"
+            await holder.change(lambda book, _: book.give_back("ra"))
+            async with asyncio.timeout(5.0):
+                await told.wait()
+        finally:
+            await holder.close()
+            await waits.close()
+
+    asyncio.run(main())
+
+
+def test_a_lost_connection_of_news_is_opened_again_by_the_next_listen(postgres_url: str) -> None:
+    import psycopg
+
+    from stageflow.journal.postgres.address import parsed
+    from stageflow.journal.postgres.pools import PostgresPools
+
+    async def main() -> None:
+        holder, waits = PostgresPools(postgres_url), PostgresPools(postgres_url)
+        told = asyncio.Event()
+        try:
+            await waits.listen("b", told.set)
+            address = parsed(postgres_url)
+            with psycopg.connect(address.conninfo, autocommit=True) as other:
+                other.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE application_name = %s",
+                    (f"{address.schema} news",),
+                )
+            await asyncio.sleep(0.2)
+            assert await waits.listen("b", told.set)
+            told.clear()
+
+            def give(book: PoolBook, now_s: float) -> None:
+                book.begin("b", now_s=now_s, lease_s=60.0)
+                asked(book, "rb", owner="b")
+
+            await holder.change(give)
+            async with asyncio.timeout(5.0):
+                await told.wait()
+            waits.unlisten()
+            told.clear()
+            await holder.change(lambda book, _: book.give_back("rb"))
+            await holder.change(give)
+            await asyncio.sleep(0.1)
+            assert not told.is_set()
+        finally:
+            await holder.close()
+            await waits.close()
+
+    asyncio.run(main())

@@ -200,6 +200,12 @@ class PoolBook:
         self._serve(*self.pools.values())
         return True
 
+    def granted_since(self, number: int) -> set[str]:
+        """The owners that were given units when the book's last number was past `number`."""
+        return {
+            each.owner for pool in self.pools.values() for each in pool.holds if each.fence > number
+        }
+
     def is_used(self, owner: str) -> bool:
         """Whether the owner holds or waits."""
         return any(
@@ -287,6 +293,18 @@ class PoolStore(Protocol):
         """Keeps the owner's picture, then looks at all."""
         ...
 
+    async def listen(self, owner: str, wake: Callable[[], None]) -> bool:
+        """Has `wake` called on this loop when a change by another process gave `owner` units.
+
+        A hint, which may come for nothing or not at all: who waits asks from time to time as well.
+        False where the store can't tell. Again with the same owner, it mends what was broken.
+        """
+        ...
+
+    def unlisten(self) -> None:
+        """No `wake` is called any more."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -316,6 +334,12 @@ class MemoryPools:
         self._pictures[owner] = picture
         self._pictures = {each: p for each, p in self._pictures.items() if each in book.leases}
         return Sight(now_s, book, dict(self._pictures))
+
+    async def listen(self, owner: str, wake: Callable[[], None]) -> bool:
+        return False
+
+    def unlisten(self) -> None:
+        pass
 
     async def close(self) -> None:
         pass

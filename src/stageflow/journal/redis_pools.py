@@ -140,6 +140,12 @@ class RedisPools:
 
         return await self._in_thread(do)
 
+    async def listen(self, owner: str, wake: Callable[[], None]) -> bool:
+        return False
+
+    def unlisten(self) -> None:
+        pass
+
     async def close(self) -> None:
         def end() -> None:
             if self._client is not None:

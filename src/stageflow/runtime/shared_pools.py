@@ -129,6 +129,8 @@ class SharedPools:
         """Whether somebody here was near the front of a line when the book was seen last."""
         self._shows_waits = False
         """Whether what was published last has anybody who waits."""
+        self._hears = False
+        """Whether the store tells who was given units, so that nobody need ask often."""
 
     @property
     def _store(self) -> PoolStore:
@@ -292,11 +294,14 @@ class SharedPools:
 
     async def _keep_on(self) -> None:
         """Ends when nothing is held, waited for or owed, and the book knows that."""
-        while self._is_needed:
-            await self._serve()
-            self._earlier.clear()
-            with contextlib.suppress(StageflowError):  # the lease ends by itself
-                await self._store.change(self._left)
+        try:
+            while self._is_needed:
+                await self._serve()
+                self._earlier.clear()
+                with contextlib.suppress(StageflowError):  # the lease ends by itself
+                    await self._store.change(self._left)
+        finally:
+            self._store.unlisten()
 
     @property
     def _is_needed(self) -> bool:
@@ -314,11 +319,12 @@ class SharedPools:
                 if loop.time() >= next_look_s:
                     next_look_s = loop.time() + look_s
                     await self._look()
+                    await self._listen()
                 elif self._asks:
                     began_s = loop.time()
                     await self._read()
                     took_s = loop.time() - began_s
-                    often_s = POLL_S if self._is_next else POLL_MAX_S
+                    often_s = POLL_S if self._is_next and not self._hears else POLL_MAX_S
                     poll_s = min(max(often_s, took_s / POLL_SHARE), POLL_MAX_S)
             except StageflowError as error:
                 self._fail(error)
@@ -330,6 +336,13 @@ class SharedPools:
             if self._is_needed:
                 await self._news.wait()
             timer.cancel()
+
+    async def _listen(self) -> None:
+        """Whoever waits is told by the store when it is his turn, where it can."""
+        self._hears = False
+        if self._asks:
+            with contextlib.suppress(StageflowError):  # asking does as well
+                self._hears = await self._store.listen(self._owner, self._news.set)
 
     async def _read(self) -> None:
         """Looks whether those who wait were given their units, and ends leases that are over: who

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from stageflow.journal.pools import BookReader, PoolBook, Sight
 from stageflow.journal.postgres.access import Access, Connection, Work, translated, unreachable
 from stageflow.journal.postgres.address import Address, parsed
 from stageflow.journal.postgres.link import Link, Watch, is_lost
+from stageflow.journal.postgres.news import News
 from stageflow.journal.postgres.schema import SEES_EVERY, prepare
 from stageflow.model.errors import BuildError
 
@@ -36,14 +37,16 @@ CREATE POLICY every_tenant ON {table.split()[0]} USING {SEES_EVERY} WITH CHECK {
 """They name runs of all tenants, so a role of one tenant sees nothing of them."""
 _FIRST = "INSERT INTO pool_book VALUES (1, %s)"
 _NOW = "extract(epoch FROM clock_timestamp())::double precision"
-_LOCK = "SELECT book FROM pool_book WHERE id = 1 FOR UPDATE"
-_NOW_S = f"SELECT {_NOW}"
+_LOCK = f"""
+SELECT book, {_NOW} FROM (SELECT book FROM pool_book WHERE id = 1 FOR UPDATE) AS locked"""
+"""The clock is read above the lock, and so not before anybody else's change is done."""
 _READ = f"SELECT book, {_NOW} FROM pool_book WHERE id = 1"
 _WRITE = "UPDATE pool_book SET book = %s WHERE id = 1"
 _PUBLISH = """
 INSERT INTO pool_pictures VALUES (%s, %s)
 ON CONFLICT (owner) DO UPDATE SET picture = excluded.picture"""
 _PICTURES = "SELECT owner, picture FROM pool_pictures"
+_NOTIFY = "SELECT pg_notify(channel, '') FROM unnest(%s::text[]) AS listening(channel)"
 _FORGET = "DELETE FROM pool_pictures WHERE owner <> ALL(%s)"
 
 T = TypeVar("T")
@@ -52,8 +55,9 @@ T = TypeVar("T")
 class PostgresPools:
     """Implements PoolStore in the schema of a journal at `url`, which is made when it is missing.
 
-    Owns one thread and one connection. Raises BuildError "pool.shared_scope" for an address of one
-    tenant, since pools are shared by all, and JournalError as a journal does.
+    Owns one thread and two connections, one of which only listens. Raises BuildError
+    "pool.shared_scope" for an address of one tenant, since pools are shared by all, and
+    JournalError as a journal does.
     """
 
     def __init__(self, url: str | Address) -> None:
@@ -70,21 +74,24 @@ class PostgresPools:
         self.lease_s = self._address.lease_s
         self._link = Link(self._address, name="pools")
         self._access = Access(self._link, away_s=self._address.away_s)
-        self._watch = Watch(self._address.answer_s, (self._link,))
+        self._news = News(self._address)
+        self._watch = Watch(self._address.answer_s, (self._link, self._news.link))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="stageflow-pools")
         self._reader = BookReader()
         self._is_ready = False
 
     async def change(self, decide: Callable[[PoolBook, float], T]) -> T:
         def do(connection: Connection) -> T:
-            with connection.transaction():
-                text = _text(_row(connection, _LOCK)[0])
-                (now_s,) = _row(connection, _NOW_S)  # after the lock: no earlier than others'
+            with connection.pipeline(), connection.transaction():
+                found, now_s = _row(connection, _LOCK)
+                text = _text(found)
                 book = PoolBook.loaded(text)
+                last_number = book.last_number
                 answer = decide(book, now_s)
                 changed = book.dumped()
                 if changed != text:
                     connection.execute(_WRITE, (changed,))
+                    self._tell(connection, book.granted_since(last_number))
             return answer
 
         return await self._in_thread(lambda: self._access.durably(Work(do)))
@@ -114,10 +121,33 @@ class PostgresPools:
 
         return await self._in_thread(lambda: self._access.durably(Work(do)))
 
+    async def listen(self, owner: str, wake: Callable[[], None]) -> bool:
+        loop = asyncio.get_running_loop()
+        if not self._news.is_heard(owner, loop):
+            self._news.unlisten()
+            await self._in_thread(lambda: self._news.open(owner))
+            try:
+                self._news.listen(loop, wake)
+            except NotImplementedError:  # a loop that can't watch a descriptor
+                return False
+        return True
+
+    def unlisten(self) -> None:
+        self._news.unlisten()
+
+    def _tell(self, connection: Connection, owners: Collection[str]) -> None:
+        """With the commit, whoever was given units hears of it."""
+        channels = [self._news.channel(each) for each in owners if each != self._news.owner]
+        if channels:
+            connection.execute(_NOTIFY, (channels,))
+
     async def close(self) -> None:
+        self._news.unlisten()
+
         def end() -> None:
             self._watch.stop()
             self._link.drop()
+            self._news.drop()
 
         await self._in_thread(end)
         self._thread.shutdown()
