@@ -137,6 +137,7 @@ class Driver:
         "bug",
         "caller",
         "context",
+        "cut_by_s",
         "deadline_in_s",
         "deadline_s",
         "deps",
@@ -317,6 +318,8 @@ class Driver:
         """True when everything that the run started has ended, as far as it could be."""
         self.over_by_s: float | None = None
         """On the loop's clock: when what is stopped will be killed; None while nothing ends."""
+        self.cut_by_s: float | None = None
+        """The same of the stage whose timeout ended the run; None when none did."""
         self.disturbed = False
         """True when some attempt was stopped: only then can stages have left tasks behind."""
         self.end: End | None = None
@@ -581,7 +584,8 @@ class Driver:
     async def _clean_up(self) -> None:
         """Nothing of this run is left behind, whatever ended it."""
         if self.scheduler.undoing is not None:
-            self.over_by_s = None  # the grace period that stopping began may be long over
+            # The grace period that stopping began may be long over.
+            self.over_by_s = self.cut_by_s = None
         try:
             if self._may_linger():
                 await self._end_tasks()
@@ -600,7 +604,13 @@ class Driver:
         return self.holds and self.identity.parent is None and (is_over or self.history is None)
 
     async def _end_tasks(self) -> None:
-        """Ends child runs and whatever else stages have left behind."""
+        """Ends child runs and whatever else stages have left behind.
+
+        A stage whose timeout ended the run has had a grace period, which is that of its tasks too:
+        else the caller would wait for two of them.
+        """
+        if self.over_by_s is None:
+            self.over_by_s = self.cut_by_s
         over_by_s = self._over_by_s()
         for child in [child for child in self.workers.values() if child is not None]:
             child.cancel(BY_PARENT[1], over_by_s=over_by_s)
@@ -811,7 +821,7 @@ class Driver:
                                 del self.attempts[number]
                             if attempt.why is not None:
                                 self.disturbed = True
-                                raise Stopped(attempt.why, raw)
+                                raise Stopped(attempt.why, raw, attempt.over_by_s)
                 except BaseException as raised:  # the stage boundary: it becomes the outcome
                     error = raised
                 now = time()
@@ -1080,6 +1090,8 @@ class Driver:
                     retryable=True,
                     cut_off=True,
                 )
+                if error is not None and scheduler.ending is not None:
+                    self.cut_by_s = error.over_by_s
             else:
                 if isinstance(error, asyncio.CancelledError):
                     failure = Failure(
@@ -1822,8 +1834,10 @@ def _overdue(node: Node, why: str) -> Failure:
 class Stopped(BaseException):
     """The engine stopped this attempt; `why` is "timeout", "heartbeat" or "stop"."""
 
-    def __init__(self, why: str, value: Any = MISSING) -> None:
+    def __init__(self, why: str, value: Any = MISSING, over_by_s: float | None = None) -> None:
         self.why = why
+        self.over_by_s = over_by_s
+        """When its grace period is over."""
         self.value = value
         """What the stage returned in spite of it."""
         super().__init__(why)
