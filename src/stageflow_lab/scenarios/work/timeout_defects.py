@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -47,15 +48,10 @@ def parent_process_killed_alone() -> Iterator[None]:
 def only_the_session_is_killed() -> Iterator[None]:
     """All that shares the child's session is ended; what has one of its own goes on."""
 
-    def members(self: Any) -> set[int]:
-        from stageflow.runtime.process_tree import _rows
-
-        return {row.pid for row in _rows() if row.session == self._root and row.state not in "ZX"}
-
-    original = processes.ProcessTree.members
+    members = processes.ProcessTree.members
 
     def own_session(self: Any) -> set[int]:
-        return (members(self) & original(self)) - {self._root}
+        return {pid for pid in members(self) if _session_of(pid) == self._root}
 
     with patched(processes.ProcessTree, "members", own_session):
         yield
@@ -129,6 +125,13 @@ def budget_of_its_own() -> Iterator[None]:
 
     with patched(driver.Driver, "run_child", run_freely):
         yield
+
+
+def _session_of(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None
 
 
 DEFECTS: Final[tuple[Sabotage, ...]] = (
