@@ -67,6 +67,7 @@ from stageflow.runtime.handle import Handle
 from stageflow.runtime.limits import Limits
 from stageflow.runtime.outcome import Candidate, NodeOutcome, Run, Undo
 from stageflow.runtime.pipeline import Pipeline, RunStream
+from stageflow.runtime.produced import Chunks
 from stageflow.runtime.runtime import Runtime
 from stageflow.runtime.stream import Emitted
 from stageflow.runtime.tenancy import AccessRefused, TenantRuntime
@@ -87,6 +88,7 @@ __all__ = [
     "Cache",
     "Candidate",
     "CantTell",
+    "Chunks",
     "CircuitBreaker",
     "Classification",
     "Connections",

@@ -140,3 +140,100 @@ async def test_a_place_offered_to_a_call_that_is_cancelled_goes_to_the_next() ->
     async with asyncio.timeout(5):
         await second
     assert first.cancelled()
+
+
+TREES = """
+import os, signal, subprocess, sys, time
+
+BELOW = '''
+import os, signal, sys, time
+pids = os.environ["PIDS"]
+if sys.argv[1] == "deaf":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if sys.argv[1] in ("deaf", "apart"):
+    os.setsid()
+open(f"{pids}/{os.getpid()}", "w").close()
+time.sleep(60)
+'''
+
+def start(how, env=None):
+    return subprocess.Popen([sys.executable, "-c", BELOW, how], env=env)
+
+def tree(x: int) -> int:
+    for how in ("below", "apart", "deaf"):
+        start(how)
+    start("apart", {"PIDS": os.environ["PIDS"]})
+    if os.fork() == 0:
+        start("deaf")
+        os._exit(0)
+    try:
+        time.sleep(60)
+    finally:
+        open(f"{os.environ['PIDS']}/cleaned", "w").close()
+    return x
+
+def leaves(x: int) -> int:
+    start("deaf")
+    while not os.listdir(os.environ["PIDS"]):
+        time.sleep(0.01)
+    return x
+
+def dies_above(x: int) -> int:
+    leaves(x)
+    os._exit(3)
+"""
+
+
+@pytest.fixture
+def trees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    (tmp_path / "trees_of_a_child.py").write_text(TREES)
+    (tmp_path / "pids").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PIDS", str(tmp_path / "pids"))
+    yield importlib.import_module("trees_of_a_child")
+    del sys.modules["trees_of_a_child"]
+
+
+def started(tmp_path: Path) -> list[int]:
+    return [int(each.name) for each in (tmp_path / "pids").iterdir() if each.name.isdigit()]
+
+
+def are_gone(pids: list[int]) -> bool:
+    """They may be zombies yet, of whoever reaps here."""
+    for pid in pids:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if state not in "ZX":
+            return False
+    return True
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="process trees are found in /proc")
+async def test_all_that_a_cancelled_stage_started_is_ended_and_its_cleanup_runs(
+    trees: ModuleType, runtime: Runtime, tmp_path: Path
+) -> None:
+    """Also what has a session or an environment of its own, is deaf, or has lost its parent."""
+    handle = desk(trees.tree, runtime).start(x=1)
+    until = time.monotonic() + 30
+    while len(started(tmp_path)) < 5 and time.monotonic() < until:
+        await asyncio.sleep(0.02)
+    pids = started(tmp_path)
+    assert len(pids) == 5
+    handle.cancel()
+    run = await handle
+    assert run.status == "cancelled" and run.quarantined == ()
+    assert are_gone(pids)
+    assert (tmp_path / "pids" / "cleaned").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="process trees are found in /proc")
+@pytest.mark.parametrize("name", ["leaves", "dies_above"])
+async def test_nothing_is_left_of_a_stage_that_has_ended(
+    trees: ModuleType, runtime: Runtime, tmp_path: Path, name: str
+) -> None:
+    run = await desk(getattr(trees, name), runtime).run(x=1)
+    assert run.is_ok == (name == "leaves")
+    pids = started(tmp_path)
+    assert len(pids) == 1 and are_gone(pids)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import sys
 import types
 import typing
@@ -20,6 +21,7 @@ from stageflow.graph.stage import (
     Stage,
     as_references,
     check_policies,
+    checked_heartbeat,
     checked_name,
     checked_priority,
     checked_timeout,
@@ -49,6 +51,8 @@ class StageOptions(TypedDict, total=False):
     """Node name; default: the function's name."""
     timeout: float
     """Seconds one attempt may take; default by kind; math.inf for none."""
+    heartbeat: float
+    """Seconds that one attempt may be silent: it gives signs of life by `ctx.heartbeat`."""
     retry: Retry
     after: Stage[..., Any] | str | Sequence[Stage[..., Any] | str]
     """Nodes that must have ended before, whose values are not needed."""
@@ -442,6 +446,7 @@ def _stage(
         returns=value_type(returns, mode),
         unresolved=unresolved,
         timeout_s=checked_timeout(options.get("timeout", kind.timeout_s), name),
+        heartbeat_s=checked_heartbeat(options.get("heartbeat", math.inf), name),
         retry=options.get("retry"),
         after=as_references(options.get("after", ())),
         when=options.get("when"),

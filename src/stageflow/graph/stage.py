@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -116,6 +117,8 @@ class Stage(Generic[P, T]):
     unresolved: str | None = None
     """Why annotations could not be resolved at decoration; tried again when a pipeline builds."""
     timeout_s: float = 0.0
+    heartbeat_s: float = math.inf
+    """Longest silence between two `ctx.heartbeat`; math.inf: it promises none."""
     retry: Retry | None = None
     after: tuple[Stage[..., Any] | str, ...] = ()
     when: BranchRef | None = None
@@ -261,6 +264,22 @@ def checked_timeout(timeout: float, name: str) -> float:
             fix="timeout=2.0",
         )
     return float(timeout)
+
+
+def checked_heartbeat(heartbeat: float, name: str) -> float:
+    """Seconds, positive; math.inf promises none. BuildError `policy.heartbeat` otherwise."""
+    is_number = isinstance(heartbeat, (int, float)) and not isinstance(heartbeat, bool)
+    if not is_number or not heartbeat > 0:
+        raise BuildError(
+            "policy.heartbeat",
+            f"the heartbeat of {name!r} is not a positive number of seconds",
+            node=name,
+            field="heartbeat",
+            expected="seconds > 0, longer than the longest silence that is normal",
+            got=repr(heartbeat)[:80],
+            fix="heartbeat=5.0",
+        )
+    return float(heartbeat)
 
 
 def checked_priority(priority: int, name: str) -> int:

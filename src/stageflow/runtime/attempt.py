@@ -74,9 +74,11 @@ class Attempt:
     """
 
     why: str | None = None
-    """Why it was asked to stop: "timeout" or "stop"; None while nobody has asked."""
+    """Why it was asked to stop: "timeout", "heartbeat" or "stop"; None while nobody has asked."""
     over_by_s = 0.0
     """On the loop's clock: when it will be killed, once it was asked to stop."""
+    silent_by_s: Callable[[], float] | None = None
+    """When it must have given its next sign of life; None when it promises none."""
     killed = False
     expired = False
     """Its time to stop is over, and it is only waiting for `child`: no further wait is its."""
@@ -106,6 +108,12 @@ class Attempt:
         self.loop = loop
         self.deadline_s = deadline_s
         self.task = asyncio.current_task(loop)
+
+    def due_s(self) -> float:
+        """When its driver will stop it, as things are."""
+        if self.silent_by_s is None:
+            return self.deadline_s
+        return min(self.deadline_s, self.silent_by_s())
 
     def stop(self, why: str, grace_s: float) -> None:
         """Ask it to stop; kill it `grace_s` later. The first reason counts."""

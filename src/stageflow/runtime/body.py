@@ -49,6 +49,8 @@ def begin(
         return asked(driver, node, arguments, started_s), None
     if stage.mode == "async":
         return function(**arguments), None
+    if stage.mode in ("generator", "async_generator"):
+        driver.begin_to_keep(node.index)
     if stage.mode == "async_generator":
         return _collect(driver, node, function(**arguments)), None
     if stage.place == "loop":
@@ -88,6 +90,7 @@ async def _collect(driver: Driver, node: Node, generator: AsyncGenerator[Any, An
     async with contextlib.aclosing(generator):
         async for item in generator:
             items.append(item)
+            driver.keep_item(node.index, item)
             await driver.emit(node.index, item)
     return items
 
@@ -96,6 +99,7 @@ async def _collect_inline(driver: Driver, node: Node, generator: Iterator[Any]) 
     items = []
     for item in generator:
         items.append(item)
+        driver.keep_item(node.index, item)
         await driver.emit(node.index, item)
         await asyncio.sleep(0)
     return items
@@ -108,7 +112,10 @@ def _collect_in_thread(
     attempt = driver.scheduler.attempt[node.index]
     with contextlib.closing(function(**arguments)) as generator:
         for item in generator:
-            if driver.is_stopping(node.index, attempt):
+            is_stopping = driver.is_stopping(node.index, attempt)
+            if not is_stopping or driver.scheduler.attempt[node.index] == attempt:
+                driver.keep_item(node.index, item)  # produced before the stage heard of its stop
+            if is_stopping:
                 break
             items.append(item)
             driver.emit_from_thread(node.index, item, attempt)

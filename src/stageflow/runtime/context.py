@@ -10,6 +10,7 @@ from stageflow.graph import Stage
 from stageflow.model.identity import Identity
 from stageflow.model.session import Session
 from stageflow.model.snapshot import ContextSnapshot
+from stageflow.model.values import thaw
 from stageflow.runtime.durable import do_step
 from stageflow.runtime.fanout import mapped
 from stageflow.runtime.locks import WAIT_S
@@ -70,6 +71,20 @@ class Context:
     def cancelled(self) -> bool:
         """True once this attempt is to stop: a sync stage in a long loop should look and return."""
         return self._driver.is_stopping(self._node, self.attempt)
+
+    def heartbeat(self, details: Any = None) -> None:
+        """A sign of life, for a stage with `heartbeat=`; from any thread, as often as you like.
+
+        `details`, such as how far the work is, are there for the next attempt in this process.
+        StageflowError `stage.no_heartbeat` from a stage that promises none.
+        """
+        self._driver.beat(self._node, self.attempt, details)
+
+    @property
+    def heartbeat_details(self) -> Any:
+        """What was given last with a heartbeat, by this attempt or one before it; else None."""
+        kept = self._driver.beats.details(self._node)
+        return None if kept is None else thaw(kept)
 
     @property
     def effect_key(self) -> str:
@@ -150,12 +165,15 @@ class Context:
         """Sends an item to the run's stream; waits while the reader is behind.
 
         An item of a guarded node is held until its guards allow the node's value. Without a
-        reader it goes nowhere. From a sync stage use `emit_from_thread`.
+        reader it goes nowhere; `run.chunks` has it should this attempt be cut off. From a sync
+        stage use `emit_from_thread`.
         """
+        self._driver.keep_item(self._node, item)
         await self._driver.emit(self._node, item)
 
     def emit_from_thread(self, item: Any) -> None:
         """`emit` for sync stages; blocks the thread while the reader is behind."""
+        self._driver.keep_item(self._node, item)
         self._driver.emit_from_thread(self._node, item, self.attempt)
 
     async def run(self, pipeline: Pipeline[O], /, *, key: str, **inputs: Any) -> O:

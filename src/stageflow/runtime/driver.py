@@ -21,6 +21,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,7 @@ from stageflow.runtime.deps import Fakes
 from stageflow.runtime.durable import StepResult
 from stageflow.runtime.events import EventType, RawEvent, Subscription
 from stageflow.runtime.failure import Failure, StageFailed, beside, failure_of
+from stageflow.runtime.heartbeat import Heartbeats, check_promised
 from stageflow.runtime.history import History
 from stageflow.runtime.inquiry import DidNotHappen
 from stageflow.runtime.labels import LabelFlow
@@ -55,6 +57,7 @@ from stageflow.runtime.lingering import RUN, end_lingering
 from stageflow.runtime.messages import Mailbox
 from stageflow.runtime.outcome import Candidate, Run, make_run
 from stageflow.runtime.pools import Precedence
+from stageflow.runtime.produced import NO_CHUNKS, Chunks, Produced
 from stageflow.runtime.ready import RankedReady
 from stageflow.runtime.retrying import refusal, verdict
 from stageflow.runtime.sealing import shredded
@@ -103,6 +106,7 @@ class Driver:
     """One run in this process. Made by `Runtime`, used once."""
 
     __slots__ = (
+        "_beats",
         "_cache_keys",
         "_candidates",
         "_due_wall_s",
@@ -114,6 +118,7 @@ class Driver:
         "_keys",
         "_late_attempts",
         "_originals",
+        "_produced",
         "_quarantined",
         "_questions",
         "_reasons",
@@ -132,6 +137,7 @@ class Driver:
         "bug",
         "caller",
         "context",
+        "cut_by_s",
         "deadline_in_s",
         "deadline_s",
         "deps",
@@ -150,6 +156,7 @@ class Driver:
         "inputs",
         "is_open",
         "is_over",
+        "keeps",
         "left",
         "limits",
         "loop",
@@ -185,6 +192,9 @@ class Driver:
     )
 
     held_items: dict[int, list[Any]] = made(dict)
+    produced: Produced = made(Produced)
+    """What running stages have yielded and emitted, and those that were cut off had."""
+    beats: Heartbeats = made(Heartbeats)
     redactions: dict[int, Any] = made(dict)
     """Gated node to the value a guard put in its place, until release."""
     candidates: dict[int, list[Candidate]] = made(dict)
@@ -308,6 +318,8 @@ class Driver:
         """True when everything that the run started has ended, as far as it could be."""
         self.over_by_s: float | None = None
         """On the loop's clock: when what is stopped will be killed; None while nothing ends."""
+        self.cut_by_s: float | None = None
+        """The same of the stage whose timeout ended the run; None when none did."""
         self.disturbed = False
         """True when some attempt was stopped: only then can stages have left tasks behind."""
         self.end: End | None = None
@@ -322,6 +334,9 @@ class Driver:
         self.time: Callable[[], float] = monotonic
         self.started_s = 0.0
         self.spreads = False
+        self.keeps = False
+        """Whether a stage has asked for its context or yields items: then `produced` and `beats`
+        may hold something."""
         self.is_open = False
         self.opened: asyncio.Future[None] | None = None
         """Done when what a run begins with is durable, or it is over before; None when nobody
@@ -566,7 +581,8 @@ class Driver:
     async def _clean_up(self) -> None:
         """Nothing of this run is left behind, whatever ended it."""
         if self.scheduler.undoing is not None:
-            self.over_by_s = None  # the grace period that stopping began may be long over
+            # The grace period that stopping began may be long over.
+            self.over_by_s = self.cut_by_s = None
         try:
             if self._may_linger():
                 await self._end_tasks()
@@ -585,7 +601,13 @@ class Driver:
         return self.holds and self.identity.parent is None and (is_over or self.history is None)
 
     async def _end_tasks(self) -> None:
-        """Ends child runs and whatever else stages have left behind."""
+        """Ends child runs and whatever else stages have left behind.
+
+        A stage whose timeout ended the run has had a grace period, which is that of its tasks too:
+        else the caller would wait for two of them.
+        """
+        if self.over_by_s is None:
+            self.over_by_s = self.cut_by_s
         over_by_s = self._over_by_s()
         for child in [child for child in self.workers.values() if child is not None]:
             child.cancel(BY_PARENT[1], over_by_s=over_by_s)
@@ -796,7 +818,7 @@ class Driver:
                                 del self.attempts[number]
                             if attempt.why is not None:
                                 self.disturbed = True
-                                raise Stopped(attempt.why, raw)
+                                raise Stopped(attempt.why, raw, attempt.over_by_s)
                 except BaseException as raised:  # the stage boundary: it becomes the outcome
                     error = raised
                 now = time()
@@ -846,6 +868,12 @@ class Driver:
         deadline_s = started_s + step.timeout_s
         attempt = Attempt(step.index, token, coroutine, context, self.loop, deadline_s)
         self.attempts[step.index] = attempt
+        if step.heartbeat_s < math.inf:
+            of = self.scheduler.attempt[step.index]
+            attempt.silent_by_s = partial(
+                self.beats.due_s, step.index, of, started_s, step.heartbeat_s
+            )
+            deadline_s = attempt.due_s()
         if deadline_s < self.alarm_s:
             self._set_alarm(deadline_s)
         return attempt
@@ -878,23 +906,26 @@ class Driver:
         """Stops the attempts whose time is over."""
         # The loop may call a moment early, by its clock's resolution.
         now_s = max(self.alarm_s, self.time())
-        due, next_s = [], math.inf
+        due: list[tuple[Attempt, str]] = []
+        next_s = math.inf
         for attempt in self.attempts.values():
             if attempt.why is None:
-                if attempt.deadline_s <= now_s:
-                    due.append(attempt)
+                if (due_s := attempt.due_s()) <= now_s:
+                    due.append((attempt, "timeout" if attempt.deadline_s <= now_s else "heartbeat"))
                 else:
-                    next_s = min(next_s, attempt.deadline_s)
+                    next_s = min(next_s, due_s)
         self._set_alarm(next_s)
-        for attempt in due:
+        for attempt, why in due:
             if self.spreads:  # simulated: the schedule chooses among timers of one moment
-                self.loop.call_soon(self._time_out, attempt)
+                self.loop.call_soon(self._time_out, attempt, why)
             else:
-                self._time_out(attempt)
+                self._time_out(attempt, why)
 
-    def _time_out(self, attempt: Attempt) -> None:
-        if self.attempts.get(attempt.node) is attempt:
-            attempt.stop("timeout", self.limits.grace_s)
+    def _time_out(self, attempt: Attempt, why: str) -> None:
+        if self.attempts.get(attempt.node) is attempt and attempt.why is None:
+            if why == "heartbeat":
+                reached("heartbeat_missed")
+            attempt.stop(why, self.limits.grace_s)
 
     def _crash(self, bug: BaseException) -> None:
         """The engine itself is wrong, or the journal refused: the run ends here, loudly."""
@@ -938,6 +969,9 @@ class Driver:
             actions = scheduler.completed(number, token, control[:2], stall)
         if actions is None:
             return self._was_late(step.node, token, payload)
+        if self.keeps:
+            self.produced.forget(number)
+            self.beats.forget(number)
         if control is not None:
             control.heed(self, step.node)
         attempt = scheduler.attempt[number]
@@ -1034,22 +1068,27 @@ class Driver:
         if isinstance(error, Stopped) and error.why == "stop":
             if node.retry is not None and node.retry.dependency is not None:
                 self.runtime.dependencies.left(node.retry.dependency, self.time())
+            is_current = scheduler.token[number] == token
             actions = scheduler.cancelled(number, token)
             status = "cancelled"
+            if actions is not None and is_current:
+                self._keep_chunks_of_cancelled(number, token)
         elif isinstance(error, DidNotHappen):
             actions = scheduler.not_happened(number, token)
             status = "not_happened"
         else:
             status = "failed"
             if error is None or isinstance(error, Stopped):
-                text = f"took longer than {node.timeout_s:g} s"
+                failure = _overdue(node, "timeout" if error is None else error.why)
                 actions = self._failed(
                     node,
                     token,
-                    Failure((node.name,), "timeout", "", text),
+                    failure,
                     retryable=True,
                     cut_off=True,
                 )
+                if error is not None and scheduler.ending is not None:
+                    self.cut_by_s = error.over_by_s
             else:
                 if isinstance(error, asyncio.CancelledError):
                     failure = Failure(
@@ -1123,14 +1162,25 @@ class Driver:
             fallback = self.nodes[node.fallback].name
             failure = beside(failure, self.failures[number], fallback)
         self.failures[number] = failure
+        chunks = self._chunks_of(number) if is_current else NO_CHUNKS
         if self.history is not None:
-            told = self.history.encode_failure(failure)
+            told = self.history.encode_failure(failure, chunks)
             self.history.attach(scheduler, token, told, "", self.taken_labels(number))
         if scheduler.status[number] in (NodeState.FAILED, NodeState.FALLING_BACK):
             inner = error.original if isinstance(error, StageFailed) else error
             if inner is not None:
                 self.originals.setdefault(number, inner.with_traceback(None))
         return actions
+
+    def _chunks_of(self, number: int) -> Chunks:
+        """What the attempt that gave no value had produced; from now on it is kept."""
+        return self.produced.end(number, self._kept) if self.keeps else NO_CHUNKS
+
+    def _keep_chunks_of_cancelled(self, number: int, token: int) -> None:
+        chunks = self._chunks_of(number)
+        if chunks.items and self.history is not None:
+            told = self.history.encode_chunks(chunks)
+            self.history.attach(self.scheduler, token, told, "", self.taken_labels(number))
 
     def _ended(
         self, node: Node, attempt: int, duration_s: float, status: str, actions: list[Action]
@@ -1341,6 +1391,7 @@ class Driver:
     def context_of(self, node: Node, started_s: float) -> Context:
         if self.flows:
             self.flow.reads(node.index, self.version)
+        self.begin_to_keep(node.index)
         deadline_s = started_s + node.timeout_s
         if self.deadline_s is not None and node.undoes is None:
             deadline_s = min(deadline_s, self.deadline_s)
@@ -1483,6 +1534,27 @@ class Driver:
         actions = self.answer(name, value, by=by, shown=shown)
         await self._done(actions)
         self._wake_worker()
+
+    def begin_to_keep(self, number: int) -> None:
+        """An attempt begins that may produce items or give signs of life."""
+        self.keeps = True
+        self.produced.begin(number)
+        self.beats.begin(number)
+
+    def keep_item(self, number: int, item: Any) -> None:
+        """What a stage has produced, should it be cut off. Threads call this, too.
+
+        Not of guarded nodes: their guards have not seen it."""
+        if not self.nodes[number].guards:
+            self.produced.add(number, item, self.limits.kept_items)
+
+    def beat(self, number: int, attempt_number: int, details: Any) -> None:
+        """A sign of life; of an attempt that counts no more it is none. Threads give them, too."""
+        stage = self.nodes[number].stage
+        check_promised(math.inf if stage is None else stage.heartbeat_s, self.nodes[number].name)
+        if self.scheduler.attempt[number] == attempt_number:
+            frozen = None if details is None else self.runtime.freezer.freeze(details)
+            self.beats.give(number, attempt_number, self.time(), frozen)
 
     async def emit(self, number: int, item: Any) -> None:
         """An item for the stream; held while guards have yet to allow the node's value."""
@@ -1780,11 +1852,21 @@ class Driver:
             subscription.push(event)
 
 
-class Stopped(BaseException):
-    """The engine stopped this attempt; `why` is "timeout" or "stop"."""
+def _overdue(node: Node, why: str) -> Failure:
+    if why == "heartbeat" and node.stage is not None:
+        text = f"gave no sign of life for {node.stage.heartbeat_s:g} s"
+    else:
+        text = f"took longer than {node.timeout_s:g} s"
+    return Failure((node.name,), why, "", text)
 
-    def __init__(self, why: str, value: Any = MISSING) -> None:
+
+class Stopped(BaseException):
+    """The engine stopped this attempt; `why` is "timeout", "heartbeat" or "stop"."""
+
+    def __init__(self, why: str, value: Any = MISSING, over_by_s: float | None = None) -> None:
         self.why = why
+        self.over_by_s = over_by_s
+        """When its grace period is over."""
         self.value = value
         """What the stage returned in spite of it."""
         super().__init__(why)

@@ -18,6 +18,7 @@ from stageflow.model.outputs import Allow, Block, Branch, Decision, Redact, Revi
 from stageflow.model.record import Record, RecordType
 from stageflow.model.values import Freezer, content_hash, thaw
 from stageflow.runtime.failure import Failure
+from stageflow.runtime.produced import NO_CHUNKS, Chunks
 from stageflow.runtime.sealing import RunSeal, is_shredded, shredded_inputs
 from stageflow.scheduler import Scheduler
 
@@ -190,8 +191,26 @@ class History:
         """Bytes of what a stage said about its skip or cancellation; None when it said nothing."""
         return self.plain({"reason": reason}) if reason else None
 
-    def encode_failure(self, failure: Failure) -> bytes:
-        """Bytes of a failure; data that can't be encoded is replaced by its type's name."""
+    def encode_chunks(self, chunks: Chunks) -> bytes:
+        """Bytes of what a cancelled stage had produced."""
+        return self.plain({"reason": "", **self._told(chunks)})
+
+    def _told(self, chunks: Chunks) -> dict[str, Any]:
+        if not chunks.items:
+            return {}
+        return {"chunks": [self._plainly(one) for one in chunks.items], "more": chunks.left_out}
+
+    def _plainly(self, item: Any) -> Any:
+        """What can't be encoded is replaced by its type's name."""
+        try:
+            self.plain(item)
+        except Exception:  # the stage's own data may be anything; the rest must be kept
+            return f"<{type(item).__name__}>"
+        return item
+
+    def encode_failure(self, failure: Failure, chunks: Chunks = NO_CHUNKS) -> bytes:
+        """Bytes of a failure, and of what was produced before it; data that can't be encoded is
+        replaced by its type's name."""
         kept: dict[str, Any] = {
             "path": list(failure.path),
             "reason": failure.reason,
@@ -199,6 +218,7 @@ class History:
             "message": failure.message,
             "traceback": failure.traceback,
             "data": failure.data,
+            **self._told(chunks),
         }
         if failure.retries:
             kept["retries"] = True
@@ -339,6 +359,15 @@ def decode_failure(record: Record) -> Failure | None:
         kept.get("retries", False),
         kept.get("final", ""),
     )
+
+
+def decode_chunks(record: Record) -> Chunks:
+    """What a stage that gave no value had produced."""
+    is_ended = record.data.get("status") in ("failed", "cancelled")
+    if not is_ended or record.payload is None or is_shredded(record):
+        return NO_CHUNKS
+    kept = thaw(contract_of(PLAIN).decode(record.payload))
+    return Chunks(tuple(kept.get("chunks", ())), kept.get("more", 0))
 
 
 def decode_reason(record: Record) -> str:

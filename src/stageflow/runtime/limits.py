@@ -18,6 +18,9 @@ class Limits:
     """How long a cancelled stage may clean up before it is killed or quarantined."""
     threads: int = field(default_factory=_threads)
     """Sync stages that run at once."""
+    stuck_threads: int | None = None
+    """Threads that may be held by stages whose time is over before further sync stages are refused
+    (`stage.threads_stuck`); None: all of `threads`."""
     processes: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Stages with place="process" that run at once."""
     pool_waiters: int = 10_000
@@ -35,6 +38,9 @@ class Limits:
     """How deep pipelines may be nested by ctx.run."""
     stream_items: int = 64
     """Items a stream holds before its producer waits."""
+    kept_items: int = 10_000
+    """Items that are kept of what a stage produces, should it be cut off; `run.chunks` says how
+    many it had produced past these."""
     held_items: int = 10_000
     """Items of a guarded node that wait for its guards; past it the stage fails."""
     slice_s: float = 0.005

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from stageflow.model.session import Seen
 from stageflow.model.snapshot import ContextSnapshot
 from stageflow.model.values import thaw
 from stageflow.runtime.failure import Failure, StageFailed
+from stageflow.runtime.produced import NO_CHUNKS, Chunks
 from stageflow.scheduler import Cause, NodeState, Program, Scheduler, Stand, in_doubt, stands_of
 
 if TYPE_CHECKING:
@@ -86,6 +88,7 @@ class Run(Generic[O]):
         "_bag",
         "_candidates",
         "_causes",
+        "_chunks",
         "_durations",
         "_identity",
         "_inputs",
@@ -140,7 +143,9 @@ class Run(Generic[O]):
         session: Seen | None = None,
         undo: Undo | None = None,
         labels: Mapping[int, Labels],
+        chunks: Mapping[int, Chunks],
     ) -> None:
+        self._chunks = chunks
         self._labels = labels
         self._program = program
         self._identity = identity
@@ -254,6 +259,14 @@ class Run(Generic[O]):
         MISSING in a run read from a journal that has shredded them."""
         kept = self._candidates.get(self._program.plan.find(key), [])
         return [replace(one, value=thaw(one.value)) for one in kept]
+
+    def chunks(self, key: Stage[..., Any] | str) -> Chunks:
+        """What a node that has no value had yielded and emitted before it failed, ran out of time
+        or was cancelled: of its last attempt that produced anything. None of guarded nodes, whose
+        guards never saw it. Read from a journal, items that are not plain are their types' names.
+        """
+        kept = self._chunks.get(self._program.plan.find(key), NO_CHUNKS)
+        return replace(kept, items=tuple(copy.deepcopy(item) for item in kept.items))
 
     def stall(self, key: Stage[..., Any] | str) -> Stall | None:
         """Why the loop of a node was given up before `revisions=`; None when it was not."""
@@ -434,6 +447,7 @@ def make_run(driver: Driver) -> Run[Any]:
         session=driver.session,
         undo=_undo_of(scheduler),
         labels=driver.released_labels(),
+        chunks=driver.produced.cut if driver.keeps or driver.recovered else {},
     )
 
 

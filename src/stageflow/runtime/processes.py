@@ -1,23 +1,35 @@
 """Stages with place="process": plain functions run in child processes that can be killed.
 
-One child serves one call at a time; a call that is cancelled kills its child, so that nothing of
-the stage is left. Functions travel as `module:qualname`, arguments and results as pickles between
-two processes of this program (never through a journal).
+One child serves one call at a time. A call that is cancelled ends its child and whatever that
+started: all are told to end (SIGTERM, of which the stage's `finally` blocks hear as SystemExit),
+and killed after half of the grace period, so that nothing of the stage is left. What a call that
+has returned leaves running is ended as well.
+
+Functions travel as `module:qualname`, arguments and results as pickles between two processes of
+this program (never through a journal).
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import secrets
+import signal
 import struct
 import sys
-from typing import Any
+from typing import Any, Final
 
 from stageflow.graph import Stage
 from stageflow.model.errors import BuildError, StageflowError
+from stageflow.model.marks import reached
 from stageflow.runtime.pools import Pools, Precedence
+from stageflow.runtime.process_tree import MARK, ProcessTree
 from stageflow.scheduler import RankedLine, Supply
 
 _HEADER = struct.Struct("!Q")
+_SWEEPS_MAX: Final = 200
+"""How often processes are looked for that may have been started while others were killed."""
+_SWEEP_S: Final = 0.005
 
 
 def check_portable(stage: Stage[..., Any], pipeline: str) -> None:
@@ -44,13 +56,14 @@ def address_of(stage: Stage[..., Any]) -> str:
 
 
 class _Child:
-    """One child process and its pipes."""
+    """One child process, its pipes, and what it started."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, loop: asyncio.AbstractEventLoop
+        self, process: asyncio.subprocess.Process, mark: str, loop: asyncio.AbstractEventLoop
     ) -> None:
         self.process = process
         self.loop = loop
+        self.tree = ProcessTree(process.pid, mark)
 
     async def call(self, message: bytes) -> tuple[bool, Any]:
         import pickle  # for stages with place="process" only
@@ -63,22 +76,47 @@ class _Child:
         answer: tuple[bool, Any] = pickle.loads(await reader.readexactly(size))
         return answer
 
+    async def end(self, grace_s: float) -> None:
+        """Tells all of it to end, and kills after `grace_s` what has not."""
+        try:
+            if self.process.returncode is None:
+                if self.tree.tell(signal.SIGTERM):
+                    reached("process_tree_ended")
+                self.process.terminate()
+                # It goes when all that it started has gone: until then it is their reaper.
+                waiting = asyncio.ensure_future(self.process.wait())
+                try:
+                    await asyncio.wait([waiting], timeout=grace_s)
+                finally:
+                    waiting.cancel()
+            for _ in range(_SWEEPS_MAX):
+                if not self.tree.tell(signal.SIGKILL):
+                    break
+                await asyncio.sleep(_SWEEP_S)
+        finally:
+            self.kill()
+
     def kill(self) -> None:
+        """Kills all of it, now."""
+        self.tree.tell(signal.SIGKILL)
         if self.process.returncode is None:
             self.process.kill()
+            self.tree.tell(signal.SIGKILL)  # what was started meanwhile
 
 
 class ProcessPool:
     """At most `processes_max` children at once; idle ones are kept for the next call. Calls wait
-    in line as for a pool; `pools` say what is lent to whom."""
+    in line as for a pool; `pools` say what is lent to whom. A child that is to end has half of
+    `grace_s`, so that the other half is left for what follows."""
 
-    def __init__(self, processes_max: int, pools: Pools) -> None:
+    def __init__(self, processes_max: int, pools: Pools, grace_s: float = 0.0) -> None:
+        self._grace_s = grace_s / 2
         self._pools = pools
         self.supply = Supply[Any]("processes", processes_max, RankedLine(pools.weights))
         self._idle: list[_Child] = []
 
     async def call(self, address: str, arguments: dict[str, Any], precedence: Precedence) -> Any:
-        """The function's result; its exception when it raised. Cancelling kills the child."""
+        """The function's result; its exception when it raised. Cancelling ends the child."""
         task = await self._pools.slot(self.supply, precedence)
         import pickle  # for stages with place="process" only
 
@@ -96,14 +134,17 @@ class ProcessPool:
                     got=f"exit status {code}",
                     fix="look for a crash in native code, a kill for memory, or os._exit",
                 ) from None
-            self._idle.append(child)
-            child = None
+            if not child.tree.has_children():
+                self._idle.append(child)
+                child = None
         finally:
-            if child is not None:
-                child.kill()
-                # Reaped here: a killed child must not outlive the run as a zombie.
-                await asyncio.shield(child.process.wait())
-            self._pools.give_back(self.supply, task)
+            try:
+                if child is not None:
+                    await child.end(self._grace_s)
+                    # Reaped here: a killed child must not outlive the run as a zombie.
+                    await asyncio.shield(child.process.wait())
+            finally:
+                self._pools.give_back(self.supply, task)
         if worked:
             return result
         raise result
@@ -122,11 +163,14 @@ class ProcessPool:
             child = self._idle.pop()
             if child.loop is loop and child.process.returncode is None:
                 return child
+        mark = secrets.token_hex(8)
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "stageflow.runtime.child",
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, MARK: mark},
+            start_new_session=True,
         )
-        return _Child(process, loop)
+        return _Child(process, mark, loop)

@@ -21,6 +21,7 @@ from stageflow.runtime.durable import StepResult
 from stageflow.runtime.events import EventType, Subscription
 from stageflow.runtime.history import (
     History,
+    decode_chunks,
     decode_failure,
     decode_inputs,
     decode_reason,
@@ -310,6 +311,11 @@ def _restore(driver: Driver, loaded: LoadedRun) -> None:
         if record.type is not RecordType.OUTCOME:
             continue
         node = plan.nodes[number]
+        chunks = decode_chunks(record)
+        if chunks.items:
+            driver.produced.cut[number] = chunks
+        elif record.is_accepted:
+            driver.produced.cut.pop(number, None)
         reason = decode_reason(record)
         if reason:
             driver.reasons[number] = reason

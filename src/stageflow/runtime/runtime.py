@@ -135,8 +135,8 @@ class Runtime:
         # Before anything is opened that a mistake here would leave open.
         self.pools = Pools({} if pools is None else pools, limits=self.limits, weights=weights)
         """What `ctx.pool` gives; `pools.deadlocks` are the last that were found."""
-        self.threads = ThreadPool(self.limits.threads, self.pools)
-        self.processes = ProcessPool(self.limits.processes, self.pools)
+        self.threads = ThreadPool(self.limits.threads, self.pools, self.limits.stuck_threads)
+        self.processes = ProcessPool(self.limits.processes, self.pools, self.limits.grace_s)
         self.waits = self.pools.waits
         """Who waits for whom."""
         shared = [name for name, each in (pools or {}).items() if isinstance(each, SharedPool)]

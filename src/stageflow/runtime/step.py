@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from stageflow.graph import Node, Plan, Source
@@ -17,6 +18,7 @@ class Step:
         "decides",
         "dependency",
         "function",
+        "heartbeat_s",
         "index",
         "is_async",
         "is_cached",
@@ -57,6 +59,7 @@ class Step:
         """What it calls, and shares a budget and a circuit for."""
         self.decides = node.kind in (Kind.GUARD, Kind.ROUTE)
         self.timeout_s = node.timeout_s
+        self.heartbeat_s = math.inf if node.stage is None else node.stage.heartbeat_s
 
 
 class Compiled(Program):

@@ -88,11 +88,12 @@ class _Jobs(RankedLine[Any]):
 class ThreadPool:
     """Runs calls in at most `threads_max` threads; further calls wait in line.
 
-    `pools` say what is lent to whom.
+    `pools` say what is lent to whom. While `stuck_max` threads are stuck, calls are refused.
     """
 
-    def __init__(self, threads_max: int, pools: Pools) -> None:
+    def __init__(self, threads_max: int, pools: Pools, stuck_max: int | None = None) -> None:
         self._threads_max = threads_max
+        self._stuck_max = threads_max if stuck_max is None else min(stuck_max, threads_max)
         self._inheritance = pools.inheritance
         self._lock = threading.RLock()
         self._wake = threading.Condition(self._lock)
@@ -115,7 +116,8 @@ class ThreadPool:
     ) -> Any:
         """The call's result. Cancelling drops it when it has not begun; else the caller waits for
         the thread and throws its result away. A thread whose caller is killed before it is back is
-        stuck until it returns."""
+        stuck until it returns. StageflowError `stage.threads_stuck` when too many are."""
+        self._check_stuck()
         loop = asyncio.get_running_loop()
         simulated = is_simulated(loop)
         if simulated and self.simulated_s is None:
@@ -137,6 +139,17 @@ class ThreadPool:
                 self._abandon(job)
                 _leave(job)
             raise
+
+    def _check_stuck(self) -> None:
+        if self.stuck >= self._stuck_max:
+            reached("thread_refused")
+            raise StageflowError(
+                "stage.threads_stuck",
+                "too many threads are held by stages whose time was over long ago",
+                expected=f"fewer than {self._stuck_max} of {self._threads_max} threads stuck",
+                got=f"{self.stuck} stuck",
+                fix="look at ctx.cancelled in long loops, or use place='process' for what can't",
+            )
 
     async def _answer(self, job: _Job) -> Any:
         try:
