@@ -217,7 +217,7 @@ async def test_all_that_a_cancelled_stage_started_is_ended_and_its_cleanup_runs(
     """Also what has a session or an environment of its own, is deaf, or has lost its parent."""
     handle = desk(trees.tree, runtime).start(x=1)
     until = time.monotonic() + 30
-    while len(started(tmp_path)) < 5 and time.monotonic() < until:
+    while len(started(tmp_path)) < 5 and time.monotonic() < until:  # noqa: ASYNC110  (files of other processes)
         await asyncio.sleep(0.02)
     pids = started(tmp_path)
     assert len(pids) == 5

@@ -50,7 +50,7 @@ def begin(
     if stage.mode == "async":
         return function(**arguments), None
     if stage.mode in ("generator", "async_generator"):
-        driver.begin_to_keep(node.index)
+        driver.begin_anew(node.index)
     if stage.mode == "async_generator":
         return _collect(driver, node, function(**arguments)), None
     if stage.place == "loop":

@@ -335,8 +335,8 @@ class Driver:
         self.started_s = 0.0
         self.spreads = False
         self.keeps = False
-        """Whether a stage has asked for its context or yields items: then `produced` and `beats`
-        may hold something."""
+        """Whether a stage has produced an item or given a sign of life: then `produced` and
+        `beats` may hold something."""
         self.is_open = False
         self.opened: asyncio.Future[None] | None = None
         """Done when what a run begins with is durable, or it is over before; None when nobody
@@ -1391,7 +1391,7 @@ class Driver:
     def context_of(self, node: Node, started_s: float) -> Context:
         if self.flows:
             self.flow.reads(node.index, self.version)
-        self.begin_to_keep(node.index)
+        self.begin_anew(node.index)
         deadline_s = started_s + node.timeout_s
         if self.deadline_s is not None and node.undoes is None:
             deadline_s = min(deadline_s, self.deadline_s)
@@ -1535,17 +1535,18 @@ class Driver:
         await self._done(actions)
         self._wake_worker()
 
-    def begin_to_keep(self, number: int) -> None:
-        """An attempt begins that may produce items or give signs of life."""
-        self.keeps = True
-        self.produced.begin(number)
-        self.beats.begin(number)
+    def begin_anew(self, number: int) -> None:
+        """An attempt begins: what the one before it produced, and its signs of life, are past."""
+        if self.keeps:
+            self.produced.begin(number)
+            self.beats.begin(number)
 
     def keep_item(self, number: int, item: Any) -> None:
         """What a stage has produced, should it be cut off. Threads call this, too.
 
         Not of guarded nodes: their guards have not seen it."""
         if not self.nodes[number].guards:
+            self.keeps = True
             self.produced.add(number, item, self.limits.kept_items)
 
     def beat(self, number: int, attempt_number: int, details: Any) -> None:
@@ -1554,6 +1555,7 @@ class Driver:
         check_promised(math.inf if stage is None else stage.heartbeat_s, self.nodes[number].name)
         if self.scheduler.attempt[number] == attempt_number:
             frozen = None if details is None else self.runtime.freezer.freeze(details)
+            self.keeps = True
             self.beats.give(number, attempt_number, self.time(), frozen)
 
     async def emit(self, number: int, item: Any) -> None:
