@@ -6,6 +6,7 @@ import asyncio
 import math
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -85,7 +86,7 @@ async def test_of_a_guarded_stage_nothing_is_told_that_its_guards_have_not_seen(
 
 async def test_a_sync_generator_keeps_what_it_yielded() -> None:
     @transform(timeout=0.2)
-    def endless(x: int) -> Stream[int]:
+    def endless(x: int) -> Iterator[int]:
         for number in range(10_000):
             yield number
             time.sleep(0.01)

@@ -27,9 +27,10 @@ from stageflow.runtime.process_tree import MARK, ProcessTree
 from stageflow.scheduler import RankedLine, Supply
 
 _HEADER = struct.Struct("!Q")
-_SWEEPS_MAX: Final = 200
+_SWEEPS_MAX: Final = 20
 """How often processes are looked for that may have been started while others were killed."""
 _SWEEP_S: Final = 0.005
+_SWEEP_S_MAX: Final = 0.1
 
 
 def check_portable(stage: Stage[..., Any], pipeline: str) -> None:
@@ -89,10 +90,11 @@ class _Child:
                     await asyncio.wait([waiting], timeout=grace_s)
                 finally:
                     waiting.cancel()
-            for _ in range(_SWEEPS_MAX):
+            for sweep in range(_SWEEPS_MAX):
                 if not self.tree.tell(signal.SIGKILL):
                     break
-                await asyncio.sleep(_SWEEP_S)
+                # A look at all processes costs the loop some milliseconds.
+                await asyncio.sleep(min(_SWEEP_S * 2**sweep, _SWEEP_S_MAX))
         finally:
             self.kill()
 

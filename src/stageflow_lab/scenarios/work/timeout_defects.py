@@ -7,7 +7,16 @@ import os
 from collections.abc import Iterator
 from typing import Any, Final
 
-from stageflow.runtime import attempt, driver, heartbeat, processes, produced, threads
+from stageflow.runtime import (
+    attempt,
+    driver,
+    heartbeat,
+    history,
+    process_tree,
+    processes,
+    produced,
+    threads,
+)
 
 from ...sabotage import Sabotage, patched, sabotage
 
@@ -48,12 +57,12 @@ def parent_process_killed_alone() -> Iterator[None]:
 def only_the_session_is_killed() -> Iterator[None]:
     """All that shares the child's session is ended; what has one of its own goes on."""
 
-    members = processes.ProcessTree.members
+    members = process_tree.ProcessTree.members
 
     def own_session(self: Any) -> set[int]:
         return {pid for pid in members(self) if _session_of(pid) == self._root}
 
-    with patched(processes.ProcessTree, "members", own_session):
+    with patched(process_tree.ProcessTree, "members", own_session):
         yield
 
 
@@ -71,7 +80,7 @@ def chunks_thrown_away() -> Iterator[None]:
 @sabotage(metric="chunks_kept")
 def chunks_not_journalled() -> Iterator[None]:
     """They are in the account that the caller gets, and not in the journal's."""
-    with patched(driver.History, "_told", lambda self, chunks: {}):
+    with patched(history.History, "_told", lambda self, chunks: {}):
         yield
 
 

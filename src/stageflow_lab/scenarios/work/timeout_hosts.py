@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from stageflow import Context, Stream, work
+from stageflow import Context, work
 
 from .timeout_case import Case, Tool
 from .timeout_tools import Make
@@ -56,7 +56,7 @@ def looks_when_asked(case: Case) -> Tool:
 def stream_in_thread(case: Case) -> Tool:
     """Yields and yields, in a thread."""
 
-    def body() -> Stream[int]:
+    def body() -> Iterator[int]:
         until_s = time.monotonic() + case.hang_s
         try:
             while time.monotonic() < until_s:

@@ -7,7 +7,7 @@ import itertools
 import os
 import random
 import signal
-import time
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ ROUND: Final = 30
 REAL_TIMEOUT_S: Final = 1.5
 REAL_GRACE_S: Final = 1.5
 STUCK_MAX: Final = 2
+STUCK_S: Final = 60.0
 LOOK_EVERY_S: Final = 0.02
 
 
@@ -176,15 +177,20 @@ async def _stuck(seed: int) -> list[str]:
     """Why each of some calls failed, that one after another hold a thread for ever."""
     wait_s = 0.02 + random.Random(seed).random() / 50
 
+    free = threading.Event()
+
     def body() -> str:
-        time.sleep(2.0)
+        free.wait(STUCK_S)
         return "late"
 
     made = work(name="tool", timeout=wait_s, keyed=True)(body)
     limits = Limits(threads=2 * STUCK_MAX, stuck_threads=STUCK_MAX, grace_s=wait_s)
     async with Runtime(limits=limits) as runtime:
         pipeline = Pipeline("blocks", [made], outputs=made).using(runtime=runtime)
-        runs = [await pipeline.run() for _ in range(STUCK_MAX + 2)]
+        try:
+            runs = [await pipeline.run() for _ in range(STUCK_MAX + 2)]
+        finally:
+            free.set()
     return [run.failures["tool"].reason for run in runs]
 
 
