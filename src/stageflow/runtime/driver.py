@@ -401,9 +401,7 @@ class Driver:
                 self.cancel("caller_cancelled")
             while self.end is None and self.bug is None:
                 try:
-                    # Awaited here and not in a method: a frame less for each level of nested runs.
-                    self.waiter = self.loop.create_future()
-                    await self.waiter
+                    await self._woken()
                 except asyncio.CancelledError:
                     cancelled = self.disturbed = True
                     self.cancel("caller_cancelled")
@@ -467,6 +465,11 @@ class Driver:
                 break  # raised again by result(), below
         task.result()
         return cancelled
+
+    async def _woken(self) -> None:
+        """Waits until the run is over, or the engine has failed."""
+        self.waiter = self.loop.create_future()
+        await self.waiter
 
     async def _prepare(self) -> None:
         """What a run needs before its first stage and has to wait for."""
