@@ -19,6 +19,9 @@ from .quotas import KINDS, Kind
 ONCE: Final = 0.3
 """Share of requests that must not be sent again."""
 DEADLINE_S: Final = (0.3, 4.0)
+GIVEN_UP_S: Final = 10.0
+"""After its deadline a call that was told nothing is given up, and counts as told late: a limiter
+that does not look at deadlines may wait for hours."""
 SENT_S: Final = 0.005
 """Between the word that it may be sent and the sending."""
 PAUSE_S: Final = 0.25
@@ -91,9 +94,10 @@ async def work(
 
         counts["calls"] += 1
         try:
-            await limiter.call(
-                sent, client=client.name, deadline_s=deadline_s, repeatable=not identity
-            )
+            async with asyncio.timeout_at(deadline_s + GIVEN_UP_S):
+                await limiter.call(
+                    sent, client=client.name, deadline_s=deadline_s, repeatable=not identity
+                )
             counts["served"] += 1
             seen.served[client.kind.name][client.name] += 1
         except RateLimited as refused:
@@ -102,6 +106,8 @@ async def work(
                 counts["told_late"] += loop.time() > deadline_s + seen.grace_s
                 counts["exhausted"] += refused.is_exhausted
                 await asyncio.sleep(PAUSE_S)
+        except TimeoutError:
+            counts["told_late"] += 1
 
 
 async def work_all(
