@@ -30,6 +30,8 @@ class _Row(NamedTuple):
     state: str
     parent: int
     session: int
+    started: int
+    """In ticks since the machine's start."""
 
 
 def become_reaper() -> None:
@@ -46,10 +48,13 @@ class ProcessTree:
     def __init__(self, root: int, mark: str) -> None:
         self._root = root
         self._mark = f"{MARK}={mark}".encode()
+        row = _row(str(root))
+        self._since = 0 if row is None else row.started
+        """Nothing older than the root comes from it, and so need not be looked at closely."""
 
     def members(self) -> set[int]:
         """Those that live, `root` itself left out."""
-        rows = _rows()
+        rows = [row for row in _rows() if row.started >= self._since]
         found = {self._root}
         found.update(row.pid for row in rows if row.session == self._root)
         found.update(row.pid for row in rows if self._is_marked(row.pid))
@@ -90,12 +95,20 @@ class ProcessTree:
 
 
 def _rows() -> list[_Row]:
-    rows = []
-    for entry in _PROC.iterdir() if _PROC.is_dir() else ():
-        if not entry.name.isdigit():
-            continue
-        with suppress(OSError):
-            # The name stands in brackets, and may hold any character.
-            fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
-            rows.append(_Row(int(entry.name), fields[0], int(fields[1]), int(fields[3])))
-    return rows
+    try:
+        names = os.listdir(_PROC)  # noqa: PTH208  (it is quick)
+    except OSError:
+        return []
+    return [row for row in map(_row, filter(str.isdigit, names)) if row is not None]
+
+
+def _row(pid: str) -> _Row | None:
+    """None of a process that is gone."""
+    try:
+        with open(f"{_PROC}/{pid}/stat", "rb", buffering=0) as file:  # noqa: PTH123  (it is quick)
+            said = file.read(4_096)
+    except OSError:
+        return None
+    # The name stands in brackets, and may hold any character.
+    fields = said.rpartition(b")")[2].split()
+    return _Row(int(pid), fields[0].decode(), int(fields[1]), int(fields[3]), int(fields[19]))

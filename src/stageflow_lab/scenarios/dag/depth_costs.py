@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import tracemalloc
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from stageflow import Pipeline, Run, Runtime
 from stageflow.journal.journal import GroupCommit
 from stageflow.journal.memory import MemoryStore
 
+from ...heap import still_heap
 from ...history import History
 from ...ratio import timed_pairs
 from ...world import World
@@ -22,21 +22,6 @@ TIMES: Final = 10
 """How often the shallow chain runs while the deep one runs once: as many stages on both sides."""
 NEST_SHALLOW: Final = 20
 LETTERS: Final = 1_000
-
-
-@contextmanager
-def still_heap() -> Iterator[None]:
-    """What is alive now, pipelines too, is left out of garbage collections meanwhile.
-
-    How often and how long a full collection walks what was there before is settled by the heap,
-    not by the runs: what these make is collected as ever.
-    """
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def time_depths(world: World, history: History) -> None:

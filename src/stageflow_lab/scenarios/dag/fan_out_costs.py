@@ -9,10 +9,10 @@ import tracemalloc
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+from ...heap import still_heap
 from ...history import History
 from ...ratio import Clock, timed_pairs
 from ...world import World
-from .depth_costs import still_heap
 from .fan_out_runs import BODIES, MAP_AT_ONCE
 from .peer_process import Peer
 from .wide_fan_outs import Body, bare, fan_out, mapped, run_all
