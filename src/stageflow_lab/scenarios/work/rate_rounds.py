@@ -26,7 +26,7 @@ from .rate_defects import applied
 from .rated_clients import Reply, Seen, clients_of, work_all
 from .simulated_rates import together
 
-START_S: Final = 4.0
+START_S: Final = 8.0
 """Within which all processes are there."""
 GRACE_S: Final = 0.1
 """By which a refusal may be late, of a process that is not let run by others on its machine."""
