@@ -24,8 +24,8 @@ def _plain_decoders() -> tuple[Decode, Decode, type[Exception]]:
     """Read a FILL of a list, and of a dict; what they raise where an item is not plain."""
     import msgspec  # when first needed: importing the framework stays light
 
-    make, items = msgspec.msgpack.Decoder, list[_Plain]
-    lists, dicts = make(tuple[int, items]), make(tuple[int, items, items])
+    make = msgspec.msgpack.Decoder
+    lists, dicts = make(tuple[int, list[_Plain]]), make(tuple[int, list[_Plain], list[_Plain]])
     return lists.decode, dicts.decode, msgspec.ValidationError
 
 
