@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import struct
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, Final, NoReturn
 
 from stageflow.model.errors import ContractError
@@ -122,13 +123,13 @@ class ChunkReader:
 
 def checksum(previous: bytes, head: bytes, frame: bytes) -> bytes:
     """Of one chunk, after the one with checksum `previous`."""
-    digest = _loaded("xxhash").xxh3_128(previous)
-    digest.update(head)
+    digest = _loaded("xxhash").xxh3_128(previous + head)
     digest.update(frame)
     found: bytes = digest.digest()
     return found
 
 
+@cache
 def _loaded(name: str) -> Any:
     """A package of an extra of its own, loaded when first needed."""
     try:

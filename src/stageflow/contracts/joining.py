@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import cache
+from typing import Any, TypeAlias
 
 from stageflow.contracts.places import ANYWHERE, Place
 from stageflow.contracts.reading import Reader
@@ -14,12 +15,24 @@ from stageflow.model.boxes import Frozen
 from stageflow.model.values import Freezer
 
 _MISSING = object()
+Decode: TypeAlias = Callable[[bytes | memoryview], Any]
+_Plain: TypeAlias = str | float | int | bool | None
+
+
+@cache
+def _plain_decoders() -> tuple[Decode, Decode, type[Exception]]:
+    """Read a FILL of a list, and of a dict; what they raise where an item is not plain."""
+    import msgspec  # when first needed: importing the framework stays light
+
+    make = msgspec.msgpack.Decoder
+    lists, dicts = make(tuple[int, list[_Plain]]), make(tuple[int, list[_Plain], list[_Plain]])
+    return lists.decode, dicts.decode, msgspec.ValidationError
 
 
 class _Part:
     """A list, dict, text or bytes that is being filled."""
 
-    __slots__ = ("boxed", "items", "kind", "pairs", "place")
+    __slots__ = ("boxed", "is_plain", "items", "kind", "pairs", "place")
 
     def __init__(self, kind: int, place: Place) -> None:
         self.kind = kind
@@ -30,6 +43,8 @@ class _Part:
         """Of a dict."""
         self.boxed: list[Any] = []
         """Places or keys of the items that are boxes."""
+        self.is_plain = kind in (LIST, DICT)
+        """False once an item came that has to be looked at."""
 
     def whole(self) -> Any:
         """The canonical form, once nothing more comes."""
@@ -50,9 +65,7 @@ class Joiner:
     Raises LookupError, TypeError or ValueError for messages that do not fit the place.
     """
 
-    def __init__(
-        self, place: Place, freezer: Freezer, decode: Callable[[bytes | memoryview], Any]
-    ) -> None:
+    def __init__(self, place: Place, freezer: Freezer, decode: Decode) -> None:
         self._root = place
         self._freezer = freezer
         self._decode = decode
@@ -69,6 +82,8 @@ class Joiner:
 
     def feed(self, message: bytes | memoryview) -> None:
         """Takes the next message."""
+        if message[1] == FILL and self._open and self._filled(self._open[-1], message):
+            return
         kind, *rest = self._decode(message)
         if kind == FILL:
             self._fill(self._open[-1], *rest)
@@ -83,6 +98,23 @@ class Joiner:
             self.value = self._freezer.freeze(self._reader.read(rest[0], self._root))
         else:
             raise ValueError("not a message of a value")
+
+    def _filled(self, part: _Part, message: bytes | memoryview) -> bool:
+        """Whether all items of the message were plain, and are in the part now: the decoder tells
+        so as it reads, where asking each item for its type takes as long as reading it."""
+        if not part.is_plain:
+            return False
+        lists, dicts, refused = _plain_decoders()
+        try:
+            _, told, *keys = (lists if part.kind == LIST else dicts)(message)
+        except refused:
+            part.is_plain = False
+            return False
+        if part.kind == LIST:
+            part.items += told
+        else:
+            part.pairs.update(zip(*keys, told, strict=True))
+        return True
 
     def _fill(self, part: _Part, told: Any, keys: Any = ()) -> None:
         if part.kind == LIST:

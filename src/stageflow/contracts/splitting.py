@@ -39,12 +39,12 @@ GROWTH: Final = 100
 time that the whole takes, whatever the size."""
 _BATCH_MAX: Final = 65_536
 _SIZED: Final = frozenset({str, bytes})
-_SMALL_COST: Final = 36
+_SMALL_COST: Final = 24
 """What a number costs, and what anything costs beside its text, in bytes of text that take as long
 to write, pack and read."""
 _BOX_COST: Final = 4
 """The same of a byte that is written and read box by box."""
-_ODD_COST: Final = 1_500
+_ODD_COST: Final = 1_000
 """What an item costs besides that was tried as it is and could not be written so."""
 
 Messages = Generator[bytes, None, Any]
@@ -90,9 +90,12 @@ class Splitter:
         except RecursionError:
             raise undecodable_here("a value nested this deep", "deep nesting").error() from None
 
-    def _sent(self, kind: int, tell: Callable[..., Any], *given: Any) -> bytes:
-        """A message of what `tell` makes of a writer and what is `given`."""
-        for writer in (self._quick, self._careful):
+    def _sent(
+        self, kind: int, tell: Callable[..., Any], *given: Any, is_odd: bool = False
+    ) -> bytes:
+        """A message of what `tell` makes of a writer and what is `given`. `is_odd`: plain items,
+        some of which can't be written as they are."""
+        for writer in (self._careful,) if is_odd else (self._quick, self._careful):
             told = tell(writer, *given)
             message = [kind, *told] if type(told) is _Both else [kind, told]
             try:
@@ -102,7 +105,7 @@ class Splitter:
                     raise
             else:
                 is_text = kind == FILL and tell is Writer.item
-                cost = len(data) * (1 if is_text else _BOX_COST)
+                cost = len(data) * (1 if is_text or is_odd else _BOX_COST)
                 if writer is self._careful and isinstance(given[0], list):
                     cost += _ODD_COST * len(given[0])
                 self._count(data, cost)
@@ -205,20 +208,19 @@ class Splitter:
         self, tell: Callable[..., Any], items: list[Any], keys: list[Any] | None, *given: Any
     ) -> bytes | None:
         """A message of items; None when they are too much for one. Plain ones go as they are."""
-        limit = self.target * 5 // 4
-        kinds = set(map(type, items))
-        if keys is not None:
-            kinds |= set(map(type, keys))
-        if kinds <= PLAIN:
-            if _texts_weight(items, keys, kinds) > limit:
+        limit, is_odd = self.target * 5 // 4, False
+        kinds, key_kinds = set(map(type, items)), set(map(type, keys or ()))
+        if kinds <= PLAIN and key_kinds <= PLAIN:
+            if _texts_weight(items, kinds) + _texts_weight(keys or [], key_kinds) > limit:
                 return None
             try:
                 data: bytes = self._encode([FILL, items] if keys is None else [FILL, items, keys])
             except (OverflowError, UnicodeEncodeError):
                 # Huge integers and lone surrogates, which are not looked for at first.
-                odd = _ODD_COST * len(items) + _batch_weight(items, limit) * _BOX_COST
-                if odd > limit and len(items) > 1:
+                cost = _ODD_COST * len(items) + _batch_weight(items, limit)
+                if cost > limit and len(items) > 1:
                     return None
+                is_odd = True
             else:
                 singles = len(items) if keys is None else 2 * len(items)
                 self._count(data, len(data) + _SMALL_COST * singles)
@@ -227,7 +229,8 @@ class Splitter:
             _BOX_COST if len(items) == 1 else 1
         ) > limit:
             return None  # a single one may still be opened
-        return self._sent(FILL, tell, [self._frozen(item) for item in items], keys, *given)
+        held = [self._frozen(item) for item in items]
+        return self._sent(FILL, tell, held, keys, *given, is_odd=is_odd)
 
     def _frozen(self, item: Any) -> Any:
         return item if type(item) in PLAIN else self._freeze(item)
@@ -362,19 +365,13 @@ def _held(node: Any, cls: type) -> Any:
     return list(chain.from_iterable(parts(node)[2]))
 
 
-def _texts_weight(items: list[Any], keys: list[Any] | None, kinds: set[type]) -> int:
-    """Bytes in the texts of plain items and keys."""
-    total = 0
-    for group in (items, keys or ()):
-        if kinds <= _SIZED or (group is keys and str in kinds and type(keys[0]) is str):
-            try:
-                total += sum(map(len, group))
-                continue
-            except TypeError:
-                pass  # keys of several types
-        if not kinds.isdisjoint(_SIZED):
-            total += sum(len(item) for item in group if type(item) in _SIZED)
-    return total
+def _texts_weight(items: list[Any], kinds: set[type]) -> int:
+    """Bytes in the texts of plain items of these types."""
+    if kinds <= _SIZED:
+        return sum(map(len, items))
+    if kinds.isdisjoint(_SIZED):
+        return 0
+    return sum(len(item) for item in items if type(item) in _SIZED)
 
 
 def _batch_weight(batch: list[Any], limit: int) -> int:

@@ -19,6 +19,8 @@ from stageflow.model.values import Freezer
 
 BEGIN: Final = 5
 _LENGTH: Final = 4
+_WRITTEN_WHILE_PACKED: Final = 2
+"""How much cost of writing takes no longer than packing one byte of text."""
 
 Labelled = tuple[Any, Contract, Any]
 """A label of plain data, the contract, and the canonical value."""
@@ -33,19 +35,20 @@ def chunks(values: Iterable[Labelled], *, bytes_max: int) -> Iterator[bytes]:
 
     writer, splitter = ChunkWriter(), Splitter()
     waiting: list[bytes] = []
-    before = spent = 0
+    size = before = spent = turn = 0
     yield writer.begin()
     for label, contract, frozen in values:
         begins = msgspec.msgpack.encode([BEGIN, label, bytes.fromhex(contract.hash)])
         for message in _first(begins, splitter.messages(frozen, contract.place)):
             if splitter.written > bytes_max:
                 raise _too_large(label, splitter, bytes_max)
-            # Packing takes about as long as writing: a turn for each.
             if waiting and splitter.spent - spent > splitter.target:
-                yield b""
+                if size + (splitter.spent - turn) // _WRITTEN_WHILE_PACKED > splitter.target:
+                    yield b""  # packing is a turn of its own
                 yield writer.chunk(b"".join(waiting))
-                waiting, spent = [], before
+                waiting, size, spent, turn = [], 0, before, splitter.spent
             waiting += (len(message).to_bytes(_LENGTH, "big"), message)
+            size += len(message)
             before = splitter.spent
     if waiting:
         yield writer.chunk(b"".join(waiting))
