@@ -62,15 +62,12 @@ class Splitter:
         self._written = 0
         self.spent = 0
         """What all messages cost so far, in bytes of text."""
+        self.target = min(TARGET_MIN, TARGET_MAX)
+        """What a message should cost now."""
         self._closed = 0
         self.where: list[Any] = []
         """The path of the part opened last."""
         self._freeze = Freezer().freeze
-
-    @property
-    def target(self) -> int:
-        """What a message should cost now."""
-        return min(max(self.spent // GROWTH, TARGET_MIN), TARGET_MAX)
 
     def messages(self, frozen: Any, place: Place) -> Iterator[bytes]:
         """The messages of one value. ValueRefused `codec.undecodable` as Codec.encode says it."""
@@ -115,6 +112,7 @@ class Splitter:
     def _count(self, data: bytes, cost: int) -> None:
         self._written += len(data)
         self.spent += cost
+        self.target = min(max(self.spent // GROWTH, TARGET_MIN), TARGET_MAX)
 
     def _shrunk(self, node: Any, place: Place, path: list[Any]) -> Messages:
         """Messages of the large things in `node`; returns it with holes in their places."""
