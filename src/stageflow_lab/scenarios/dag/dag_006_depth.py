@@ -251,5 +251,4 @@ SCENARIO = Scenario(
     load=load,
     check=check,
     faults=("a stage that raises", "SIGKILL", "power loss of the simulated machine"),
-    wall_limit_s={"quick": 300.0, "full": 3_600.0, "soak": 9 * 3_600.0},
 )
