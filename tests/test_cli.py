@@ -196,6 +196,23 @@ def test_a_failed_run_is_shown_listed_and_resumed(
     assert f"run {run} of desk: ok" in Said(capsys, "show", run).out
 
 
+def test_runs_in_postgresql_are_sealed_with_the_key_file_that_is_named(
+    folder: Path, postgres_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = ("--journal", postgres_url)
+    without = Said(capsys, *RUN, *there)
+    assert without.status == 1 and "seal.no_keys" in without.err
+    (folder / "broken").touch()
+    failed = Said(capsys, *RUN, *there, "--keys", "k.key")
+    assert failed.status == 1 and "--keys k.key" in failed.err
+    assert (folder / "k.key").stat().st_mode & 0o777 == 0o600
+    (folder / "broken").unlink()
+    again = Said(capsys, "resume", run_id(failed), *there, "--keys", "k.key")
+    assert (again.status, again.out) == (0, "A A\n")
+    shown = Said(capsys, "show", run_id(failed), *there, "--keys", "other.key")
+    assert shown.status == 1 and "seal.key_file" in shown.err
+
+
 def test_a_blocked_run_names_its_guard(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = Said(capsys, "run", "clidesk:desk", "--input", "text=stupid", "--input", "times=1")
     assert said.status == 1 and "ended as blocked: guard:polite" in said.err

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from stageflow.answering import answer_of, asked_text, shown_text, text_of, when, whole_hash
+from stageflow.journal.opening import keeps_locks
 from stageflow.journal.store import SUSPENDED
 from stageflow.model.bag import MISSING
 from stageflow.model.errors import InputError, StageflowError
@@ -176,6 +177,9 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument(
             "--journal", metavar="URL", help="another journal, such as postgresql://host/database"
+        )
+        command.add_argument(
+            "--keys", metavar="FILE", help="the key that sealed values are wrapped by (KeyFile)"
         )
     for command in (runs, resume, waiting, signal_, settle, undo, show):
         command.add_argument(
@@ -474,8 +478,9 @@ def _given_pipeline(options: argparse.Namespace) -> Pipeline[Any] | None:
 
 def _runtime(options: argparse.Namespace) -> Runtime:
     if options.journal is not None:
-        return Runtime(journal=options.journal)
-    return Runtime.local(options.root)
+        locks = options.journal if keeps_locks(options.journal) else None
+        return Runtime(journal=options.journal, keys=options.keys, locks=locks)
+    return Runtime.local(options.root, keys=options.keys)
 
 
 def _existing(options: argparse.Namespace) -> Runtime:
@@ -628,6 +633,8 @@ def _where(options: argparse.Namespace) -> list[str]:
     where = [] if options.root == LOCAL_ROOT else ["--root", options.root]
     if options.journal is not None:
         where = ["--journal", _PASSWORD.sub("@", options.journal)]
+    if options.keys is not None:
+        where += ["--keys", options.keys]
     if getattr(options, "tenant", None) is not None:
         where += ["--tenant", options.tenant]
     pipeline = getattr(options, "pipeline", None)

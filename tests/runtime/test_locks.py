@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,31 @@ from stageflow import (
 from stageflow.journal.locks import Held, LockStore, MemoryLocks
 from stageflow.journal.sqlite_locks import SQLiteLocks
 
-STORES: dict[str, Any] = {
-    "memory": lambda folder: MemoryLocks(),
-    "sqlite": lambda folder: SQLiteLocks(folder / "locks.db"),
-}
+STORES = ("memory", "sqlite", "postgres")
+
+
+@pytest.fixture
+def stores(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[str], LockStore]:
+    """Makes stores of a kind, all over the same place where others can reach it."""
+
+    def make(kind: str) -> LockStore:
+        if kind == "memory":
+            return MemoryLocks()
+        if kind == "sqlite":
+            return SQLiteLocks(tmp_path / "locks.db")
+        url = request.getfixturevalue("postgres_url")  # skips where no server is
+        from stageflow.journal.postgres.locks import PostgresLocks
+
+        return PostgresLocks(url)
+
+    return make
 
 
 @pytest.mark.parametrize("store", STORES)
-async def test_a_store_gives_all_names_or_none(store: str, tmp_path: Path) -> None:
-    locks: LockStore = STORES[store](tmp_path)
+async def test_a_store_gives_all_names_or_none(
+    store: str, stores: Callable[[str], LockStore]
+) -> None:
+    locks = stores(store)
     await locks.drop("nobody")
     assert await locks.take(["a", "b"], "one") == {}
     assert await locks.take(["b", "c"], "two") == {"b": Held("one", 1)}
@@ -41,6 +58,86 @@ async def test_a_store_gives_all_names_or_none(store: str, tmp_path: Path) -> No
     assert await locks.take(["a", "b", "c"], "two") == {}
     assert await locks.look(["b"]) == {"b": Held("two", 3)}
     await locks.close()
+
+
+@pytest.mark.parametrize("store", STORES)
+async def test_names_and_holders_are_any_texts(
+    store: str, stores: Callable[[str], LockStore]
+) -> None:
+    locks = stores(store)
+    names = ["", "a\0b", "\u043a'", "%s", "A", "a"]
+    assert await locks.take(names, "one") == {}
+    assert await locks.look(names) == dict.fromkeys(names, Held("one", 1))
+    await locks.free({"nobody's": Held(None, 0), "a\0b": Held("two", 1), "a": Held("one", 1)})
+    assert [held.holder for held in (await locks.look(names)).values()] == ["one"] * 5 + [None]
+    await locks.close()
+
+
+@pytest.mark.parametrize("store", STORES[1:])
+async def test_two_processes_never_hold_one_name(
+    store: str, stores: Callable[[str], LockStore]
+) -> None:
+    """1 both take a and b, in opposite orders  2 one gets both names  3 it gives them back."""
+    one, two = stores(store), stores(store)
+
+    async def turns(locks: LockStore, who: str, names: list[str]) -> int:
+        got = 0
+        for _ in range(20):
+            others = await locks.take(names, who)
+            if others:
+                assert {held.holder for held in others.values()} == {
+                    "two" if who == "one" else "one"
+                }
+                continue
+            got += 1
+            assert {held.holder for held in (await locks.look(names)).values()} == {who}
+            await locks.drop(who)
+        return got
+
+    async with asyncio.TaskGroup() as group:
+        counts = [
+            group.create_task(turns(one, "one", ["a", "b"])),
+            group.create_task(turns(two, "two", ["b", "a"])),
+        ]
+    taken = sum(each.result() for each in counts)
+    assert await one.look(["a", "b"]) == dict.fromkeys("ab", Held(None, taken))
+    assert min(each.result() for each in counts) > 0 or taken == 20
+    await one.close()
+    await two.close()
+
+
+async def test_what_one_runtime_holds_in_postgresql_is_not_read_by_another(
+    postgres_url: str,
+) -> None:
+    held, go = asyncio.Event(), asyncio.Event()
+
+    @work
+    async def moved(ctx: Context) -> None:
+        await ctx.hold("a")
+        held.set()
+        await go.wait()
+
+    one = Runtime(journal=postgres_url, locks=postgres_url)
+    other = Runtime(journal=postgres_url, locks=postgres_url)
+    async with one, other:
+        handle = Pipeline("move", [moved]).using(runtime=one).start()
+        await held.wait()
+        with pytest.raises(RunError) as caught:
+            await other.clean_read(_nothing, "a", wait_s=0.05)
+        assert caught.value.code == "lock.busy"
+        go.set()
+        assert (await handle).status == "ok"
+        await other.clean_read(_nothing, "a", wait_s=5)
+
+
+def test_an_address_of_one_tenant_is_refused(postgres_url: str) -> None:
+    with pytest.raises(BuildError) as caught:
+        Runtime(journal=postgres_url, locks=f"{postgres_url}&tenant=acme")
+    assert caught.value.code == "lock.shared_scope"
+
+
+async def _nothing() -> None:
+    return None
 
 
 async def test_what_a_saga_holds_is_not_read_before_it_has_ended() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 from stageflow.journal.journal import GroupCommit, Journal
+from stageflow.journal.locks import LockStore
 from stageflow.journal.pools import PoolStore
 from stageflow.journal.store import Store
 from stageflow.model.errors import BuildError, JournalError
@@ -65,6 +67,25 @@ def _check_driver() -> None:
             got=str(error)[:200],
             fix="pip install 'stageflow[postgres]'",
         ) from error
+
+
+def keeps_locks(address: str) -> bool:
+    """Whether locks can be kept where the journal at `address` is: PostgreSQL, of all tenants."""
+    return address.startswith(_POSTGRES) and "tenant" not in dict(
+        parse_qsl(urlsplit(address).query)
+    )
+
+
+def lock_store(place: str | Path) -> LockStore:
+    """Where locks are kept: in PostgreSQL at that address, or in a SQLite file."""
+    if isinstance(place, str) and place.startswith(_POSTGRES):
+        _check_driver()
+        from stageflow.journal.postgres.locks import PostgresLocks
+
+        return PostgresLocks(place)
+    from stageflow.journal.sqlite_locks import SQLiteLocks  # not at `import stageflow`
+
+    return SQLiteLocks(place)
 
 
 def pool_store(place: Any) -> PoolStore | None:

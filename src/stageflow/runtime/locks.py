@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from stageflow.journal.locks import Held, LockStore, MemoryLocks
+from stageflow.journal.opening import lock_store
 from stageflow.journal.store import QUEUED, RUNNING, SUSPENDED
 from stageflow.model.errors import BuildError, JournalError, RunError
 
@@ -45,9 +46,7 @@ def opened(locks: LockStore | str | Path | None, *, is_durable: bool) -> LockSto
             got="a runtime that keeps runs in memory only",
             fix="Runtime(journal='runs.db', locks='locks.db'), or leave locks out",
         )
-    from stageflow.journal.sqlite_locks import SQLiteLocks  # not at `import stageflow`
-
-    return SQLiteLocks(locks)
+    return lock_store(locks)
 
 
 class Locks:

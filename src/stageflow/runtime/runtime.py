@@ -102,13 +102,13 @@ class Runtime:
     pool, or to a `SharedPool` for the runs of several processes, kept in `shared_pools`: an address
     of PostgreSQL or Redis, by default the journal's. Tenants that wait for
     one pool of this runtime, or for threads or processes, are served in the proportion of their
-    `weights`, 1 for those not named. `locks` is the path of a SQLite file, or a LockStore, in which
-    it is kept what `ctx.hold` holds, and only needed beside a journal. `dependencies` bounds what
-    stages with `Retry(dependency=...)` call: how much is retried, and when it is left alone. `keys`
-    wraps the keys with which a journal's payloads are sealed: `Keys`, the path of a KeyFile, or
-    UNSEALED; by default a file beside a SQLite journal (docs/sealing.md). `sealed` says which:
-    those that guards look at, or all. Close it (`async with`, or `aclose`) when it holds a journal,
-    deps or shared pools.
+    `weights`, 1 for those not named. `locks` is the path of a SQLite file, an address of
+    PostgreSQL, or a LockStore, where it is kept what `ctx.hold` holds; only needed beside a
+    journal. `dependencies` bounds what stages with `Retry(dependency=...)` call: how much is
+    retried, and when it is left alone. `keys` wraps the keys with which a journal's payloads are
+    sealed: `Keys`, the path of a KeyFile, or UNSEALED; by default a file beside a SQLite journal
+    (docs/sealing.md). `sealed` says which: those that guards look at, or all. Close it (`async
+    with`, or `aclose`) when it holds a journal, deps or shared pools.
     """
 
     def __init__(

@@ -7,33 +7,19 @@ ends by the server's clock. The tables lie beside the journal's and are made whe
 from __future__ import annotations
 
 import asyncio
-import zlib
 from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-import psycopg
-
 from stageflow.journal.pools import BookReader, PoolBook, Sight
-from stageflow.journal.postgres.access import Access, Connection, Work, translated, unreachable
+from stageflow.journal.postgres.access import Connection
 from stageflow.journal.postgres.address import Address, parsed
-from stageflow.journal.postgres.link import Link, Watch, is_lost
+from stageflow.journal.postgres.beside import Beside, made_for_every_tenant
 from stageflow.journal.postgres.news import News
-from stageflow.journal.postgres.schema import SEES_EVERY, prepare
 from stageflow.model.errors import BuildError
 
-_IS_THERE = "SELECT to_regclass('pool_book') IS NOT NULL"
-_TABLES = "".join(
-    f"""
-CREATE TABLE {table};
-ALTER TABLE {table.split()[0]} ENABLE ROW LEVEL SECURITY;
-ALTER TABLE {table.split()[0]} FORCE ROW LEVEL SECURITY;
-CREATE POLICY every_tenant ON {table.split()[0]} USING {SEES_EVERY} WITH CHECK {SEES_EVERY};"""
-    for table in (
-        "pool_book (id int PRIMARY KEY, book text NOT NULL)",
-        "pool_pictures (owner text PRIMARY KEY, picture text NOT NULL)",
-    )
-)
+_TABLES = made_for_every_tenant(
+    "pool_book", "id int PRIMARY KEY, book text NOT NULL"
+) + made_for_every_tenant("pool_pictures", "owner text PRIMARY KEY, picture text NOT NULL")
 """They name runs of all tenants, so a role of one tenant sees nothing of them."""
 _FIRST = "INSERT INTO pool_book VALUES (1, %s)"
 _NOW = "extract(epoch FROM clock_timestamp())::double precision"
@@ -72,13 +58,15 @@ class PostgresPools:
                 fix="Runtime(..., shared_pools='postgresql://host/database')",
             )
         self.lease_s = self._address.lease_s
-        self._link = Link(self._address, name="pools")
-        self._access = Access(self._link, away_s=self._address.away_s)
         self._news = News(self._address)
-        self._watch = Watch(self._address.answer_s, (self._link, self._news.link))
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="stageflow-pools")
+        self._tables = Beside(
+            self._address,
+            name="pools",
+            table="pool_book",
+            make=_make,
+            links=(self._news.link,),
+        )
         self._reader = BookReader()
-        self._is_ready = False
 
     async def change(self, decide: Callable[[PoolBook, float], T]) -> T:
         def do(connection: Connection) -> T:
@@ -94,14 +82,14 @@ class PostgresPools:
                     self._tell(connection, book.granted_since(last_number))
             return answer
 
-        return await self._in_thread(lambda: self._access.durably(Work(do)))
+        return await self._tables.durably(do)
 
     async def read(self) -> tuple[PoolBook, float]:
         def do(connection: Connection) -> tuple[PoolBook, float]:
             text, now_s = _row(connection, _READ)
             return self._reader.book(_text(text)), now_s
 
-        return await self._in_thread(lambda: self._access.durably(Work(do)))
+        return await self._tables.durably(do)
 
     async def sight(self, owner: str, picture: str) -> Sight:
         def do(connection: Connection) -> Sight:
@@ -119,13 +107,13 @@ class PostgresPools:
             living = {each: known[each] for each in known if each in book.leases}
             return Sight(now_s, book, living)
 
-        return await self._in_thread(lambda: self._access.durably(Work(do)))
+        return await self._tables.durably(do)
 
     async def listen(self, owner: str, wake: Callable[[], None]) -> bool:
         loop = asyncio.get_running_loop()
         if not self._news.is_heard(owner, loop):
             self._news.unlisten()
-            await self._in_thread(lambda: self._news.open(owner))
+            await self._tables.in_thread(lambda: self._news.open(owner))
             try:
                 self._news.listen(loop, wake)
             except NotImplementedError:  # a loop that can't watch a descriptor
@@ -143,45 +131,13 @@ class PostgresPools:
 
     async def close(self) -> None:
         self._news.unlisten()
+        await self._tables.close()
+        self._news.drop()
 
-        def end() -> None:
-            self._watch.stop()
-            self._link.drop()
-            self._news.drop()
 
-        await self._in_thread(end)
-        self._thread.shutdown()
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        """In order, and to its end, though the task be cancelled."""
-
-        def ready() -> T:
-            with translated("journal.write_failed"):
-                self._make_ready()
-                return work()
-
-        return await asyncio.get_running_loop().run_in_executor(self._thread, ready)
-
-    def _make_ready(self) -> None:
-        if self._is_ready:
-            return
-        self._watch.start()
-        try:
-            connection = self._link.open()
-            with self._link.awaited():
-                prepare(connection, self._address.schema)
-                with connection.transaction():
-                    key = zlib.crc32(f"stageflow pools {self._address.schema}".encode())
-                    connection.execute("SELECT pg_advisory_xact_lock(%s)", (key,))
-                    if not _row(connection, _IS_THERE)[0]:
-                        connection.execute(_TABLES.encode())
-                        connection.execute(_FIRST, (PoolBook().dumped(),))
-        except psycopg.Error as error:
-            self._link.drop()
-            if is_lost(error):
-                raise unreachable(error, away_s=self._address.away_s) from error
-            raise
-        self._is_ready = True
+def _make(connection: Connection) -> None:
+    connection.execute(_TABLES.encode())
+    connection.execute(_FIRST, (PoolBook().dumped(),))
 
 
 def _row(connection: Connection, statement: str) -> Any:
