@@ -1612,20 +1612,13 @@ class Driver:
         try:
             making = self._make_child(number, pipeline, key, inputs, deadline_s, again=again)
             child, first, is_cancelled = await making
-            task = self._start_child(number, child, first, caller)
-            assert child.left is not None, "it was started just now"
-            if is_cancelled:
-                child.left.cancel()
-            # As in `drive_child`: a call of that would be one more frame for each level.
-            try:
-                await child.left
-            except asyncio.CancelledError:
-                await self._end_child(number, child, task)
-                raise
+            run = await self.drive_child(
+                number, child, first, is_cancelled=is_cancelled, caller=caller
+            )
             if child.flows:
                 self.flows = True
                 self.flow.child_gave(number, child.flow.outputs())
-            return task.result()
+            return run
         finally:
             self.keys[number, key] = False
 
@@ -1738,9 +1731,10 @@ class Driver:
         first: list[Action] | None,
         *,
         is_cancelled: bool = False,
+        caller: asyncio.Task[Any] | None = None,
     ) -> Run[Any]:
         """Runs `child` to its end, for the stage of node `number`."""
-        task = self._start_child(number, child, first)
+        task = self._start_child(number, child, first, caller)
         assert child.left is not None, "it was started just now"
         if is_cancelled:
             child.left.cancel()
