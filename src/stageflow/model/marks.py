@@ -56,6 +56,9 @@ MARKS: Final[Mapping[str, str]] = MappingProxyType(
         "turn_made_to_wait": "a turn of a session was not let begin before its time",
         "thread_stuck": "a thread outlived the attempt it was working for",
         "unknown_append_found": "an append whose connection was lost turned out to be written",
+        "undo_conflict": "an undo met what somebody else had changed since, and left it as it was",
+        "undo_finished_for_another": "an undo that a dead process had begun was finished",
+        "undo_step_recovered": "a change that a dead process had begun was found out",
     }
 )
 """Every mark, and what having reached it means."""

@@ -49,6 +49,11 @@ class Context:
         return self._driver.snapshot(self._version)
 
     @property
+    def revision(self) -> int:
+        """1, or more when a guard asked for the node's value again; the same for every attempt."""
+        return self._driver.scheduler.revision[self._node]
+
+    @property
     def session(self) -> Session | None:
         """Earlier turns of the session that this run belongs to; None for a run of no session.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from stageflow.model.errors import BuildError
 from stageflow.model.marks import reached
+from stageflow.stages.work.holders import Holders, ProcessHolders
 from stageflow.stages.work.ledger import entry as machine
 from stageflow.stages.work.ledger.entry import (
     Claim,
@@ -21,8 +22,8 @@ from stageflow.stages.work.ledger.entry import (
     NotKnown,
     Replayed,
 )
-from stageflow.stages.work.ledger.holders import Holders, ProcessHolders
 from stageflow.stages.work.ledger.store import EffectStore
+from stageflow.stages.work.unbroken import to_its_end, unbroken
 
 T = TypeVar("T")
 _RENEWALS = 3
@@ -76,17 +77,14 @@ class Ledger:
 
     async def change(self, key: str, decide: Callable[..., tuple[EffectEntry | None, T]]) -> T:
         """One atomic step, finished even when the awaiting task is cancelled meanwhile."""
-        answer, cancelled = await _whole(self.store.change(key, decide))
-        if cancelled:
-            raise asyncio.CancelledError
-        return answer
+        return await to_its_end(self.store.change(key, decide))
 
     # -- what a stage does -------------------------------------------------------------------
 
     async def claim(self, key: str, *, fingerprint: str, holder: str, repeatable: bool) -> Claim:
         """Asks whether `holder` may cause the effect. A claim that nobody waits for is released."""
         decide = self._claiming(fingerprint=fingerprint, holder=holder, repeatable=repeatable)
-        answer, cancelled = await _whole(self.store.change(key, decide))
+        answer, cancelled = await unbroken(self.store.change(key, decide))
         if cancelled:
             if isinstance(answer, Granted):
                 await self.release(key, answer.fence, may_change=True)
@@ -116,10 +114,7 @@ class Ledger:
             )
             return done, Replayed(outcome)
 
-        answer, cancelled = await _whole(self.store.change_within(key, within))
-        if cancelled:
-            raise asyncio.CancelledError
-        return answer
+        return await to_its_end(self.store.change_within(key, within))
 
     def _claiming(
         self, *, fingerprint: str, holder: str, repeatable: bool
@@ -208,21 +203,6 @@ def _mark(answer: Claim) -> None:
         reached("effect_replayed")
     elif isinstance(answer, NotKnown):
         reached("effect_unknown")
-
-
-async def _whole(work: Coroutine[Any, Any, T]) -> tuple[T, bool]:
-    """Awaits `work` to its end, however often the caller is cancelled, and whether it was."""
-    task = asyncio.get_running_loop().create_task(work)
-    cancelled = False
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            cancelled = True
-        except BaseException:
-            if not task.done():
-                raise  # the waiting stage is killed: its time to end is over
-    return task.result(), cancelled
 
 
 def _opened(store: str | os.PathLike[str]) -> EffectStore:

@@ -15,12 +15,13 @@ from stageflow.stages.work.ledger.entry import EXPIRING, EffectEntry
 from stageflow.stages.work.ledger.store import (
     Decide,
     Within,
+    closed,
     contended,
     decoded,
     encoded,
     unreachable,
 )
-from stageflow.stages.work.ledger.threads import ThreadConnections
+from stageflow.stages.work.threads import ThreadConnections
 
 if TYPE_CHECKING:
     import psycopg
@@ -73,7 +74,9 @@ class PostgresEffects:
             ) from error
         self._psycopg = psycopg
         self._address = address
-        self._connections = ThreadConnections(self._opened, self._closed, most=connections)
+        self._connections = ThreadConnections(
+            self._opened, self._closed, most=connections, closed=closed
+        )
 
     def _opened(self) -> psycopg.Connection[Any]:
         try:

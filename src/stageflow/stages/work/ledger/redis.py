@@ -14,13 +14,14 @@ from stageflow.stages.work.ledger.entry import EXPIRING, EffectEntry
 from stageflow.stages.work.ledger.store import (
     Decide,
     Within,
+    closed,
     contended,
     decoded,
     encoded,
     no_transactions,
     unreachable,
 )
-from stageflow.stages.work.ledger.threads import ThreadConnections
+from stageflow.stages.work.threads import ThreadConnections
 
 if TYPE_CHECKING:
     import redis as redis_client
@@ -62,7 +63,9 @@ class RedisEffects:
             ) from error
         self._redis = redis
         self._address = address
-        self._connections = ThreadConnections(self._opened, self._closed, most=connections)
+        self._connections = ThreadConnections(
+            self._opened, self._closed, most=connections, closed=closed
+        )
 
     def _opened(self) -> redis_client.Redis:
         return self._redis.Redis.from_url(self._address, socket_timeout=30.0)

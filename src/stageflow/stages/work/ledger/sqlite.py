@@ -18,11 +18,12 @@ from stageflow.stages.work.ledger.entry import EXPIRING, EffectEntry
 from stageflow.stages.work.ledger.store import (
     Decide,
     Within,
+    closed,
     decoded,
     encoded,
     unreachable,
 )
-from stageflow.stages.work.ledger.threads import ThreadConnections
+from stageflow.stages.work.threads import ThreadConnections
 
 BUSY_S = 30.0
 """How long a change waits for another process's transaction."""
@@ -55,7 +56,9 @@ class SQLiteEffects:
         self._path = Path(path).absolute()
         self._wall_s = wall_s
         # One thread: SQLite has one writer at a time, and waiting for it in line is fair.
-        self._connections = ThreadConnections(self._opened, sqlite3.Connection.close, most=1)
+        self._connections = ThreadConnections(
+            self._opened, sqlite3.Connection.close, most=1, closed=closed
+        )
 
     def _opened(self) -> sqlite3.Connection:
         try:

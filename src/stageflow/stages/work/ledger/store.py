@@ -83,6 +83,16 @@ def unreachable(store: str, error: BaseException) -> EffectError:
     )
 
 
+def closed() -> EffectError:
+    """What a store says when it is used after its end."""
+    return EffectError(
+        "effect.closed",
+        "this effect ledger is closed",
+        expected="a ledger that lives as long as the runtime that uses it",
+        fix="Runtime(deps={'ledger': lambda: Ledger('effects.db')}) closes it in the end",
+    )
+
+
 def contended(key: str, tries: int) -> EffectError:
     """What a store that compares and sets says when it never gets its turn."""
     return EffectError(

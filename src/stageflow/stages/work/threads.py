@@ -18,9 +18,18 @@ class ThreadConnections(Generic[C]):
     """At most `most` threads with a connection each, opened when first used, and again after it
     was given up. Safe for any number of tasks and event loops."""
 
-    def __init__(self, open_: Callable[[], C], close: Callable[[C], None], *, most: int) -> None:
+    def __init__(
+        self,
+        open_: Callable[[], C],
+        close: Callable[[C], None],
+        *,
+        most: int,
+        closed: Callable[[], EffectError],
+    ) -> None:
+        """`closed` makes the error of a use after the end."""
         self._open = open_
         self._close = close
+        self._closed_error = closed
         self._threads = ThreadPoolExecutor(most, thread_name_prefix="stageflow-effects")
         self._local = threading.local()
         self._lock = threading.Lock()
@@ -31,12 +40,7 @@ class ThreadConnections(Generic[C]):
     async def use(self, work: Callable[[C], T]) -> T:
         """`work(connection)` in one of the threads; to its end, though the task be cancelled."""
         if self._is_closed:
-            raise EffectError(
-                "effect.closed",
-                "this effect ledger is closed",
-                expected="a ledger that lives as long as the runtime that uses it",
-                fix="Runtime(deps={'ledger': lambda: Ledger('effects.db')}) closes it in the end",
-            )
+            raise self._closed_error()
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._with, work)
 
     def _with(self, work: Callable[[C], T]) -> T:

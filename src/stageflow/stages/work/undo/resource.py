@@ -1,0 +1,68 @@
+"""What an undo log can put back: anything that is read and written by key, under a condition."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from stageflow.stages.work.undo.records import State
+
+
+class Changed(Exception):
+    """A place was not as it was expected to be, and so was left as it is."""
+
+
+class FormLost(Exception):
+    """A recorded content has no equal in the form that its resource has now."""
+
+
+class Resource(Protocol):
+    """A table, a folder, a service. Safe for any number of tasks.
+
+    `stageflow.stages.work.undo.conformance.check_resource` executes what is promised here.
+    """
+
+    @property
+    def name(self) -> str:
+        """Under which undo logs know it, also in another process and another year."""
+        ...
+
+    async def read(self, key: str) -> State:
+        """What is at `key`."""
+        ...
+
+    async def write(self, key: str, content: bytes | None, expected: State) -> State:
+        """Makes `content` what is at `key` and returns what is there then, if it is as `expected`
+        up to the moment of the write; else raises Changed and has changed nothing.
+
+        `content` is in the form of `expected`; None: nothing is to be there. When it is cancelled
+        or raises anything else, it may have happened.
+        """
+        ...
+
+    async def encoded(self, value: Any, before: State) -> bytes | None:
+        """What `write` will leave at a key where `before` is, when somebody wants `value` there."""
+        ...
+
+    def value(self, content: bytes | None) -> Any:
+        """A content as people see it."""
+        ...
+
+    def adapted(self, content: bytes | None, then: str, now: str) -> bytes | None:
+        """The content of form `then` as it would be in form `now`, had nobody touched it. FormLost
+        when it can't be told, or something of it has no place there any more."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Irreversible:
+    """A kind of act that nobody can take back, such as a letter or a message to a queue.
+
+    `send` is given the payload, and a key that is the same when the act is tried again.
+    """
+
+    name: str
+    send: Callable[[bytes, str], Awaitable[object]]
+    keyed: bool = False
+    """Whether the receiver recognises the key, so that asking it twice is asking it once."""

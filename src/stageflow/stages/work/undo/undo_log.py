@@ -1,0 +1,170 @@
+"""The undo log as stages and people use it: resources, a store, and a timeline for each thing."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from stageflow.model.errors import BuildError, EffectError, nearest
+from stageflow.runtime.context import Context
+from stageflow.stages.work.holders import Holders, ProcessHolders
+from stageflow.stages.work.undo.log import Restored
+from stageflow.stages.work.undo.resource import Resource
+from stageflow.stages.work.undo.sqlite import SQLiteUndo
+from stageflow.stages.work.undo.store import UndoStore
+from stageflow.stages.work.undo.timeline import Timeline
+
+UNDO_SUFFIX = ".undo"
+"""Of the node that takes a step back, as the scheduler names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class UndoRules:
+    """How long things take and are waited for.
+
+    `lease_s`: who has the turn in a timeline and has not been heard of for so long is gone, unless
+    it is known sooner. `act_s`: how long one read or write of a resource may take; less than half
+    the lease. `wait_s`: how long a turn is waited for. `skew_s`: how far the clocks of processes
+    that share a store may be apart.
+
+    Raises BuildError `undo.rules` for times that don't fit together.
+    """
+
+    lease_s: float = 60.0
+    act_s: float = 20.0
+    wait_s: float = 30.0
+    skew_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        times = (self.lease_s, self.act_s, self.wait_s, self.skew_s)
+        is_right = all(isinstance(each, (int, float)) and each >= 0 for each in times)
+        if not (is_right and 0 < self.act_s < self.lease_s / 2):
+            raise BuildError(
+                "undo.rules",
+                "the times of an undo log do not fit together",
+                field="rules",
+                expected="seconds, none below 0, and 0 < act_s < lease_s / 2",
+                got=", ".join(str(each)[:20] for each in times),
+                fix="UndoRules(lease_s=60.0, act_s=20.0, wait_s=30.0, skew_s=10.0)",
+            )
+
+
+class UndoLog:
+    """Shared by any number of stages, runs and pipelines; by processes, where its store is.
+
+    `store` is the path of a SQLite file (which may be your own database) or an UndoStore;
+    `resources` are what it can put back, each under its own name. Give it to the runtime as a dep
+    named `undo`, which closes it in the end. Raises BuildError `undo.resources` for two resources
+    of one name.
+    """
+
+    def __init__(
+        self,
+        store: str | os.PathLike[str] | UndoStore,
+        *resources: Resource,
+        rules: UndoRules | None = None,
+        holders: Holders | None = None,
+    ) -> None:
+        self.store: UndoStore = (
+            SQLiteUndo(Path(store)) if isinstance(store, (str, os.PathLike)) else store
+        )
+        self.resources = {resource.name: resource for resource in resources}
+        self.rules = UndoRules() if rules is None else rules
+        self.holders: Holders = ProcessHolders() if holders is None else holders
+        _check_names(resources)
+
+    async def __aenter__(self) -> UndoLog:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Closes the store; resources are whose they are."""
+        await self.store.close()
+
+    def timeline(self, name: str, *, by: str, tenant: str = "default") -> Timeline:
+        """What is changed together, and taken back together: a document, a conversation, a run.
+
+        `by` says in the log who changes. Timelines of different tenants are different ones.
+        """
+        return Timeline(self, json.dumps([tenant, name]), by=by)
+
+    def of(self, ctx: Context) -> Timeline:
+        """The timeline of a run, as one of its stages uses it.
+
+        When the stage is executed again, after a crash or by a retry, its changes are known again
+        by their order and not made twice, so it may be `@work(keyed=True)`. A guard loop's next
+        revision makes changes of its own.
+        """
+        identity = ctx.identity
+        name = json.dumps([identity.tenant, "run", identity.run])
+        return Timeline(self, name, by=ctx.node, ops=f"{ctx.node}#{ctx.revision}")
+
+    async def recover(self) -> tuple[Restored, ...]:
+        """Finishes what dead processes left half done, in all timelines; undos that it ended.
+
+        A timeline that is used again is recovered by itself; this is for a program's start.
+        """
+        found = []
+        for name in await self.store.unfinished():
+            restored = await Timeline(self, name, by="recovery").recover()
+            if restored is not None:
+                found.append(restored)
+        return tuple(found)
+
+    def resource(self, name: str) -> Resource:
+        """EffectError `undo.unknown_resource` when the log has none of that name."""
+        try:
+            return self.resources[name]
+        except KeyError:
+            close = nearest(name, self.resources)
+            raise EffectError(
+                "undo.unknown_resource",
+                f"this undo log has no resource {name!r}",
+                expected=f"one of {', '.join(map(repr, self.resources))}"[:200],
+                fix=f"did you mean {close!r}?"
+                if close
+                else "UndoLog('undo.db', Rows(...), Files(...)): all that its timelines change",
+            ) from None
+
+
+async def put_back(ctx: Context, undo: UndoLog) -> None:
+    """The undo of a step that changes things by `undo.of(ctx)`: `@work(undo=put_back)`.
+
+    Takes back all that the step has changed. EffectError `undo.conflict` when somebody else has
+    changed some of it since; that is left as it is, and the rest is taken back.
+    """
+    restored = await undo.of(ctx).put_back(ctx.node.removesuffix(UNDO_SUFFIX))
+    if not restored.conflicts:
+        return
+    first = restored.conflicts[0]
+    raise EffectError(
+        "undo.conflict",
+        f"{len(restored.conflicts)} of the changes can't be taken back: step {first.step}, "
+        f"{first.key!r} of {first.resource!r}, {first.why}",
+        expected="what the step left there",
+        fix="look at what is there now; then settle the undo: Happened(None) or LetStand(...)",
+    )
+
+
+def _check_names(resources: Sequence[Resource]) -> None:
+    names = [resource.name for resource in resources]
+    twice = sorted({name for name in names if names.count(name) > 1 or not name})
+    if twice:
+        raise BuildError(
+            "undo.resources",
+            f"an undo log can't tell resources named {twice[0]!r} apart",
+            field="resources",
+            expected="one name for each, and none empty",
+            fix="Rows('shop.db', 'orders', name='orders of the shop')",
+        )
