@@ -68,6 +68,8 @@ class Files:
     ends after it is lost; elsewhere none is.
     """
 
+    in_flight_s = 0.0
+
     def __init__(self, root: str | os.PathLike[str], *, name: str | None = None) -> None:
         self._root = Path(root).resolve()
         self.name = f"files of {self._root.name}" if name is None else name

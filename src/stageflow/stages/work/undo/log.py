@@ -57,6 +57,8 @@ class Step:
     undo: int = 0
     permitted_by: str = ""
     """Who let it be sent."""
+    at_s: float = 0.0
+    """When it began, by the store's clock, since the epoch."""
 
     @property
     def is_final(self) -> bool:
@@ -255,6 +257,7 @@ def _intended(record: on_record.Intended) -> Step:
         intended=record.after,
         undoes=record.undoes,
         undo=record.undo,
+        at_s=record.at_s,
     )
 
 
@@ -267,6 +270,7 @@ def _sending(record: on_record.Sending) -> Step:
         record.by,
         record.op,
         permitted_by=record.permitted_by,
+        at_s=record.at_s,
     )
 
 

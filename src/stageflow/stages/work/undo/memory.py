@@ -41,6 +41,8 @@ class MemoryUndo:
 class MemoryResource:
     """Texts by key. Implements Resource; `set` is how others write."""
 
+    in_flight_s = 0.0
+
     def __init__(self, name: str = "memory") -> None:
         self.name = name
         self.texts: dict[str, str] = {}

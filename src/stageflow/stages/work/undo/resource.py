@@ -28,6 +28,11 @@ class Resource(Protocol):
         """Under which undo logs know it, also in another process and another year."""
         ...
 
+    @property
+    def in_flight_s(self) -> float:
+        """How long after a write began it may still happen, though whoever made it has died."""
+        ...
+
     async def read(self, key: str) -> State:
         """What is at `key`."""
         ...

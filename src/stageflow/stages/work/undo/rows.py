@@ -52,6 +52,8 @@ class Rows:
     Raises BuildError `undo.table` for names that are none.
     """
 
+    in_flight_s = 0.0
+
     def __init__(
         self,
         database: str | os.PathLike[str],

@@ -90,7 +90,7 @@ class Timeline:
                 if after == before.content:
                     return turn.log.last_step
                 step = turn.log.last_step + 1
-                await turn.append(self._intent(step, known.name, key, before, after, op=op))
+                await turn.append(self._intent(turn, known.name, key, before, after, op=op))
                 try:
                     await turn.write(known, key, after, before)
                 except Changed:
@@ -105,9 +105,12 @@ class Timeline:
         )
 
     def _intent(
-        self, step: int, resource: str, key: str, before: State, after: bytes | None, **more: Any
+        self, turn: _Turn, resource: str, key: str, before: State, after: bytes | None, **more: Any
     ) -> on_record.Intended:
-        return on_record.Intended(step, resource, key, before, after, self._by, **more)
+        step = turn.log.last_step + 1
+        return on_record.Intended(
+            step, resource, key, before, after, self._by, at_s=turn.now_s, **more
+        )
 
     # -- acts that are final ------------------------------------------------------------------
 
@@ -279,7 +282,7 @@ class Timeline:
             await turn.append(on_record.Matched(undo, restore.undoes), *also)
             return
         step = turn.log.last_step + 1
-        intent = self._intent(step, name, key, now, target, undoes=restore.undoes, undo=undo)
+        intent = self._intent(turn, name, key, now, target, undoes=restore.undoes, undo=undo)
         await turn.append(intent)
         try:
             await turn.write(resource, key, target, now, *also)
@@ -328,16 +331,18 @@ class Timeline:
         step = turn.log.open
         if step is not None:
             reached("undo_step_recovered")
-            await turn.append(*await self._found_out(turn.log, step))
+            await turn.append(*await self._found_out(step, turn.now_s))
         if turn.log.undo is not None:
             reached("undo_finished_for_another")
             turn.recovered = await self._finished(turn)
 
-    async def _found_out(self, log: Log, step: Step) -> list[Record]:
+    async def _found_out(self, step: Step, now_s: float) -> list[Record]:
         """What became of an open step."""
         if step.is_final:
             return [on_record.Doubted(step.number, None)]
-        now = await self._act(self._known(step.resource).read(step.key))
+        resource = self._known(step.resource)
+        await asyncio.sleep(max(0.0, step.at_s + resource.in_flight_s - now_s))
+        now = await self._act(resource.read(step.key))
         found = judged(step, now, self._adapted)
         if step.undo and isinstance(found, on_record.Doubted):
             why = f"nobody knows whether step {step.number} happened"

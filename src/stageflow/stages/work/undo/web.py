@@ -56,7 +56,8 @@ class WebResources:
     whatever has its `request`, with timeouts below `UndoRules.act_s`.
 
     To people a resource is a Body; a change takes one, or bytes or a str, which keep the media type
-    that is there (`media_type` when nothing is). EffectError `undo.no_entity_tag` for a service
+    that is there (`media_type` when nothing is). After a crash a request is waited for
+    `in_flight_s`, for it may still arrive. EffectError `undo.no_entity_tag` for a service
     without strong entity tags, `undo.http` for an answer that is neither yes nor "changed".
     """
 
@@ -66,12 +67,14 @@ class WebResources:
         base: str,
         *,
         media_type: str = "application/json",
+        in_flight_s: float = 10.0,
         name: str | None = None,
     ) -> None:
         self.name = base if name is None else name
         self._client = client
         self._base = base.rstrip("/")
         self._media_type = media_type
+        self.in_flight_s = in_flight_s
 
     async def read(self, key: str) -> State:
         answer = await self._asked("GET", key, {})
