@@ -106,10 +106,10 @@ class Log:
         "_ops",
         "_permits",
         "_used",
-        "last_undo",
         "length",
         "steps",
         "undo",
+        "undos",
     )
 
     def __init__(self) -> None:
@@ -119,8 +119,8 @@ class Log:
         """Step n is at n - 1."""
         self.undo: on_record.Begun | None = None
         """The undo that is begun and not ended."""
-        self.last_undo = 0
-        """0 before the first."""
+        self.undos: list[on_record.Begun] = []
+        """Undo n is at n - 1."""
         self._ops: dict[str, int] = {}
         """Latest step of each op."""
         self._conflicts: dict[int, list[Conflict]] = defaultdict(list)
@@ -156,7 +156,7 @@ class Log:
                 self._permits[digest] = record
             case on_record.Begun():
                 self.undo = record
-                self.last_undo = record.undo
+                self.undos.append(record)
             case on_record.Matched(undo, undoes):
                 self._matched[undo] += undoes
             case on_record.Conflicted(undo, step, why):
@@ -201,6 +201,11 @@ class Log:
         """Step 1, 2, ..."""
         return self.steps[number - 1]
 
+    @property
+    def last_undo(self) -> int:
+        """0 before the first."""
+        return len(self.undos)
+
     def of_op(self, op: str) -> Step | None:
         """The latest step under this name."""
         number = self._ops.get(op) if op else None
@@ -223,15 +228,16 @@ class Log:
     def report(self, begun: on_record.Begun) -> Restored:
         """What came of an undo, by the record."""
         steps = list(self._matched[begun.undo])
-        for step in self.steps[begun.upto :]:
-            if step.undo == begun.undo and step.standing is Standing.ACTED:
+        own = [step for step in self.steps[begun.upto :] if step.undo == begun.undo]
+        for step in own:
+            if step.standing is Standing.ACTED:
                 steps += step.undoes
         return Restored(
             undo=begun.undo,
             steps=tuple(sorted(steps, reverse=True)),
             conflicts=tuple(self._conflicts[begun.undo]),
             kept=kept(self, begun),
-            last_step=self.last_step,
+            last_step=max((step.number for step in own), default=begun.upto),
         )
 
     def places_done(self, undo: int) -> tuple[set[Place], set[Place]]:

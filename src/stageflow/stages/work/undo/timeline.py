@@ -238,6 +238,11 @@ class Timeline:
         async with self._turn() as turn:
             return tuple(turn.log.steps)
 
+    async def undos(self) -> tuple[Restored, ...]:
+        """What came of each undo, in order."""
+        async with self._turn() as turn:
+            return tuple(turn.log.report(begun) for begun in turn.log.undos)
+
     async def recover(self) -> Restored | None:
         """Finishes what was cut off, as the next use would; the undo that it ended."""
         async with self._turn() as turn:
