@@ -1,0 +1,258 @@
+"""A real process that lives a part of a story over SQLite, a folder and HTTP, and kills itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+from stageflow.stages.work import Files, Resource, Rows, UndoLog, WebResources
+from stageflow.stages.work.undo.sqlite import SQLiteUndo
+
+from .undo_facts import Seen
+from .undo_life import RULES, Life, Pending, Process, Progress, reached
+from .undo_server import HOST
+from .undo_stories import PLACES, Place, Story
+from .undo_truth import (
+    COLUMN,
+    COLUMN_DEFAULT,
+    Fact,
+    Permit,
+    Sent,
+    StepSeen,
+    UndoSeen,
+    plain,
+)
+
+IN_FLIGHT_S: Final = 1.0
+"""How long a request to a server on this host may be on its way."""
+_TABLE: Final = "CREATE TABLE orders (id TEXT PRIMARY KEY, text TEXT, revision INTEGER)"
+_KINDS: Final = {each.__name__: each for each in (Fact, Permit, Sent, UndoSeen, StepSeen)}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What one process has to do."""
+
+    name: str
+    story: Story
+    life: int
+    """How many processes have died at it before."""
+    folder: Path
+    port: int
+
+
+class RealWorld:
+    """Implements World over a folder. What happened is a line of JSON each, before anybody dies."""
+
+    def __init__(self, job: Job, client: httpx.AsyncClient) -> None:
+        self._shop = job.folder / "shop.db"
+        self._files = job.folder / "files"
+        self._base = f"http://{HOST}:{job.port}/{job.name}"
+        self._client = client
+        self._told = job.folder / "told"
+        self.resources: Sequence[Resource] = (
+            Rows(self._shop, "orders", version="revision", name="rows"),
+            Files(self._files, name="files"),
+            WebResources(
+                client,
+                self._base,
+                media_type="text/plain",
+                in_flight_s=IN_FLIGHT_S,
+                name="pages",
+            ),
+        )
+        self._lines = list(told(self._told))
+
+    # -- others ------------------------------------------------------------------------------
+
+    def fresh(self) -> str:
+        return f"theirs {len(self._lines)}"
+
+    async def edit(self, place: Place, value: str | None) -> None:
+        resource, key = place
+        there = await self.text(place)
+        if value is None and there is None:
+            return
+        if resource == "rows":
+            self._edit_row(key, value, is_there=there is not None)
+        elif resource == "files":
+            self._edit_file(key, value)
+        elif value is None:
+            await self._client.delete(f"{self._base}/{key}")
+        else:
+            headers = {"Content-Type": "text/plain"}
+            await self._client.put(f"{self._base}/{key}", content=value, headers=headers)
+        self.tell(Fact("theirs", place, await self._now(place)))
+
+    def _edit_row(self, key: str, value: str | None, *, is_there: bool) -> None:
+        if value is None:
+            self._execute("DELETE FROM orders WHERE id = ?", key)
+        elif is_there:
+            statement = "UPDATE orders SET text = ?, revision = revision + 1 WHERE id = ?"
+            self._execute(statement, value, key)
+        else:
+            revision = 1_000 * (1 + len(self._lines))  # others begin with revisions of their own
+            statement = "INSERT INTO orders (id, text, revision) VALUES (?, ?, ?)"
+            self._execute(statement, key, value, revision)
+
+    def _edit_file(self, key: str, value: str | None) -> None:
+        """As editors do it: in place, or by a new file that is renamed."""
+        path = self._files / key
+        if value is None:
+            path.unlink()
+        elif len(self._lines) % 2 and path.exists():
+            path.write_text(value)
+        else:
+            draft = self._files / f"{key}.draft"
+            draft.write_text(value)
+            draft.rename(path)
+
+    async def text(self, place: Place) -> str | None:
+        there = await self._now(place)
+        return there["text"] if isinstance(there, dict) else there
+
+    async def _now(self, place: Place) -> Any:
+        resource, key = place
+        if resource == "rows":
+            rows = self._execute("SELECT * FROM orders WHERE id = ?", key)
+            return plain(dict(rows[0])) if rows else None
+        if resource == "files":
+            path = self._files / key
+            return path.read_text() if path.exists() else None
+        answer = await self._client.get(f"{self._base}/{key}")
+        return None if answer.status_code == 404 else answer.text
+
+    async def change_form(self) -> None:
+        columns = {row["name"] for row in self._execute("PRAGMA table_info(orders)")}
+        has_column = COLUMN not in columns
+        if has_column:
+            default = f"NOT NULL DEFAULT {COLUMN_DEFAULT}"
+            self._execute(f"ALTER TABLE orders ADD COLUMN {COLUMN} INTEGER {default}")
+        else:
+            self._execute(f"ALTER TABLE orders DROP COLUMN {COLUMN}")
+        self.tell(Fact("form", ("rows", ""), has_column))
+
+    def _execute(self, statement: str, *given: Any) -> list[sqlite3.Row]:
+        with contextlib.closing(
+            sqlite3.connect(self._shop, timeout=30.0, isolation_level=None)
+        ) as database:
+            database.row_factory = sqlite3.Row
+            return database.execute(statement, given).fetchall()
+
+    # -- what happened -----------------------------------------------------------------------
+
+    def tell(self, fact: Any) -> None:
+        line = {"kind": type(fact).__name__, **asdict(fact)}
+        self._lines.append(line)
+        with self._told.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def facts_count(self) -> int:
+        return sum(line["kind"] == "Fact" for line in self._lines)
+
+    def was_sent(self, step: int) -> bool:
+        return any(line["kind"] == "Sent" and line["step"] == step for line in self._lines)
+
+
+class RealProcess(Process):
+    """This process."""
+
+    def __init__(self, world: RealWorld, job: Job) -> None:
+        super().__init__(world, job.story, job.life)
+        self._deaths = job.folder / "deaths"
+
+    def die(self) -> None:
+        with self._deaths.open("a", encoding="utf-8") as file:
+            file.write(self.doing + "\n")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def prepare(folder: Path) -> None:
+    """What a story needs before its first process."""
+    (folder / "files").mkdir(parents=True)
+    with contextlib.closing(sqlite3.connect(folder / "shop.db", isolation_level=None)) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute(_TABLE)
+
+
+def work_off(job: Job) -> None:
+    """The body of a forked process."""
+    asyncio.run(_work_off(job))
+
+
+async def _work_off(job: Job) -> None:
+    progress_file = job.folder / "progress"
+    progress = _progress(progress_file)
+
+    def save(now: Progress) -> None:
+        progress_file.write_text(json.dumps(asdict(now)))
+
+    async with httpx.AsyncClient(timeout=10.0) as client:
+        world = RealWorld(job, client)
+        process = RealProcess(world, job)
+        place = job.story.meanwhile[job.life - 1] if job.life else None
+        if place is not None:
+            await world.edit(PLACES[place], world.fresh())
+        store, resources = reached(SQLiteUndo(job.folder / "undo.db"), process)
+        undo = UndoLog(store, *resources, rules=RULES)
+        life = Life(process, undo, job.story, progress, save=save)
+        await life.live()
+        process.left = None
+        steps, is_unfinished = await life.steps()
+        await undo.aclose()
+    ended = {"refused": progress.refused, "is_unfinished": is_unfinished}
+    ended["steps"] = [asdict(step) for step in steps]
+    (job.folder / "ended").write_text(json.dumps(ended))
+
+
+def _progress(path: Path) -> Progress:
+    if not path.exists():
+        return Progress()
+    data = json.loads(path.read_text())
+    pending = data.pop("pending")
+    return Progress(**data, pending=None if pending is None else Pending(**pending))
+
+
+def told(path: Path) -> list[dict[str, Any]]:
+    """The lines so far."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text("utf-8").split("\n")[:-1]]
+
+
+def seen_of(name: str, folder: Path) -> Seen:
+    """What was seen of a story that is over."""
+    ended = json.loads((folder / "ended").read_text())
+    seen = Seen(name, refused=ended["refused"], is_unfinished=ended["is_unfinished"])
+    for line in told(folder / "told"):
+        made = _made(line.pop("kind"), line)
+        if isinstance(made, Fact):
+            seen.facts.append(made)
+        elif isinstance(made, UndoSeen):
+            seen.undos.append(made)
+        else:
+            seen.letters.append(made)
+    seen.steps = [_made("StepSeen", step) for step in ended["steps"]]
+    deaths = folder / "deaths"
+    seen.deaths = deaths.read_text().split() if deaths.exists() else []
+    return seen
+
+
+def _made(kind: str, data: dict[str, Any]) -> Any:
+    """JSON has lists where these have tuples."""
+    for name in ("place", "steps", "kept", "undoes"):
+        if name in data:
+            data[name] = tuple(data[name])
+    if "conflicts" in data:
+        data["conflicts"] = tuple(tuple(place) for place in data["conflicts"])
+    return _KINDS[kind](**data)
