@@ -21,6 +21,7 @@ BANNED_WORDS = frozenset(
 UNIMPORTED = {
     "stageflow": "the face users import",
     "stageflow.stages.work.ledger.conformance": "for tests of stores of effects, ours and others'",
+    "stageflow.stages.work.undo.conformance": "for tests of resources, ours and others'",
     "stageflow.cli": "started by the stageflow command",
     "stageflow.journal.conformance": "for tests of stores, ours and others'",
     "stageflow.testing": "what users import in their tests",

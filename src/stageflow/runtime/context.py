@@ -31,7 +31,7 @@ T = TypeVar("T")
 class Context:
     """One attempt's view of its run. Ask for it with a parameter named `ctx` or annotated so."""
 
-    __slots__ = ("_driver", "_node", "_version", "attempt", "deadline_s", "node")
+    __slots__ = ("_driver", "_node", "_numbers", "_version", "attempt", "deadline_s", "node")
 
     def __init__(self, driver: Driver, node: int, *, attempt: int, deadline_s: float) -> None:
         self._driver = driver
@@ -42,6 +42,7 @@ class Context:
         self.deadline_s = deadline_s
         """On the event loop's clock: when this attempt will be stopped."""
         self._version = driver.version
+        self._numbers: dict[str, int] = {}
 
     @property
     def snapshot(self) -> ContextSnapshot:
@@ -52,6 +53,15 @@ class Context:
     def revision(self) -> int:
         """1, or more when a guard asked for the node's value again; the same for every attempt."""
         return self._driver.scheduler.revision[self._node]
+
+    def number(self, what: str) -> int:
+        """1, 2, ... for each call in this attempt that gives the same `what`.
+
+        Names what a stage does in a fixed order: a stage that is executed again, after a crash or
+        by a retry, gets the same numbers.
+        """
+        number = self._numbers[what] = self._numbers.get(what, 0) + 1
+        return number
 
     @property
     def session(self) -> Session | None:

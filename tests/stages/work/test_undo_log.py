@@ -24,9 +24,10 @@ from stageflow.stages.work import (
     Irreversible,
     MemoryResource,
     MemoryUndo,
+    Refused,
     Restored,
-    Standing,
     State,
+    StepStanding,
     UndoLog,
     UndoRules,
     put_back,
@@ -189,7 +190,10 @@ async def test_a_change_from_what_is_there_is_made_anew_when_somebody_comes_betw
 
     step = await line.change(memory, "n", more)
     assert memory.texts["n"] == "11" and step == 2
-    assert [each.standing for each in await line.steps()] == [Standing.DROPPED, Standing.ACTED]
+    assert [each.standing for each in await line.steps()] == [
+        StepStanding.DROPPED,
+        StepStanding.ACTED,
+    ]
 
 
 async def test_steps_of_one_node_are_taken_back_and_those_of_others_stay() -> None:
@@ -306,7 +310,7 @@ async def test_an_undo_is_finished_wherever_its_process_died(second_life: int) -
             {"a": "ours 3", "b": "ours 4", "c": "theirs again"},
         )
         assert (len(memory.texts) == 2) == (len(steps) > 5)
-        assert all(each.standing in (Standing.ACTED, Standing.DROPPED) for each in steps)
+        assert all(each.standing in (StepStanding.ACTED, StepStanding.DROPPED) for each in steps)
         assert await store.unfinished() == []
         if is_over:
             assert point > 5
@@ -323,7 +327,7 @@ async def test_a_change_is_known_or_not_there_wherever_its_process_died() -> Non
 
         is_over = await lived(changed, store, memory, holders, point)
         line = UndoLog(store, memory, holders=holders).timeline("t", by="ann")
-        acted = [each for each in await line.steps() if each.standing is Standing.ACTED]
+        acted = [each for each in await line.steps() if each.standing is StepStanding.ACTED]
         assert bool(acted) == (memory.texts == {"a": "ours"})
         await line.undo_to(0)
         assert memory.texts == {}
@@ -344,7 +348,7 @@ async def test_nobody_knows_of_a_change_cut_off_and_overwritten() -> None:
     memory.set("a", "theirs")
     line = UndoLog(store, memory, holders=holders).timeline("t", by="bob")
     (step,) = await line.steps()
-    assert step.standing is Standing.DOUBTED
+    assert step.standing is StepStanding.DOUBTED
     (conflict,) = (await line.undo_to(0)).conflicts
     assert "nobody knows" in conflict.why and memory.texts == {"a": "theirs"}
     with pytest.raises(EffectError, match=r"undo\.not_in_doubt"):
@@ -485,7 +489,7 @@ async def test_a_final_act_in_doubt_is_a_persons() -> None:
     post.failing = [TimeoutError()]
     with pytest.raises(EffectUnknown, match=r"undo\.unknown"):
         await line.send(letter, "dear")
-    assert [each.standing for each in await line.steps()] == [Standing.DOUBTED]
+    assert [each.standing for each in await line.steps()] == [StepStanding.DOUBTED]
     await line.settle(1, happened=False, by="ann")
     await line.send(letter, "dear")
 
@@ -542,6 +546,135 @@ async def test_a_stage_that_is_executed_again_changes_nothing_twice() -> None:
         run = await pipeline.using(runtime=runtime).run()
     assert run.status == "ok", run.failures
     assert attempts == [(1, 2)] * 3 and memory.texts["n"] == "2"
+
+
+async def test_a_stage_that_asks_twice_for_its_timeline_goes_on_counting() -> None:
+    memory = MemoryResource()
+
+    @work(keyed=True)
+    async def edited(ctx: Any, undo: UndoLog) -> int:
+        await undo.of(ctx).change("memory", "a", "1")
+        return await undo.of(ctx).change("memory", "b", "2")
+
+    pipeline = Pipeline("edits", [edited], outputs=edited, deps={"undo": UndoLog})
+    async with Runtime(deps={"undo": lambda: UndoLog(MemoryUndo(), memory)}) as runtime:
+        run = await pipeline.using(runtime=runtime).run()
+    assert run.output == 2 and memory.texts == {"a": "1", "b": "2"}
+
+
+async def test_a_stage_that_goes_back_does_so_once() -> None:
+    memory = MemoryResource()
+    store = MemoryUndo()
+    attempts = 0
+
+    @work(keyed=True, retry=Retry(attempts=2, base_s=0.01))
+    async def edited(ctx: Any, undo: UndoLog) -> str:
+        nonlocal attempts
+        attempts += 1
+        line = undo.of(ctx)
+        await line.change("memory", "a", "1")
+        restored = await line.undo_to(0)
+        await line.change("memory", "b", "2")
+        if attempts == 1:
+            raise ConnectionError
+        return str(restored.steps)
+
+    pipeline = Pipeline("edits", [edited], outputs=edited, deps={"undo": UndoLog})
+    async with Runtime(deps={"undo": lambda: UndoLog(store, memory)}) as runtime:
+        run = await pipeline.using(runtime=runtime).run()
+    assert run.output == "(1,)" and memory.texts == {"b": "2"} and attempts == 2
+    undo = UndoLog(store, memory)
+    assert len(await undo.of_run(run.id, by="ann").steps()) == 3
+
+
+async def test_a_name_that_stands_for_another_change_is_refused() -> None:
+    memory = MemoryResource()
+    line = UndoLog(MemoryUndo(), memory).timeline("t", by="ann")
+    assert await line.change(memory, "a", "1", op="first") == 1
+    assert await line.change(memory, "a", "2", op="first") == 1
+    with pytest.raises(EffectError, match=r"undo\.other_op"):
+        await line.change(memory, "b", "1", op="first")
+    assert memory.texts == {"a": "1"}
+
+
+async def test_leave_that_is_given_again_under_one_name_is_given_once() -> None:
+    post = Post()
+    letter = Irreversible("letter", post.send)
+    line = UndoLog(MemoryUndo()).timeline("t", by="a")
+    for _ in range(2):
+        await line.permit(letter, "dear", by="ann", op="asked")
+        await line.send(letter, "dear", op="sent")
+    with pytest.raises(EffectError, match=r"undo\.not_permitted"):
+        await line.send(letter, "dear")
+    assert len(post.letters) == 1
+
+
+async def test_a_receiver_that_recognises_keys_is_asked_again() -> None:
+    post = Post()
+    letter = Irreversible("letter", post.send, keyed=True)
+    line = UndoLog(MemoryUndo()).timeline("t", by="a")
+    await line.permit(letter, "dear", by="ann")
+    post.failing = [TimeoutError()]
+    with pytest.raises(TimeoutError):
+        await line.send(letter, "dear", op="first")
+    assert await line.send(letter, "dear", op="first") == 1
+    assert len(post.letters) == 2 and len({key for _, key in post.letters}) == 1
+    assert [each.standing for each in await line.steps()] == [StepStanding.ACTED]
+
+
+class Strict(MemoryResource):
+    """Refuses a text for good."""
+
+    async def write(self, key: str, content: bytes | None, expected: State) -> State:
+        if content == b"taken":
+            raise Refused("undo.refused", "somebody else has it")
+        return await super().write(key, content, expected)
+
+
+async def test_what_a_resource_refuses_is_a_conflict_and_blocks_nothing() -> None:
+    strict = Strict()
+    strict.set("a", "taken")
+    line = UndoLog(MemoryUndo(), strict).timeline("t", by="ann")
+    await line.change(strict, "a", "free")
+    await line.change(strict, "b", "1")
+    restored = await line.undo_to(0)
+    assert restored.steps == (2,) and strict.texts == {"a": "free"}
+    assert [(each.step, each.why) for each in restored.conflicts] == [
+        (1, "its resource refuses it: undo.refused")
+    ]
+    with pytest.raises(Refused):
+        await line.change(strict, "c", "taken")
+    await line.change(strict, "c", "1")
+    assert [each.standing for each in await line.steps()][-2:] == [
+        StepStanding.DROPPED,
+        StepStanding.ACTED,
+    ]
+
+
+async def test_a_turn_that_can_not_be_used_is_let_go() -> None:
+    store, memory = MemoryUndo(), MemoryResource()
+    undo = UndoLog(store, memory, rules=UndoRules(wait_s=0.0))
+    await undo.timeline("t", by="ann").change(memory, "a", "1")
+    (records,) = store._records.values()
+    kept = records[0]
+    records[0] = kept[:-1] + bytes([kept[-1] ^ 1])
+    for _ in range(2):
+        with pytest.raises(EffectError, match=r"undo\.damaged"):
+            await undo.timeline("t", by="ann").steps()
+    records[0] = kept
+    assert len(await undo.timeline("t", by="ann").steps()) == 1
+
+
+async def test_a_cancelled_wait_for_a_turn_leaves_none_behind() -> None:
+    memory = MemoryResource()
+    undo = UndoLog(MemoryUndo(), memory, rules=UndoRules(wait_s=0.0))
+    for rounds in range(12):
+        task = asyncio.ensure_future(undo.timeline("t", by="ann").change(memory, "a", str(rounds)))
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await undo.timeline("t", by="ann").steps()
 
 
 def test_a_resource_in_memory_is_copied_as_it_is() -> None:

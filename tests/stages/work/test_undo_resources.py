@@ -17,7 +17,16 @@ import pytest
 from aiohttp import web
 
 from stageflow import EffectError
-from stageflow.stages.work import Body, Changed, Files, FormLost, MemoryUndo, Rows, WebResources
+from stageflow.stages.work import (
+    Body,
+    Changed,
+    Files,
+    FormLost,
+    MemoryUndo,
+    Refused,
+    Rows,
+    WebResources,
+)
 from stageflow.stages.work.undo.conformance import check_resource, check_undo_store
 from stageflow.stages.work.undo.sqlite import SQLiteUndo
 
@@ -102,6 +111,34 @@ async def test_a_row_of_an_older_form_is_adapted_when_nothing_is_lost(shop: Path
     with pytest.raises(FormLost, match="photo"):
         rows.adapted(now.content, now.form, later.form)
     assert rows.adapted(None, now.form, later.form) is None
+
+
+async def test_a_row_that_a_constraint_forbids_is_refused(shop: Path) -> None:
+    execute(shop, "CREATE UNIQUE INDEX one ON orders(cents)")
+    execute(shop, "INSERT INTO orders (id, cents) VALUES ('a', 5)")
+    rows = Rows(shop, "orders")
+    before = await rows.read("b")
+    with pytest.raises(Refused, match=r"undo\.refused"):
+        await rows.write("b", await rows.encoded({"cents": 5}, before), before)
+    assert await rows.read("b") == before
+
+
+async def test_a_key_of_several_rows_is_refused(shop: Path) -> None:
+    for key in "ab":
+        execute(shop, "INSERT INTO orders (id, cents, status) VALUES (?, 5, 'same')", key)
+    with pytest.raises(Refused, match=r"undo\.several_rows"):
+        await Rows(shop, "orders", key="status").read("same")
+
+
+async def test_a_default_that_can_not_be_told_must_be_given(tmp_path: Path) -> None:
+    path = tmp_path / "notes.db"
+    execute(path, "CREATE TABLE notes (id TEXT, text TEXT, at TEXT DEFAULT CURRENT_TIMESTAMP)")
+    rows = Rows(path, "notes")
+    before = await rows.read("a")
+    with pytest.raises(EffectError, match=r"undo\.value"):
+        await rows.encoded({"text": "x"}, before)
+    made = await rows.write("a", await rows.encoded({"text": "x", "at": "now"}, before), before)
+    assert rows.value(made.content) == {"text": "x", "at": "now"}
 
 
 async def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -325,6 +362,13 @@ async def serve() -> AsyncIterator[Any]:
     await client.aclose()
     for runner in runners:
         await runner.cleanup()
+
+
+@pytest.mark.parametrize("key", ["../a", "a//b", "", "/a"])
+async def test_a_path_out_of_the_service_is_refused(serve: Any, key: str) -> None:
+    pages = await serve(Service())
+    with pytest.raises(Refused, match=r"undo\.path"):
+        await pages.read(key)
 
 
 @pytest.mark.parametrize("tells", [True, False])

@@ -8,10 +8,10 @@ from stageflow.stages.work.ledger.entry import LedgerRules
 from stageflow.stages.work.ledger.ledger import Ledger
 from stageflow.stages.work.ledger.memory import MemoryEffects
 from stageflow.stages.work.undo.files import Files
-from stageflow.stages.work.undo.log import Conflict, Restored, Standing, Step
+from stageflow.stages.work.undo.log import Conflict, Restored, StepStanding, TimelineStep
 from stageflow.stages.work.undo.memory import MemoryResource, MemoryUndo
 from stageflow.stages.work.undo.records import State
-from stageflow.stages.work.undo.resource import Changed, FormLost, Irreversible, Resource
+from stageflow.stages.work.undo.resource import Changed, FormLost, Irreversible, Refused, Resource
 from stageflow.stages.work.undo.rows import Rows
 from stageflow.stages.work.undo.timeline import Timeline
 from stageflow.stages.work.undo.undo_log import UndoLog, UndoRules, put_back
@@ -30,13 +30,14 @@ __all__ = [
     "MemoryEffects",
     "MemoryResource",
     "MemoryUndo",
+    "Refused",
     "Resource",
     "Restored",
     "Rows",
-    "Standing",
     "State",
-    "Step",
+    "StepStanding",
     "Timeline",
+    "TimelineStep",
     "UndoLog",
     "UndoRules",
     "WebResources",

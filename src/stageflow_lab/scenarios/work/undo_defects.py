@@ -15,7 +15,7 @@ from stageflow.stages.work.undo import records as on_record
 from stageflow.stages.work.undo import timeline
 from stageflow.stages.work.undo.log import Log
 from stageflow.stages.work.undo.sqlite import SQLiteUndo
-from stageflow.stages.work.undo.store import Change, Decide, Head
+from stageflow.stages.work.undo.store import Change, Decide, TimelineHead
 from stageflow.stages.work.undo.timeline import Timeline
 
 from ...sabotage import Sabotage, patched, sabotage
@@ -44,7 +44,7 @@ def _late(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[An
     async def change(self: Any, name: str, decide: Decide[Any]) -> Any:
         held: dict[str, tuple[int, list[bytes]]] = self.__dict__.setdefault("held", {})
 
-        def lately(head: Head, now_s: float) -> tuple[Change | None, Any]:
+        def lately(head: TimelineHead, now_s: float) -> tuple[Change | None, Any]:
             fence, late = held.get(name, (head.fence, []))
             late = late if fence == head.fence else []
             longer = msgspec.structs.replace(head, length=head.length + len(late))

@@ -15,14 +15,14 @@ from stageflow.stages.work import (
     Irreversible,
     Resource,
     Restored,
-    Standing,
     State,
-    Step,
+    StepStanding,
+    TimelineStep,
     UndoLog,
     UndoRules,
 )
 from stageflow.stages.work.undo import records as on_record
-from stageflow.stages.work.undo.store import Change, Decide, Head, UndoStore
+from stageflow.stages.work.undo.store import Change, Decide, TimelineHead, UndoStore
 
 from .undo_stories import PLACES, VALUES, Act, Place, Story
 from .undo_truth import Fact, Permit, Sent, StepSeen, UndoSeen, plain
@@ -148,7 +148,7 @@ class ReachedStore:
     async def change(self, timeline: str, decide: Decide[T]) -> T:
         process, written = self._process, False
 
-        def seen(head: Head, now_s: float) -> tuple[Change | None, T]:
+        def seen(head: TimelineHead, now_s: float) -> tuple[Change | None, T]:
             nonlocal written
             change, answer = decide(head, now_s)
             written = change is not None and bool(change.records)
@@ -259,7 +259,7 @@ class Life:
             self._told(replace(pending, deaths=pending.deaths + 1), undos[-1])
         self._progress.pending = None
         for step in await self._line.steps():
-            if step.is_final and step.standing is Standing.DOUBTED:
+            if step.is_final and step.standing is StepStanding.DOUBTED:
                 happened = self._world.was_sent(step.number)
                 await self._line.settle(step.number, happened=happened, by="ann")
 
@@ -328,7 +328,7 @@ class Life:
                 raise
             self._progress.refused += 1
 
-    def _seen(self, step: Step) -> StepSeen:
+    def _seen(self, step: TimelineStep) -> StepSeen:
         value = before = None
         if not step.is_final and step.before is not None:
             resource = self._undo.resource(step.resource)

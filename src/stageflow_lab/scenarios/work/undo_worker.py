@@ -119,7 +119,8 @@ class RealWorld:
 
     async def text(self, place: Place) -> str | None:
         there = await self._now(place)
-        return there["text"] if isinstance(there, dict) else there
+        text: str | None = there["text"] if isinstance(there, dict) else there
+        return text
 
     async def _now(self, place: Place) -> Any:
         resource, key = place
@@ -210,8 +211,11 @@ async def _work_off(job: Job) -> None:
         process.left = None
         steps, is_unfinished = await life.steps()
         await undo.aclose()
-    ended = {"refused": progress.refused, "is_unfinished": is_unfinished}
-    ended["steps"] = [asdict(step) for step in steps]
+    ended = {
+        "refused": progress.refused,
+        "is_unfinished": is_unfinished,
+        "steps": [asdict(step) for step in steps],
+    }
     (job.folder / "ended").write_text(json.dumps(ended))
 
 

@@ -1,9 +1,9 @@
 """Undoing to any step: the exact state comes back, and nobody else's edit is overwritten.
 
-What real systems get wrong: the snapshot that is restored is older than somebody's edit; the note of
-what was there is written after the act, and so not at all when the process dies; an undo that was
-cut off stays half done; and a letter is sent because nobody asked. The log is that of ARIES: the
-intent before the act, and undos that are logged like any other change.
+What real systems get wrong: the snapshot that is restored is older than somebody's edit; what was
+there is noted after the act, and so not at all when the process dies; an undo that was cut off
+stays half done; and a letter is sent because nobody asked. The log is that of ARIES: the intent
+before the act, and undos that are logged like any other change.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ SCENARIO = Scenario(
             "conflicts_detected",
             "==",
             1.0,
-            doc="places that somebody else had changed, left as they were and reported; all is 100%",
+            doc="places that somebody else had changed, left as they were and reported; 100%",
         ),
         Metric(
             "clobbered_edits",
@@ -245,7 +245,7 @@ SCENARIO = Scenario(
             "audit_matches",
             "==",
             1.0,
-            doc="steps that the log tells as done, not done or in doubt, and that were; all is 100%",
+            doc="steps that the log tells as done, not done or in doubt, and that were; 100%",
         ),
         Metric("stories_sim", ">=", 2_000, "stories", gate=False),
         Metric("kills_real", ">=", 100, "processes", gate=False),

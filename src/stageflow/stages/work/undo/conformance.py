@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from stageflow.stages.work.undo.records import State
 from stageflow.stages.work.undo.resource import Changed, Resource
-from stageflow.stages.work.undo.store import Change, Head, UndoStore
+from stageflow.stages.work.undo.store import Change, TimelineHead, UndoStore
 
 Edit = Callable[[str, Any], Awaitable[None]]
 """Somebody else's write: key and value, None to remove."""
@@ -95,21 +95,21 @@ async def check_undo_store(store: UndoStore, again: Callable[[], UndoStore]) -> 
     """An empty store; `again` opens it once more, as another process would."""
     assert await store.read(_TIMELINE, 0) == [] and await store.unfinished() == []
 
-    def nothing(head: Head, now_s: float) -> tuple[None, Head]:
+    def nothing(head: TimelineHead, now_s: float) -> tuple[None, TimelineHead]:
         assert now_s > 0
         return None, head
 
-    assert await store.change(_TIMELINE, nothing) == Head()
+    assert await store.change(_TIMELINE, nothing) == TimelineHead()
     records = [b"a", b"", bytes(range(256))]
 
-    def longer(head: Head, now_s: float) -> tuple[Change, int]:
-        after = Head(head.length + len(records), head.fence + 1, "me", now_s, True)
+    def longer(head: TimelineHead, now_s: float) -> tuple[Change, int]:
+        after = TimelineHead(head.length + len(records), head.fence + 1, "me", now_s, True)
         return Change(after, records), head.length
 
     assert await store.change(_TIMELINE, longer) == 0
     assert await store.change(_TIMELINE, longer) == len(records)
 
-    def failing(head: Head, now_s: float) -> tuple[Change, int]:
+    def failing(head: TimelineHead, now_s: float) -> tuple[Change, int]:
         raise ZeroDivisionError
 
     try:
@@ -126,7 +126,7 @@ async def check_undo_store(store: UndoStore, again: Callable[[], UndoStore]) -> 
         assert await other.read(_TIMELINE, 4) == records[1:]
         assert await other.read("another", 0) == []
         assert await other.unfinished() == [_TIMELINE]
-        await other.change(_TIMELINE, lambda head, _: (Change(Head(head.length)), None))
+        await other.change(_TIMELINE, lambda head, _: (Change(TimelineHead(head.length)), None))
         assert await other.unfinished() == []
     finally:
         await other.close()

@@ -13,12 +13,12 @@ import asyncio
 import contextlib
 import ctypes
 import errno
-import fcntl
 import functools
 import os
 import re
 import signal
 import stat
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -27,10 +27,15 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from stageflow.model.errors import EffectError
+from stageflow.model.errors import BuildError, EffectError
 from stageflow.stages.work.unbroken import to_its_end
 from stageflow.stages.work.undo.records import State
-from stageflow.stages.work.undo.resource import Changed, FormLost
+from stageflow.stages.work.undo.resource import Changed, FormLost, Refused
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where everything else here is wanted all the same
+    fcntl = None  # type: ignore[assignment]
 
 IN_USE_S: Final = 5.0
 """How long others may have a file open before a write of it is given up; less than
@@ -71,6 +76,14 @@ class Files:
     in_flight_s = 0.0
 
     def __init__(self, root: str | os.PathLike[str], *, name: str | None = None) -> None:
+        if fcntl is None or not hasattr(fcntl, "F_SETLEASE"):
+            raise BuildError(
+                "undo.platform",
+                "files can be put back without overwriting others on Linux only",
+                expected="Linux: leases and RENAME_EXCHANGE",
+                got=sys.platform,
+                fix="declare changes of files as Irreversible(...) here",
+            )
         self._root = Path(root).resolve()
         self.name = f"files of {self._root.name}" if name is None else name
 
@@ -386,7 +399,14 @@ def _renamed(source: Path, target: Path, flags: int) -> bool:
     number = ctypes.get_errno()
     if number in (errno.ENOENT, errno.EEXIST):
         return False
-    raise OSError(number, os.strerror(number), str(source))
+    raise EffectError(
+        "undo.file_system",
+        f"a file can't be exchanged for another one here: {os.strerror(number)}",
+        field=target.name,
+        expected="a file system with RENAME_EXCHANGE, such as ext4, xfs, btrfs or tmpfs",
+        got=errno.errorcode.get(number, str(number)),
+        fix="let the folder lie elsewhere, or declare changes there as Irreversible(...)",
+    )
 
 
 @functools.cache
@@ -394,8 +414,8 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
 
-def _no_file(key: str, got: str) -> EffectError:
-    return EffectError(
+def _no_file(key: str, got: str) -> Refused:
+    return Refused(
         "undo.path",
         f"{key!r} is nothing that can be changed and put back",
         field=key,

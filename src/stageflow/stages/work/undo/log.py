@@ -25,7 +25,7 @@ Adapted: TypeAlias = Callable[[str, bytes | None, str, str], bytes | None]
 when that content can't be had in it."""
 
 
-class Standing(enum.Enum):
+class StepStanding(enum.Enum):
     """What became of a step."""
 
     OPEN = "open"
@@ -37,11 +37,11 @@ class Standing(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TimelineStep:
     """One change of a timeline, or one act that can't be taken back."""
 
     number: int
-    standing: Standing
+    standing: StepStanding
     resource: str
     key: str
     """Of what was sent: a digest of it."""
@@ -104,6 +104,7 @@ class Log:
         "_conflicts",
         "_matched",
         "_ops",
+        "_permit_ops",
         "_permits",
         "_used",
         "length",
@@ -115,7 +116,7 @@ class Log:
     def __init__(self) -> None:
         self.length = 0
         """Records read."""
-        self.steps: list[Step] = []
+        self.steps: list[TimelineStep] = []
         """Step n is at n - 1."""
         self.undo: on_record.Begun | None = None
         """The undo that is begun and not ended."""
@@ -126,6 +127,7 @@ class Log:
         self._conflicts: dict[int, list[Conflict]] = defaultdict(list)
         """By undo."""
         self._matched: dict[int, list[int]] = defaultdict(list)
+        self._permit_ops: set[str] = set()
         self._permits: dict[str, on_record.Permitted] = {}
         """By digest: leave that was given and not used."""
         self._used: dict[int, on_record.Permitted] = {}
@@ -141,19 +143,20 @@ class Log:
                 self._add(_sending(record))
                 self._used[record.step] = self._permits.pop(record.digest)
             case on_record.Acted(step, after):
-                self._set(step, Standing.ACTED, after)
+                self._set(step, StepStanding.ACTED, after)
                 self._used.pop(step, None)
-            case on_record.Dropped(step, _):
+            case on_record.Voided(step, _):
                 self._drop(step)
             case on_record.Doubted(step, found):
-                self._set(step, Standing.DOUBTED, found)
+                self._set(step, StepStanding.DOUBTED, found)
             case on_record.Settled(step, happened, _):
                 if happened:
-                    self._set(step, Standing.ACTED, self.step(step).after)
+                    self._set(step, StepStanding.ACTED, self.step(step).after)
                 else:
                     self._drop(step)
-            case on_record.Permitted(digest):
+            case on_record.Permitted(digest, _, _, op):
                 self._permits[digest] = record
+                self._permit_ops.add(op)
             case on_record.Begun():
                 self.undo = record
                 self.undos.append(record)
@@ -164,17 +167,17 @@ class Log:
             case on_record.Ended():
                 self.undo = None
 
-    def _add(self, step: Step) -> None:
+    def _add(self, step: TimelineStep) -> None:
         assert step.number == len(self.steps) + 1, f"step {step.number} after {len(self.steps)}"
         self.steps.append(step)
         if step.op:
             self._ops[step.op] = step.number
 
-    def _set(self, number: int, standing: Standing, after: State | None) -> None:
+    def _set(self, number: int, standing: StepStanding, after: State | None) -> None:
         self.steps[number - 1] = replace(self.step(number), standing=standing, after=after)
 
     def _drop(self, number: int) -> None:
-        self._set(number, Standing.DROPPED, None)
+        self._set(number, StepStanding.DROPPED, None)
         permit = self._used.pop(number, None)
         if permit is not None:
             self._permits[permit.digest] = permit
@@ -182,10 +185,10 @@ class Log:
     # -- questions ---------------------------------------------------------------------------
 
     @property
-    def open(self) -> Step | None:
+    def open(self) -> TimelineStep | None:
         """The step whose intent is the last thing on record about it."""
         last = self.steps[-1] if self.steps else None
-        return last if last is not None and last.standing is Standing.OPEN else None
+        return last if last is not None and last.standing is StepStanding.OPEN else None
 
     @property
     def is_unfinished(self) -> bool:
@@ -197,7 +200,7 @@ class Log:
         """0 at the beginning."""
         return len(self.steps)
 
-    def step(self, number: int) -> Step:
+    def step(self, number: int) -> TimelineStep:
         """Step 1, 2, ..."""
         return self.steps[number - 1]
 
@@ -206,10 +209,18 @@ class Log:
         """0 before the first."""
         return len(self.undos)
 
-    def of_op(self, op: str) -> Step | None:
+    def of_op(self, op: str) -> TimelineStep | None:
         """The latest step under this name."""
         number = self._ops.get(op) if op else None
         return None if number is None else self.step(number)
+
+    def is_permitted(self, op: str) -> bool:
+        """Whether leave was given under this name."""
+        return bool(op) and op in self._permit_ops
+
+    def undo_of_op(self, op: str) -> on_record.Begun | None:
+        """The undo under this name."""
+        return next((begun for begun in self.undos if op and begun.op == op), None)
 
     def permit(self, digest: str, now_s: float) -> on_record.Permitted | None:
         """Leave for an act that was neither used nor has run out."""
@@ -221,7 +232,7 @@ class Log:
         taken back itself."""
         standing: set[int] = set()
         for step in self.steps[:upto]:
-            if step.standing is Standing.ACTED:
+            if step.standing is StepStanding.ACTED:
                 _stand(self, step, standing)
         return standing
 
@@ -230,7 +241,7 @@ class Log:
         steps = list(self._matched[begun.undo])
         own = [step for step in self.steps[begun.upto :] if step.undo == begun.undo]
         for step in own:
-            if step.standing is Standing.ACTED:
+            if step.standing is StepStanding.ACTED:
                 steps += step.undoes
         return Restored(
             undo=begun.undo,
@@ -246,15 +257,15 @@ class Log:
         restored |= {
             step.place
             for step in self.steps
-            if step.undo == undo and step.standing in (Standing.ACTED, Standing.DOUBTED)
+            if step.undo == undo and step.standing in (StepStanding.ACTED, StepStanding.DOUBTED)
         }
         return restored, {(each.resource, each.key) for each in self._conflicts[undo]}
 
 
-def _intended(record: on_record.Intended) -> Step:
-    return Step(
+def _intended(record: on_record.Intended) -> TimelineStep:
+    return TimelineStep(
         record.step,
-        Standing.OPEN,
+        StepStanding.OPEN,
         record.resource,
         record.key,
         record.by,
@@ -267,10 +278,10 @@ def _intended(record: on_record.Intended) -> Step:
     )
 
 
-def _sending(record: on_record.Sending) -> Step:
-    return Step(
+def _sending(record: on_record.Sending) -> TimelineStep:
+    return TimelineStep(
         record.step,
-        Standing.OPEN,
+        StepStanding.OPEN,
         record.resource,
         record.digest,
         record.by,
@@ -280,7 +291,7 @@ def _sending(record: on_record.Sending) -> Step:
     )
 
 
-def _stand(log: Log, step: Step, standing: set[int]) -> None:
+def _stand(log: Log, step: TimelineStep, standing: set[int]) -> None:
     """`step` happened: it stands, and what it took back does not; what *that* took back does."""
     todo = [(step.number, True)]
     while todo:
@@ -313,7 +324,7 @@ class PlacePlan(NamedTuple):
 def wanted(log: Log, begun: on_record.Begun) -> set[int]:
     """The steps that an undo is about, those that nobody can take back among them."""
     steps = log.steps[: begun.upto]
-    happened = (Standing.ACTED, Standing.DOUBTED)
+    happened = (StepStanding.ACTED, StepStanding.DOUBTED)
     if begun.to_step >= 0:
         return {each.number for each in steps[begun.to_step :] if each.standing in happened}
     standing = log.standing_steps(begun.upto)
@@ -322,7 +333,7 @@ def wanted(log: Log, begun: on_record.Begun) -> set[int]:
         for each in steps
         if each.by == begun.node
         and not each.undoes
-        and (each.number in standing or each.standing is Standing.DOUBTED)
+        and (each.number in standing or each.standing is StepStanding.DOUBTED)
     }
 
 
@@ -336,9 +347,9 @@ def plan(log: Log, begun: on_record.Begun, adapted: Adapted) -> list[PlacePlan]:
 
     The same for an undo that was cut off, however far it has come.
     """
-    chains: dict[Place, list[Step]] = defaultdict(list)
+    chains: dict[Place, list[TimelineStep]] = defaultdict(list)
     for step in log.steps[: begun.upto]:
-        if step.standing in (Standing.ACTED, Standing.DOUBTED) and not step.is_final:
+        if step.standing in (StepStanding.ACTED, StepStanding.DOUBTED) and not step.is_final:
             chains[step.place].append(step)
     about = wanted(log, begun)
     standing = log.standing_steps(begun.upto)
@@ -351,13 +362,17 @@ def plan(log: Log, begun: on_record.Begun, adapted: Adapted) -> list[PlacePlan]:
 
 
 def _place_plan(
-    place: Place, chain: Sequence[Step], about: set[int], standing: set[int], adapted: Adapted
+    place: Place,
+    chain: Sequence[TimelineStep],
+    about: set[int],
+    standing: set[int],
+    adapted: Adapted,
 ) -> PlacePlan:
     """Walks back from the last step to the first that is wanted, or as far as that goes."""
     first = next(step.number for step in chain if step.number in about)
     undoes: list[int] = []
     target: State | None = None
-    later: Step | None = None
+    later: TimelineStep | None = None
     conflict: Conflict | None = None
     for step in reversed(chain):
         if step.number < first:
@@ -377,15 +392,19 @@ def _place_plan(
     return PlacePlan(place, Restore(place, last, target, tuple(undoes)), conflict)
 
 
-def _numbers(steps: Iterable[Step]) -> Iterable[int]:
+def _numbers(steps: Iterable[TimelineStep]) -> Iterable[int]:
     return (step.number for step in steps)
 
 
 def _obstacle(
-    step: Step, later: Step | None, about: set[int], standing: set[int], adapted: Adapted
+    step: TimelineStep,
+    later: TimelineStep | None,
+    about: set[int],
+    standing: set[int],
+    adapted: Adapted,
 ) -> str | None:
     """Why a walk back through a chain ends before this step; None when it goes on."""
-    if step.standing is Standing.DOUBTED:
+    if step.standing is StepStanding.DOUBTED:
         return f"nobody knows whether step {step.number} happened"
     assert step.after is not None
     if later is not None and later.before is not None:
@@ -416,11 +435,11 @@ def difference(resource: str, then: State, now: State, adapted: Adapted) -> str 
     return None
 
 
-def judged(step: Step, now: State, adapted: Adapted) -> Record:
+def judged(step: TimelineStep, now: State, adapted: Adapted) -> Record:
     """What became of a change that was cut off, by what is at its place now."""
     assert step.before is not None
     if difference(step.resource, step.before, now, adapted) is None:
-        return on_record.Dropped(step.number, "it was cut off before it happened")
+        return on_record.Voided(step.number, "it was cut off before it happened")
     intended = State(step.intended, form=step.before.form)
     if difference(step.resource, intended, now, adapted) is None:
         return on_record.Acted(step.number, now)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from stageflow.stages.work.undo.records import State
 from stageflow.stages.work.undo.resource import Changed, FormLost
-from stageflow.stages.work.undo.store import Decide, Head
+from stageflow.stages.work.undo.store import Decide, TimelineHead
 
 T = TypeVar("T")
 
@@ -17,12 +17,12 @@ class MemoryUndo:
     """Implements UndoStore."""
 
     def __init__(self, *, wall_s: Callable[[], float] | None = None) -> None:
-        self._heads: dict[str, Head] = {}
+        self._heads: dict[str, TimelineHead] = {}
         self._records: dict[str, list[bytes]] = {}
         self._wall_s = _now_s if wall_s is None else wall_s
 
     async def change(self, timeline: str, decide: Decide[T]) -> T:
-        change, answer = decide(self._heads.get(timeline, Head()), self._wall_s())
+        change, answer = decide(self._heads.get(timeline, TimelineHead()), self._wall_s())
         if change is not None:
             self._heads[timeline] = change.head
             self._records.setdefault(timeline, []).extend(change.records)

@@ -6,6 +6,7 @@ An intent is written before its act, what became of it after (Mohan et al., ARIE
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -69,7 +70,7 @@ class Acted(msgspec.Struct, frozen=True, tag="acted"):
     """As it was found afterwards; None of what was sent."""
 
 
-class Dropped(msgspec.Struct, frozen=True, tag="dropped"):
+class Voided(msgspec.Struct, frozen=True, tag="voided"):
     """The open step did not happen, or is gone."""
 
     step: int
@@ -98,6 +99,7 @@ class Permitted(msgspec.Struct, frozen=True, tag="permitted"):
     digest: str
     by: str
     until_s: float
+    op: str = ""
 
 
 class Begun(msgspec.Struct, frozen=True, tag="begun"):
@@ -111,6 +113,7 @@ class Begun(msgspec.Struct, frozen=True, tag="begun"):
     upto: int
     """The last step there was."""
     by: str
+    op: str = ""
     at_s: float = 0.0
 
 
@@ -139,7 +142,7 @@ Record: TypeAlias = (
     Intended
     | Sending
     | Acted
-    | Dropped
+    | Voided
     | Doubted
     | Settled
     | Permitted
@@ -149,24 +152,30 @@ Record: TypeAlias = (
     | Ended
 )
 
+_SUM = 4
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
 
 
 def encoded(records: Sequence[Record]) -> list[bytes]:
-    """As a store keeps them."""
-    return [_encoder.encode(record) for record in records]
+    """As a store keeps them, each with a checksum: what is put back must be what was there."""
+    return [
+        zlib.crc32(data).to_bytes(_SUM, "big") + data
+        for data in (_encoder.encode(record) for record in records)
+    ]
 
 
 def decoded(data: bytes, timeline: str, place: int) -> Record:
     """The record again. EffectError `undo.damaged` when it is none."""
     try:
-        return _decoder.decode(data)
+        if zlib.crc32(data[_SUM:]) == int.from_bytes(data[:_SUM], "big"):
+            return _decoder.decode(data[_SUM:])
     except msgspec.DecodeError:
-        raise EffectError(
-            "undo.damaged",
-            f"record {place} of the undo log of {timeline!r} can't be read",
-            expected="a record that this version of stageflow wrote",
-            got=f"{len(data)} bytes",
-            fix="restore the log from a copy; without it nothing can be taken back",
-        ) from None
+        pass
+    raise EffectError(
+        "undo.damaged",
+        f"record {place} of the undo log of {timeline!r} can't be read",
+        expected="a record that this version of stageflow wrote",
+        got=f"{len(data)} bytes",
+        fix="restore the log from a copy; without it nothing can be taken back",
+    )

@@ -18,7 +18,7 @@ import msgspec
 from stageflow.model.errors import BuildError, EffectError
 from stageflow.stages.work.unbroken import to_its_end
 from stageflow.stages.work.undo.records import State
-from stageflow.stages.work.undo.resource import Changed, FormLost
+from stageflow.stages.work.undo.resource import Changed, FormLost, Refused
 
 BUSY_S: Final = 15.0
 """How long a read or write waits for another transaction; less than `UndoRules.act_s`."""
@@ -97,13 +97,19 @@ class Rows:
         columns = _columns.decode(before.form)
         row = self.value(before.content)
         if row is None:
-            row = {each.name: _default(each) for each in columns if each.name not in value}
-            row.update({each.name: value[each.name] for each in columns if each.name in value})
+            row = {each.name: self._first(each, value) for each in columns}
         for column, wanted in value.items():
             if column not in row:
                 raise _no_row(self.name, f"a column {column!r}")
             row[column] = wanted
         return _packed(row)
+
+    def _first(self, column: Column, value: Mapping[str, Any]) -> Any:
+        """What a new row has there."""
+        try:
+            return value[column.name] if column.name in value else _default(column)
+        except FormLost as lost:
+            raise _no_row(self.name, f"nothing for {column.name!r}; {lost}") from None
 
     def value(self, content: bytes | None) -> dict[str, Any] | None:
         return None if content is None else _row.decode(content)
@@ -133,11 +139,20 @@ class Rows:
         form = msgspec.json.encode(columns).decode()
         names = ", ".join(f'"{each.name}"' for each in columns)
         version = "NULL" if self._version is None else f'"{self._version}"'
-        row = database.execute(
+        rows = database.execute(
             f'SELECT {version}, {names} FROM "{self._table}" WHERE "{self._key}" IS ?', (key,)
-        ).fetchone()
-        if row is None:
+        ).fetchmany(2)
+        if not rows:
             return State(None, form=form)
+        if len(rows) > 1:
+            raise Refused(
+                "undo.several_rows",
+                f"several rows of {self.name!r} have the key {key!r}",
+                field=self._key,
+                expected="a column that is unique",
+                fix="Rows(..., key='id') with the table's primary key",
+            )
+        row = rows[0]
         content = dict(zip((each.name for each in columns), row[1:], strict=True))
         return State(_packed(content), "" if row[0] is None else str(row[0]), form)
 
@@ -145,7 +160,7 @@ class Rows:
         """All columns but the key, which is known, and the version."""
         found = database.execute(f'PRAGMA table_info("{self._table}")').fetchall()
         if not found:
-            raise EffectError(
+            raise Refused(
                 "undo.no_table",
                 f"there is no table {self._table!r} in {self._path.name}",
                 expected="the table that the resource was made for",
@@ -189,6 +204,22 @@ class Rows:
                 made = work(database)
                 database.execute("COMMIT")
                 return made
+            except sqlite3.IntegrityError as error:
+                raise Refused(
+                    "undo.refused",
+                    f"{self.name!r} refuses this row: {type(error).__name__}",
+                    expected="a row that meets the table's constraints",
+                    got=getattr(error, "sqlite_errorname", "a constraint"),
+                    fix="look which constraint it is; others may have taken a unique value",
+                ) from error
+            except sqlite3.Error as error:
+                raise EffectError(
+                    "undo.unavailable",
+                    f"{self.name!r} did not answer: {type(error).__name__}",
+                    expected="a database that can be read and written",
+                    got=getattr(error, "sqlite_errorname", "an error"),
+                    fix="look at the database; what was cut off is found out and finished then",
+                ) from error
             finally:
                 database.close()  # what is not committed is undone
 

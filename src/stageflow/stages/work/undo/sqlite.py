@@ -16,7 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from stageflow.stages.work.threads import ThreadConnections
-from stageflow.stages.work.undo.store import Decide, Head, closed, unreachable
+from stageflow.stages.work.undo.store import Decide, TimelineHead, closed, unreachable
 
 BUSY_S = 30.0
 """How long a change waits for another process's transaction."""
@@ -34,7 +34,7 @@ _APPEND = "INSERT INTO stageflow_undo VALUES (?, ?, ?)"
 _READ = "SELECT record FROM stageflow_undo WHERE timeline = ? AND place >= ? ORDER BY place"
 _UNFINISHED = "SELECT timeline FROM stageflow_undo_heads WHERE is_unfinished ORDER BY timeline"
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Head)
+_decoder = msgspec.msgpack.Decoder(TimelineHead)
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ class SQLiteUndo:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 row = connection.execute(_HEAD, (timeline,)).fetchone()
-                head = Head() if row is None else _decoder.decode(row[0])
+                head = TimelineHead() if row is None else _decoder.decode(row[0])
                 change, answer = decide(head, self._wall_s())
                 if change is not None:
                     after = change.head

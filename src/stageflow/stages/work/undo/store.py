@@ -12,7 +12,7 @@ from stageflow.model.errors import EffectError
 T = TypeVar("T")
 
 
-class Head(msgspec.Struct, frozen=True):
+class TimelineHead(msgspec.Struct, frozen=True):
     """Where a timeline stands, and who changes it. Immutable."""
 
     length: int = 0
@@ -30,11 +30,11 @@ class Head(msgspec.Struct, frozen=True):
 class Change(NamedTuple):
     """What to make of a head: another one, and the records that make it longer."""
 
-    head: Head
+    head: TimelineHead
     records: Sequence[bytes] = ()
 
 
-Decide: TypeAlias = Callable[[Head, float], tuple[Change | None, T]]
+Decide: TypeAlias = Callable[[TimelineHead, float], tuple[Change | None, T]]
 """The head and the store's time to a change, or None for none, and an answer. Pure; may be called
 several times."""
 

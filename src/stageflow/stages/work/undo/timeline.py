@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -16,24 +16,25 @@ import msgspec
 
 from stageflow.model.errors import EffectError, EffectUnknown
 from stageflow.model.marks import reached
-from stageflow.stages.work.unbroken import to_its_end
+from stageflow.stages.work.unbroken import to_its_end, unbroken
 from stageflow.stages.work.undo import records as on_record
 from stageflow.stages.work.undo.log import (
     Conflict,
     Log,
+    Place,
     PlacePlan,
     Restore,
     Restored,
-    Standing,
-    Step,
+    StepStanding,
+    TimelineStep,
     difference,
     judged,
     kept,
     plan,
 )
 from stageflow.stages.work.undo.records import Record, State
-from stageflow.stages.work.undo.resource import Changed, FormLost, Irreversible, Resource
-from stageflow.stages.work.undo.store import Change, Head
+from stageflow.stages.work.undo.resource import Changed, FormLost, Irreversible, Refused, Resource
+from stageflow.stages.work.undo.store import Change, TimelineHead
 
 if TYPE_CHECKING:  # it makes timelines
     from stageflow.stages.work.undo.undo_log import UndoLog
@@ -54,35 +55,42 @@ class Timeline:
     `UndoRules(wait_s=...)`, and are then refused as `undo.busy`.
     """
 
-    def __init__(self, undo: UndoLog, name: str, *, by: str, ops: str = "") -> None:
+    def __init__(
+        self, undo: UndoLog, name: str, *, by: str, next_op: Callable[[], str] = str
+    ) -> None:
         self._undo = undo
         self._name = name
         self._by = by
-        self._ops = ops
-        self._op_count = 0
+        self._next_op = next_op
         self._log = Log()
 
     # -- changing ----------------------------------------------------------------------------
 
-    async def change(self, resource: Resource | str, key: str, to: Any) -> int:
+    async def change(
+        self, resource: Resource | str, key: str, to: Any, *, op: str | None = None
+    ) -> int:
         """Makes `to` what is at `key`; the number of the step.
 
         `to` is a value of the resource, None for nothing, or a function from the value that is
         there to the new one. A change that changes nothing is no step. Whoever else writes in
         between is not overwritten: the change is made anew, from what is there then.
 
-        EffectError `undo.contended` when that happens again and again, `undo.busy`, and
-        `undo.unknown_resource`; EffectUnknown `undo.unknown` when this change was cut off in an
-        earlier life and nobody can say whether it happened.
+        `op` names this change of the timeline: who makes it again under that name is given the
+        step that was made. In a stage each call has a name by its order.
+
+        EffectError `undo.contended` when that happens again and again, `undo.busy`,
+        `undo.unknown_resource`, `undo.other_op` when the name stands for a change elsewhere, and
+        what the resource says that will not have it (Refused); EffectUnknown `undo.unknown` when
+        this change was cut off in an earlier life and nobody can say whether it happened.
         """
-        op = self._next_op()
+        op = self._next_op() if op is None else op
         known = self._known(resource)
         async with self._turn() as turn:
-            before_crash = turn.log.of_op(op)
-            if before_crash is not None and before_crash.standing is Standing.ACTED:
-                return before_crash.number
-            if before_crash is not None and before_crash.standing is Standing.DOUBTED:
-                raise self._unknown(before_crash)
+            made = self._made(turn.log, op, (known.name, key))
+            if made is not None and made.standing is StepStanding.DOUBTED:
+                raise self._unknown(made)
+            if made is not None:
+                return made.number
             for _ in range(CONTENTIONS_MAX):
                 before = await self._act(known.read(key))
                 value = to(known.value(before.content)) if callable(to) else to
@@ -94,8 +102,11 @@ class Timeline:
                 try:
                     await turn.write(known, key, after, before)
                 except Changed:
-                    await turn.append(on_record.Dropped(step, "changed by somebody else"))
+                    await turn.append(on_record.Voided(step, "changed by somebody else"))
                     continue
+                except Refused as refused:
+                    await turn.append(on_record.Voided(step, refused.code))
+                    raise
                 return step
         raise EffectError(
             "undo.contended",
@@ -115,36 +126,45 @@ class Timeline:
     # -- acts that are final ------------------------------------------------------------------
 
     async def permit(
-        self, act: Irreversible, payload: bytes | str, *, by: str, for_s: float = 86_400.0
+        self,
+        act: Irreversible,
+        payload: bytes | str,
+        *,
+        by: str,
+        for_s: float = 86_400.0,
+        op: str | None = None,
     ) -> None:
         """A person's leave to do this act with this payload, once, within `for_s`.
 
-        Who may give it is for your application to decide: `by` is recorded, not checked.
+        Who may give it is for your application to decide: `by` is recorded, not checked. `op` as
+        for `change`: leave that is given again under one name is given once.
         """
+        op = self._next_op() if op is None else op
         digest = _digest(act, _payload(payload))
         async with self._turn() as turn:
-            await turn.append(on_record.Permitted(digest, by, turn.now_s + for_s))
+            if not turn.log.is_permitted(op):
+                await turn.append(on_record.Permitted(digest, by, turn.now_s + for_s, op))
 
-    async def send(self, act: Irreversible, payload: bytes | str) -> int:
+    async def send(self, act: Irreversible, payload: bytes | str, *, op: str | None = None) -> int:
         """Does an act that nobody can take back, if it was permitted; the number of the step.
 
-        The leave is used up by it; one that fails gives it back. EffectError `undo.not_permitted`;
-        EffectUnknown `undo.unknown` when nobody knows whether it happened, unless the receiver
-        recognises keys: then it is asked once more.
+        The leave is used up by it; one that fails gives it back. `op` as for `change`: what was
+        sent under a name is not sent again. EffectError `undo.not_permitted`; EffectUnknown
+        `undo.unknown` when nobody knows whether it happened, unless the receiver recognises keys:
+        then a second `send` under the same `op` asks it once more.
         """
-        op = self._next_op()
+        op = self._next_op() if op is None else op
         data = _payload(payload)
         digest = _digest(act, data)
         async with self._turn() as turn:
-            known = turn.log.of_op(op)
-            if known is not None and known.standing is Standing.ACTED:
-                return known.number
-            if known is not None and known.standing is Standing.DOUBTED:
-                if not act.keyed or known.key != digest:
-                    raise self._unknown(known)
-                await self._act(act.send(data, self._key(known.number)))
-                await turn.append(on_record.Settled(known.number, True, act.name))
-                return known.number
+            made = self._made(turn.log, op, (act.name, digest))
+            if made is not None and made.standing is StepStanding.DOUBTED:
+                if not act.keyed:
+                    raise self._unknown(made)
+                await self._act(act.send(data, self._key(made.number)))
+                await turn.append(on_record.Settled(made.number, True, act.name))
+            if made is not None:
+                return made.number
             permit = turn.log.permit(digest, turn.now_s)
             if permit is None:
                 raise _not_permitted(act, digest)
@@ -164,7 +184,7 @@ class Timeline:
                 raise  # whoever tries again asks under the same key
             raise self._unknown(turn.log.step(step)) from error
         except Exception as error:
-            await turn.append(on_record.Dropped(step, type(error).__name__))
+            await turn.append(on_record.Voided(step, type(error).__name__))
             raise
         await turn.append(on_record.Acted(step, None))
 
@@ -176,7 +196,7 @@ class Timeline:
         """
         async with self._turn() as turn:
             is_known = 0 < step <= turn.log.last_step
-            if not is_known or turn.log.step(step).standing is not Standing.DOUBTED:
+            if not is_known or turn.log.step(step).standing is not StepStanding.DOUBTED:
                 raise EffectError(
                     "undo.not_in_doubt",
                     f"step {step} of this timeline is not in doubt",
@@ -188,24 +208,27 @@ class Timeline:
 
     # -- undoing -----------------------------------------------------------------------------
 
-    async def undo_to(self, step: int) -> Restored:
+    async def undo_to(self, step: int, *, op: str | None = None) -> Restored:
         """Takes back all steps after this one, undos among them; 0 is the beginning.
 
         Each place gets what it had then, if it is still as the timeline's last step left it;
         whatever somebody else has changed is left as it is, and reported. Takes steps of its own:
-        `undo_to` a later number brings them back. EffectError `undo.unknown_step`.
+        `undo_to` a later number brings them back. What a resource refuses to take back is left and
+        reported, too. `op` as for `change`. EffectError `undo.unknown_step`.
         """
+        op = self._next_op() if op is None else op
         async with self._turn() as turn:
             self._check_step(turn.log, step)
-            return await self._undone(turn, to_step=step, node="")
+            return await self._undone(turn, to_step=step, node="", op=op)
 
-    async def put_back(self, node: str) -> Restored:
+    async def put_back(self, node: str, *, op: str | None = None) -> Restored:
         """Takes back what this node, or whoever is named so in `by`, has changed and what stands.
 
         What others have changed since at the same place is left as it is, and reported.
         """
+        op = self._next_op() if op is None else op
         async with self._turn() as turn:
-            return await self._undone(turn, to_step=-1, node=node)
+            return await self._undone(turn, to_step=-1, node=node, op=op)
 
     async def preview(self, step: int) -> Restored:
         """What `undo_to(step)` would do now; changes nothing."""
@@ -233,7 +256,7 @@ class Timeline:
                 turn.log.last_step,
             )
 
-    async def steps(self) -> tuple[Step, ...]:
+    async def steps(self) -> tuple[TimelineStep, ...]:
         """All steps, in order, as they stand."""
         async with self._turn() as turn:
             return tuple(turn.log.steps)
@@ -248,9 +271,14 @@ class Timeline:
         async with self._turn() as turn:
             return turn.recovered
 
-    async def _undone(self, turn: _Turn, *, to_step: int, node: str) -> Restored:
-        last = turn.log.last_undo + 1
-        begun = on_record.Begun(last, to_step, node, turn.log.last_step, self._by, turn.now_s)
+    async def _undone(self, turn: _Turn, *, to_step: int, node: str, op: str) -> Restored:
+        log = turn.log
+        known = log.undo_of_op(op)
+        if known is not None:
+            return log.report(known)
+        begun = on_record.Begun(
+            log.last_undo + 1, to_step, node, log.last_step, self._by, op, turn.now_s
+        )
         await turn.append(begun)
         return await self._finished(turn)
 
@@ -272,8 +300,11 @@ class Timeline:
         name, key = restore.place
         resource = self._known(name)
         also = [] if place.conflict is None else [_conflicted(undo, place.conflict)]
-        now = await self._act(resource.read(key))
-        why = difference(name, restore.expected, now, self._adapted)
+        try:
+            now = await self._act(resource.read(key))
+            why = difference(name, restore.expected, now, self._adapted)
+        except Refused as refused:
+            now, why = restore.expected, _refusal(refused)
         if why is None:
             try:
                 target = self._adapted(name, restore.target.content, restore.target.form, now.form)
@@ -291,10 +322,12 @@ class Timeline:
         await turn.append(intent)
         try:
             await turn.write(resource, key, target, now, *also)
-        except Changed:
+        except (Changed, Refused) as error:
             reached("undo_conflict")
-            lost_race = _conflict(restore, "changed by somebody else")
-            await turn.append(on_record.Dropped(step, lost_race.why), _conflicted(undo, lost_race))
+            why = _refusal(error) if isinstance(error, Refused) else "changed by somebody else"
+            await turn.append(
+                on_record.Voided(step, why), _conflicted(undo, _conflict(restore, why))
+            )
 
     # -- turns -------------------------------------------------------------------------------
 
@@ -325,9 +358,13 @@ class Timeline:
                 )
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, PAUSE_MAX_S)
-        known = self._log.length
-        for place, data in enumerate(await undo.store.read(self._name, known), known):
-            self._log.apply(on_record.decoded(data, self._name, place))
+        try:
+            known = self._log.length
+            for place, data in enumerate(await undo.store.read(self._name, known), known):
+                self._log.apply(on_record.decoded(data, self._name, place))
+        except BaseException:
+            await turn.end()
+            raise
         turn.log = self._log
         return turn
 
@@ -341,14 +378,17 @@ class Timeline:
             reached("undo_finished_for_another")
             turn.recovered = await self._finished(turn)
 
-    async def _found_out(self, step: Step, now_s: float) -> list[Record]:
+    async def _found_out(self, step: TimelineStep, now_s: float) -> list[Record]:
         """What became of an open step."""
         if step.is_final:
             return [on_record.Doubted(step.number, None)]
         resource = self._known(step.resource)
         await asyncio.sleep(max(0.0, step.at_s + resource.in_flight_s - now_s))
-        now = await self._act(resource.read(step.key))
-        found = judged(step, now, self._adapted)
+        try:
+            now = await self._act(resource.read(step.key))
+            found = judged(step, now, self._adapted)
+        except Refused:  # the place itself is gone
+            found = on_record.Doubted(step.number, State(None))
         if step.undo and isinstance(found, on_record.Doubted):
             why = f"nobody knows whether step {step.number} happened"
             return [found, on_record.Conflicted(step.undo, step.undoes[0], why)]
@@ -367,11 +407,21 @@ class Timeline:
     def _adapted(self, resource: str, content: bytes | None, then: str, now: str) -> bytes | None:
         return content if then == now else self._known(resource).adapted(content, then, now)
 
-    def _next_op(self) -> str:
-        if not self._ops:
-            return ""
-        self._op_count += 1
-        return f"{self._ops}/{self._op_count}"
+    def _made(self, log: Log, op: str, place: Place) -> TimelineStep | None:
+        """The step under this name, unless it did not happen."""
+        made = log.of_op(op)
+        if made is None or made.standing is StepStanding.DROPPED:
+            return None
+        if made.place != place:
+            raise EffectError(
+                "undo.other_op",
+                f"{op!r} is step {made.number} of this timeline, at {made.key!r} of "
+                f"{made.resource!r}",
+                expected="the change that was made first under this name",
+                got=f"one at {place[1]!r} of {place[0]!r}",
+                fix="let the stage do the same in the same order each time, or give op=",
+            )
+        return made
 
     def _key(self, step: int) -> str:
         """Of an act, for receivers that recognise one."""
@@ -386,7 +436,7 @@ class Timeline:
                 fix="await timeline.steps() tells what there is",
             )
 
-    def _unknown(self, step: Step) -> EffectUnknown:
+    def _unknown(self, step: TimelineStep) -> EffectUnknown:
         return EffectUnknown(
             "undo.unknown",
             f"nobody knows whether step {step.number}, {step.key!r} of {step.resource!r}, happened",
@@ -414,7 +464,7 @@ class _Turn:
     async def claim(self) -> bool:
         """Takes the turn, when it is nobody's or its holder is gone."""
 
-        def decide(head: Head, now_s: float) -> tuple[Change | None, int]:
+        def decide(head: TimelineHead, now_s: float) -> tuple[Change | None, int]:
             self.now_s = now_s
             is_late = now_s > head.until_s + self._rules.skew_s
             if head.holder not in ("", self._holder) and not (
@@ -429,7 +479,12 @@ class _Turn:
             )
             return Change(taken), taken.fence
 
-        self._fence = await self._store.change(self._timeline._name, decide)
+        claiming = self._store.change(self._timeline._name, decide)
+        self._fence, is_cancelled = await unbroken(claiming)
+        if is_cancelled:
+            if self._fence:
+                await self.end()
+            raise asyncio.CancelledError
         return self._fence > 0
 
     async def append(self, *records: Record) -> None:
@@ -440,7 +495,7 @@ class _Turn:
             self.log.apply(record)
         is_unfinished = self.log.is_unfinished
 
-        def decide(head: Head, now_s: float) -> tuple[Change | None, bool]:
+        def decide(head: TimelineHead, now_s: float) -> tuple[Change | None, bool]:
             self.now_s = now_s
             if (head.fence, head.length) != (self._fence, place):
                 return None, False
@@ -482,7 +537,7 @@ class _Turn:
     async def end(self) -> None:
         """Lets the turn go; also when the task is being cancelled."""
 
-        def decide(head: Head, now_s: float) -> tuple[Change | None, None]:
+        def decide(head: TimelineHead, now_s: float) -> tuple[Change | None, None]:
             if head.fence != self._fence:
                 return None, None
             return Change(msgspec.structs.replace(head, holder="", until_s=0.0)), None
@@ -496,6 +551,10 @@ def _conflict(restore: Restore, why: str) -> Conflict:
 
 def _conflicted(undo: int, conflict: Conflict) -> on_record.Conflicted:
     return on_record.Conflicted(undo, conflict.step, conflict.why)
+
+
+def _refusal(refused: Refused) -> str:
+    return f"its resource refuses it: {refused.code}"
 
 
 def _payload(payload: bytes | str) -> bytes:

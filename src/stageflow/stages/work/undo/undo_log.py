@@ -102,13 +102,22 @@ class UndoLog:
     def of(self, ctx: Context) -> Timeline:
         """The timeline of a run, as one of its stages uses it.
 
-        When the stage is executed again, after a crash or by a retry, its changes are known again
-        by their order and not made twice, so it may be `@work(keyed=True)`. A guard loop's next
+        When the stage is executed again, after a crash or by a retry, what it does here is known
+        again by its order and not done twice, so it may be `@work(keyed=True)`. A guard loop's next
         revision makes changes of its own.
         """
         identity = ctx.identity
-        name = json.dumps([identity.tenant, "run", identity.run])
-        return Timeline(self, name, by=ctx.node, ops=f"{ctx.node}#{ctx.revision}")
+        prefix = f"{ctx.node}#{ctx.revision}"
+        return Timeline(
+            self,
+            _run_name(identity.tenant, identity.run),
+            by=ctx.node,
+            next_op=lambda: f"{prefix}/{ctx.number('undo')}",
+        )
+
+    def of_run(self, run: str, *, by: str, tenant: str = "default") -> Timeline:
+        """The timeline of a run, as a person or another program uses it."""
+        return Timeline(self, _run_name(tenant, run), by=by)
 
     async def recover(self) -> tuple[Restored, ...]:
         """Finishes what dead processes left half done, in all timelines; undos that it ended.
@@ -142,9 +151,17 @@ async def put_back(ctx: Context, undo: UndoLog) -> None:
     """The undo of a step that changes things by `undo.of(ctx)`: `@work(undo=put_back)`.
 
     Takes back all that the step has changed. EffectError `undo.conflict` when somebody else has
-    changed some of it since; that is left as it is, and the rest is taken back.
+    changed some of it since; that is left as it is, and the rest is taken back. EffectError
+    `undo.kept` when the step did what nobody can take back: a person says that it stands.
     """
     restored = await undo.of(ctx).put_back(ctx.node.removesuffix(UNDO_SUFFIX))
+    if restored.kept and not restored.conflicts:
+        raise EffectError(
+            "undo.kept",
+            f"step {restored.kept[0]} of the timeline is an act that nobody can take back",
+            expected="a step of the run that only changes what can be put back",
+            fix="settle the undo with LetStand(...), or make such a step the pivot of its run",
+        )
     if not restored.conflicts:
         return
     first = restored.conflicts[0]
@@ -155,6 +172,10 @@ async def put_back(ctx: Context, undo: UndoLog) -> None:
         expected="what the step left there",
         fix="look at what is there now; then settle the undo: Happened(None) or LetStand(...)",
     )
+
+
+def _run_name(tenant: str, run: str) -> str:
+    return json.dumps([tenant, "run", run])
 
 
 def _check_names(resources: Sequence[Resource]) -> None:

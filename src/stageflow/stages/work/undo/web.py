@@ -7,6 +7,7 @@ written to without the danger of overwriting others, so it is refused.
 
 from __future__ import annotations
 
+import urllib.parse
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
@@ -14,10 +15,12 @@ import msgspec
 
 from stageflow.model.errors import EffectError
 from stageflow.stages.work.undo.records import State
-from stageflow.stages.work.undo.resource import Changed, FormLost
+from stageflow.stages.work.undo.resource import Changed, FormLost, Refused
 
 NOT_THERE: Final = (404, 410)
 FAILED_CONDITION: Final = (409, 412)
+FOR_GOOD: Final = (400, 405, 411, 413, 414, 415, 422)
+"""Answers that will be the same next time (RFC 9110, section 15.5)."""
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -143,23 +146,35 @@ class WebResources:
     async def _asked(
         self, method: str, key: str, headers: Mapping[str, str], content: bytes | None = None
     ) -> Response:
+        if any(part in ("", ".", "..") for part in key.split("/")):
+            raise Refused(
+                "undo.path",
+                f"{key!r} is no path below {self.name!r}",
+                field=key,
+                expected="names with '/' between them",
+                got="a part that is empty, '.' or '..'",
+                fix="timeline.change(pages, 'about/us', ...)",
+            )
+        path = urllib.parse.quote(key)
         return await self._client.request(
-            method, f"{self._base}/{key.lstrip('/')}", headers=headers, content=content
+            method, f"{self._base}/{path}", headers=headers, content=content
         )
 
     def _check(self, answer: Response, key: str) -> None:
         """Raises Changed when the condition did not hold."""
         if answer.status_code in FAILED_CONDITION:
             raise Changed
-        if not 200 <= answer.status_code < 300:
-            raise EffectError(
-                "undo.http",
-                f"{self.name!r} answered {answer.status_code} for {key!r}",
-                field=key,
-                expected="2xx, or 412 when somebody else has changed it",
-                got=str(answer.status_code),
-                fix="look at the service; what was cut off is found and finished when it is back",
-            )
+        if 200 <= answer.status_code < 300:
+            return
+        kind = Refused if answer.status_code in FOR_GOOD else EffectError
+        raise kind(
+            "undo.http",
+            f"{self.name!r} answered {answer.status_code} for {key!r}",
+            field=key,
+            expected="2xx, or 412 when somebody else has changed it",
+            got=str(answer.status_code),
+            fix="look at the service; what was cut off is found and finished when it is back",
+        )
 
 
 def _packed(answer: Response) -> bytes:
