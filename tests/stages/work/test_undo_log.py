@@ -24,12 +24,12 @@ from stageflow.stages.work import (
     Irreversible,
     MemoryResource,
     MemoryUndo,
-    Refused,
     Restored,
     State,
     StepStanding,
     UndoLog,
     UndoRules,
+    WriteRefused,
     put_back,
 )
 from stageflow.stages.work.undo import records as on_record
@@ -627,7 +627,7 @@ class Strict(MemoryResource):
 
     async def write(self, key: str, content: bytes | None, expected: State) -> State:
         if content == b"taken":
-            raise Refused("undo.refused", "somebody else has it")
+            raise WriteRefused("undo.refused", "somebody else has it")
         return await super().write(key, content, expected)
 
 
@@ -642,7 +642,7 @@ async def test_what_a_resource_refuses_is_a_conflict_and_blocks_nothing() -> Non
     assert [(each.step, each.why) for each in restored.conflicts] == [
         (1, "its resource refuses it: undo.refused")
     ]
-    with pytest.raises(Refused):
+    with pytest.raises(WriteRefused):
         await line.change(strict, "c", "taken")
     await line.change(strict, "c", "1")
     assert [each.standing for each in await line.steps()][-2:] == [

@@ -23,9 +23,9 @@ from stageflow.stages.work import (
     Files,
     FormLost,
     MemoryUndo,
-    Refused,
     Rows,
     WebResources,
+    WriteRefused,
 )
 from stageflow.stages.work.undo.conformance import check_resource, check_undo_store
 from stageflow.stages.work.undo.sqlite import SQLiteUndo
@@ -118,7 +118,7 @@ async def test_a_row_that_a_constraint_forbids_is_refused(shop: Path) -> None:
     execute(shop, "INSERT INTO orders (id, cents) VALUES ('a', 5)")
     rows = Rows(shop, "orders")
     before = await rows.read("b")
-    with pytest.raises(Refused, match=r"undo\.refused"):
+    with pytest.raises(WriteRefused, match=r"undo\.refused"):
         await rows.write("b", await rows.encoded({"cents": 5}, before), before)
     assert await rows.read("b") == before
 
@@ -126,7 +126,7 @@ async def test_a_row_that_a_constraint_forbids_is_refused(shop: Path) -> None:
 async def test_a_key_of_several_rows_is_refused(shop: Path) -> None:
     for key in "ab":
         execute(shop, "INSERT INTO orders (id, cents, status) VALUES (?, 5, 'same')", key)
-    with pytest.raises(Refused, match=r"undo\.several_rows"):
+    with pytest.raises(WriteRefused, match=r"undo\.several_rows"):
         await Rows(shop, "orders", key="status").read("same")
 
 
@@ -367,7 +367,7 @@ async def serve() -> AsyncIterator[Any]:
 @pytest.mark.parametrize("key", ["../a", "a//b", "", "/a"])
 async def test_a_path_out_of_the_service_is_refused(serve: Any, key: str) -> None:
     pages = await serve(Service())
-    with pytest.raises(Refused, match=r"undo\.path"):
+    with pytest.raises(WriteRefused, match=r"undo\.path"):
         await pages.read(key)
 
 

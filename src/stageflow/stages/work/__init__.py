@@ -11,7 +11,13 @@ from stageflow.stages.work.undo.files import Files
 from stageflow.stages.work.undo.log import Conflict, Restored, StepStanding, TimelineStep
 from stageflow.stages.work.undo.memory import MemoryResource, MemoryUndo
 from stageflow.stages.work.undo.records import State
-from stageflow.stages.work.undo.resource import Changed, FormLost, Irreversible, Refused, Resource
+from stageflow.stages.work.undo.resource import (
+    Changed,
+    FormLost,
+    Irreversible,
+    Resource,
+    WriteRefused,
+)
 from stageflow.stages.work.undo.rows import Rows
 from stageflow.stages.work.undo.timeline import Timeline
 from stageflow.stages.work.undo.undo_log import UndoLog, UndoRules, put_back
@@ -30,7 +36,6 @@ __all__ = [
     "MemoryEffects",
     "MemoryResource",
     "MemoryUndo",
-    "Refused",
     "Resource",
     "Restored",
     "Rows",
@@ -41,6 +46,7 @@ __all__ = [
     "UndoLog",
     "UndoRules",
     "WebResources",
+    "WriteRefused",
     "idempotent",
     "put_back",
 ]

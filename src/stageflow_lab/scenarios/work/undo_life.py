@@ -28,7 +28,7 @@ from .undo_stories import PLACES, VALUES, Act, Place, Story
 from .undo_truth import Fact, Permit, Sent, StepSeen, UndoSeen, plain
 
 RULES: Final = UndoRules(lease_s=60.0, act_s=20.0, wait_s=30.0, skew_s=10.0)
-LETTERS: Final = 3
+LETTERS: Final = 2
 ANSWER_LOST: Final = 52
 """A letter's value from which on its sender hears nothing."""
 

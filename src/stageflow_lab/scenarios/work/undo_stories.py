@@ -70,16 +70,16 @@ _KINDS: Final[tuple[Kind, ...]] = (
     *(("append",) * 2),
     *(("undo",) * 4),
     *(("edit",) * 2),
-    "back",
+    *(("back",) * 2),
     "form",
-    *(("send",) * 2),
+    *(("send",) * 3),
 )
 _act: Final = st.builds(
     Act,
     kind=st.sampled_from(_KINDS),
     place=st.integers(0, 4 * len(PLACES) - 1).map(lambda n: n if n < len(PLACES) else n % 4),
     value=st.integers(0, 63),
-    is_permitted=st.sampled_from((True, True, False)),
+    is_permitted=st.booleans(),
     race=st.one_of(st.none(), st.none(), st.none(), st.integers(0, 12)),
 )
 """Most acts are about a few places, so that they meet."""

@@ -25,6 +25,7 @@ async def check_resource(
     `edit` writes without the resource, as others do. `sees_returns`: whether a version tells an
     edit that was put back.
     """
+    assert resource.name and resource.in_flight_s >= 0
     await _check_writes(resource, key, first, second)
     await _check_conditions(resource, key, first, second, edit)
     if sees_returns:

@@ -30,7 +30,7 @@ import msgspec
 from stageflow.model.errors import BuildError, EffectError
 from stageflow.stages.work.unbroken import to_its_end
 from stageflow.stages.work.undo.records import State
-from stageflow.stages.work.undo.resource import Changed, FormLost, Refused
+from stageflow.stages.work.undo.resource import Changed, FormLost, WriteRefused
 
 try:
     import fcntl
@@ -414,8 +414,8 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
 
-def _no_file(key: str, got: str) -> Refused:
-    return Refused(
+def _no_file(key: str, got: str) -> WriteRefused:
+    return WriteRefused(
         "undo.path",
         f"{key!r} is nothing that can be changed and put back",
         field=key,

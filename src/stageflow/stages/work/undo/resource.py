@@ -14,7 +14,7 @@ class Changed(Exception):
     """A place was not as it was expected to be, and so was left as it is."""
 
 
-class Refused(EffectError):
+class WriteRefused(EffectError):
     """A resource will not have this content at this key, now or later; nothing was changed."""
 
 
@@ -46,9 +46,9 @@ class Resource(Protocol):
         """Makes `content` what is at `key` and returns what is there then, if it is as `expected`
         up to the moment of the write; else raises Changed and has changed nothing.
 
-        `content` is in the form of `expected`; None: nothing is to be there. Raises Refused for
-        what the resource will never take. When it is cancelled or raises anything else, it may
-        have happened.
+        `content` is in the form of `expected`; None: nothing is to be there. Raises WriteRefused
+        for what the resource will never take. When it is cancelled or raises anything else, it
+        may have happened.
         """
         ...
 

@@ -18,7 +18,7 @@ import msgspec
 from stageflow.model.errors import BuildError, EffectError
 from stageflow.stages.work.unbroken import to_its_end
 from stageflow.stages.work.undo.records import State
-from stageflow.stages.work.undo.resource import Changed, FormLost, Refused
+from stageflow.stages.work.undo.resource import Changed, FormLost, WriteRefused
 
 BUSY_S: Final = 15.0
 """How long a read or write waits for another transaction; less than `UndoRules.act_s`."""
@@ -145,7 +145,7 @@ class Rows:
         if not rows:
             return State(None, form=form)
         if len(rows) > 1:
-            raise Refused(
+            raise WriteRefused(
                 "undo.several_rows",
                 f"several rows of {self.name!r} have the key {key!r}",
                 field=self._key,
@@ -160,7 +160,7 @@ class Rows:
         """All columns but the key, which is known, and the version."""
         found = database.execute(f'PRAGMA table_info("{self._table}")').fetchall()
         if not found:
-            raise Refused(
+            raise WriteRefused(
                 "undo.no_table",
                 f"there is no table {self._table!r} in {self._path.name}",
                 expected="the table that the resource was made for",
@@ -205,7 +205,7 @@ class Rows:
                 database.execute("COMMIT")
                 return made
             except sqlite3.IntegrityError as error:
-                raise Refused(
+                raise WriteRefused(
                     "undo.refused",
                     f"{self.name!r} refuses this row: {type(error).__name__}",
                     expected="a row that meets the table's constraints",

@@ -33,7 +33,13 @@ from stageflow.stages.work.undo.log import (
     plan,
 )
 from stageflow.stages.work.undo.records import Record, State
-from stageflow.stages.work.undo.resource import Changed, FormLost, Irreversible, Refused, Resource
+from stageflow.stages.work.undo.resource import (
+    Changed,
+    FormLost,
+    Irreversible,
+    Resource,
+    WriteRefused,
+)
 from stageflow.stages.work.undo.store import Change, TimelineHead
 
 if TYPE_CHECKING:  # it makes timelines
@@ -80,8 +86,8 @@ class Timeline:
 
         EffectError `undo.contended` when that happens again and again, `undo.busy`,
         `undo.unknown_resource`, `undo.other_op` when the name stands for a change elsewhere, and
-        what the resource says that will not have it (Refused); EffectUnknown `undo.unknown` when
-        this change was cut off in an earlier life and nobody can say whether it happened.
+        what the resource says that will not have it (WriteRefused); EffectUnknown `undo.unknown`
+        when this change was cut off in an earlier life and nobody can say whether it happened.
         """
         op = self._next_op() if op is None else op
         known = self._known(resource)
@@ -104,7 +110,7 @@ class Timeline:
                 except Changed:
                     await turn.append(on_record.Voided(step, "changed by somebody else"))
                     continue
-                except Refused as refused:
+                except WriteRefused as refused:
                     await turn.append(on_record.Voided(step, refused.code))
                     raise
                 return step
@@ -303,7 +309,7 @@ class Timeline:
         try:
             now = await self._act(resource.read(key))
             why = difference(name, restore.expected, now, self._adapted)
-        except Refused as refused:
+        except WriteRefused as refused:
             now, why = restore.expected, _refusal(refused)
         if why is None:
             try:
@@ -322,9 +328,9 @@ class Timeline:
         await turn.append(intent)
         try:
             await turn.write(resource, key, target, now, *also)
-        except (Changed, Refused) as error:
+        except (Changed, WriteRefused) as error:
             reached("undo_conflict")
-            why = _refusal(error) if isinstance(error, Refused) else "changed by somebody else"
+            why = _refusal(error) if isinstance(error, WriteRefused) else "changed by somebody else"
             await turn.append(
                 on_record.Voided(step, why), _conflicted(undo, _conflict(restore, why))
             )
@@ -387,7 +393,7 @@ class Timeline:
         try:
             now = await self._act(resource.read(step.key))
             found = judged(step, now, self._adapted)
-        except Refused:  # the place itself is gone
+        except WriteRefused:  # the place itself is gone
             found = on_record.Doubted(step.number, State(None))
         if step.undo and isinstance(found, on_record.Doubted):
             why = f"nobody knows whether step {step.number} happened"
@@ -553,7 +559,7 @@ def _conflicted(undo: int, conflict: Conflict) -> on_record.Conflicted:
     return on_record.Conflicted(undo, conflict.step, conflict.why)
 
 
-def _refusal(refused: Refused) -> str:
+def _refusal(refused: WriteRefused) -> str:
     return f"its resource refuses it: {refused.code}"
 
 

@@ -15,7 +15,7 @@ import msgspec
 
 from stageflow.model.errors import EffectError
 from stageflow.stages.work.undo.records import State
-from stageflow.stages.work.undo.resource import Changed, FormLost, Refused
+from stageflow.stages.work.undo.resource import Changed, FormLost, WriteRefused
 
 NOT_THERE: Final = (404, 410)
 FAILED_CONDITION: Final = (409, 412)
@@ -147,7 +147,7 @@ class WebResources:
         self, method: str, key: str, headers: Mapping[str, str], content: bytes | None = None
     ) -> Response:
         if any(part in ("", ".", "..") for part in key.split("/")):
-            raise Refused(
+            raise WriteRefused(
                 "undo.path",
                 f"{key!r} is no path below {self.name!r}",
                 field=key,
@@ -166,7 +166,7 @@ class WebResources:
             raise Changed
         if 200 <= answer.status_code < 300:
             return
-        kind = Refused if answer.status_code in FOR_GOOD else EffectError
+        kind = WriteRefused if answer.status_code in FOR_GOOD else EffectError
         raise kind(
             "undo.http",
             f"{self.name!r} answered {answer.status_code} for {key!r}",
