@@ -70,3 +70,17 @@ async def ledgers(opened_store: StoreMaker) -> AsyncIterator[LedgerMaker]:
 def tenant() -> Iterator[str]:
     """Nobody else's: servers outlive a test."""
     yield f"tenant-{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def postgres_schema() -> Iterator[str]:
+    """The address of an empty schema, which is dropped in the end."""
+    _at_server("postgres")  # skips
+    import psycopg
+
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(POSTGRES) as database:
+        database.execute(f"CREATE SCHEMA {name}".encode())
+    yield f"{POSTGRES}?options=-csearch_path%3D{name}"
+    with psycopg.connect(POSTGRES) as database:
+        database.execute(f"DROP SCHEMA {name} CASCADE".encode())

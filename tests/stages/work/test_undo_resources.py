@@ -16,18 +16,21 @@ import httpx
 import pytest
 from aiohttp import web
 
-from stageflow import EffectError
+from stageflow import BuildError, EffectError
 from stageflow.stages.work import (
     Body,
     Changed,
     Files,
     FormLost,
+    MemoryResource,
     MemoryUndo,
     Rows,
+    UndoLog,
     WebResources,
     WriteRefused,
 )
 from stageflow.stages.work.undo.conformance import check_resource, check_undo_store
+from stageflow.stages.work.undo.postgres import PostgresUndo
 from stageflow.stages.work.undo.sqlite import SQLiteUndo
 
 TABLE = """CREATE TABLE orders (id TEXT PRIMARY KEY, status TEXT NOT NULL DEFAULT 'open',
@@ -44,6 +47,23 @@ async def test_a_store_in_sqlite_keeps_its_promises(tmp_path: Path) -> None:
     store = SQLiteUndo(tmp_path / "undo.db")
     await check_undo_store(store, lambda: SQLiteUndo(tmp_path / "undo.db"))
     await store.close()
+
+
+async def test_a_store_in_postgresql_keeps_its_promises(postgres_schema: str) -> None:
+    store = PostgresUndo(postgres_schema)
+    await check_undo_store(store, lambda: PostgresUndo(postgres_schema))
+    await store.close()
+
+
+async def test_a_log_is_opened_by_its_address(postgres_schema: str, tmp_path: Path) -> None:
+    memory = MemoryResource()
+    for address in (postgres_schema, str(tmp_path / "undo.db")):
+        async with UndoLog(address, memory) as undo:
+            line = undo.timeline("t", by="ann")
+            await line.change(memory, "a", "x")
+            assert (await line.undo_to(0)).steps == (1,) and memory.texts == {}
+    with pytest.raises(BuildError, match=r"undo\.address"):
+        UndoLog("redis://127.0.0.1", memory)
 
 
 # -- rows ----------------------------------------------------------------------------------------

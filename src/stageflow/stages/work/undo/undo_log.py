@@ -56,10 +56,11 @@ class UndoRules:
 class UndoLog:
     """Shared by any number of stages, runs and pipelines; by processes, where its store is.
 
-    `store` is the path of a SQLite file (which may be your own database) or an UndoStore;
-    `resources` are what it can put back, each under its own name. Give it to the runtime as a dep
-    named `undo`, which closes it in the end. Raises BuildError `undo.resources` for two resources
-    of one name.
+    `store` is the path of a SQLite file (which may be your own database), a `postgresql://`
+    address, or an UndoStore; `resources` are what it can put back, each under its own name. Give it
+    to the runtime as a dep named `undo`, which closes it in the end. Raises BuildError
+    `undo.resources` for two resources of one name, `undo.address`; EffectError
+    `undo.missing_extra`.
     """
 
     def __init__(
@@ -69,9 +70,7 @@ class UndoLog:
         rules: UndoRules | None = None,
         holders: Holders | None = None,
     ) -> None:
-        self.store: UndoStore = (
-            SQLiteUndo(Path(store)) if isinstance(store, (str, os.PathLike)) else store
-        )
+        self.store = _opened(store) if isinstance(store, (str, os.PathLike)) else store
         self.resources = {resource.name: resource for resource in resources}
         self.rules = UndoRules() if rules is None else rules
         self.holders: Holders = ProcessHolders() if holders is None else holders
@@ -171,6 +170,24 @@ async def put_back(ctx: Context, undo: UndoLog) -> None:
         f"{first.key!r} of {first.resource!r}, {first.why}",
         expected="what the step left there",
         fix="look at what is there now; then settle the undo: Happened(None) or LetStand(...)",
+    )
+
+
+def _opened(store: str | os.PathLike[str]) -> UndoStore:
+    if not (isinstance(store, str) and "://" in store):
+        return SQLiteUndo(Path(store))
+    scheme = store.partition("://")[0]
+    if scheme in ("postgresql", "postgres"):
+        from stageflow.stages.work.undo.postgres import PostgresUndo  # needs an extra
+
+        return PostgresUndo(store)
+    raise BuildError(
+        "undo.address",
+        "this address of an undo log is not known",
+        field="store",
+        expected="the path of a SQLite file, or postgresql://...",
+        got=f"{scheme[:40]}://",
+        fix="UndoLog('undo.db', ...)",
     )
 
 
