@@ -118,16 +118,21 @@ class Process(ABC):
     async def at(self, what: str) -> None:
         """A point: dies here when it is its turn to; others may write here."""
         await self.living()
-        if self.left is not None:
-            if self.left == 0:
-                self.doing = what
-                self.die()
-            self.left -= 1
+        self.pass_by(what)
         if self.race is not None:
             points, place = self.race
             self.race = (points - 1, place) if points else None
             if not points:
                 await self.world.edit(place, self.world.fresh())
+
+    def pass_by(self, what: str) -> None:
+        """A point at which nobody else writes; of any thread."""
+        if self.left is None:
+            return
+        if self.left == 0:
+            self.doing = what
+            self.die()
+        self.left -= 1
 
     async def send(self, payload: bytes, key: str) -> None:
         """The post office."""
@@ -353,9 +358,3 @@ def _value(place: Place, text: str | None) -> Any:
 def _longer(there: Any) -> str:
     text = plain(there)
     return f"{text['text'] if isinstance(text, dict) else text or ''}+"
-
-
-def reached(undo_store: UndoStore, process: Process) -> tuple[ReachedStore, list[ReachedResource]]:
-    """Store and resources of a process."""
-    store = ReachedStore(undo_store, process)
-    return store, [ReachedResource(each, process) for each in process.world.resources]

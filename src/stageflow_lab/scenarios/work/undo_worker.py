@@ -8,18 +8,20 @@ import json
 import os
 import signal
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
 
-from stageflow.stages.work import Files, Resource, Rows, UndoLog, WebResources
+from stageflow.stages.work import Files, Resource, Rows, State, UndoLog, WebResources
+from stageflow.stages.work.undo import files
 from stageflow.stages.work.undo.sqlite import SQLiteUndo
 
+from ...sabotage import patched
 from .undo_facts import Seen
-from .undo_life import RULES, Life, Pending, Process, Progress, reached
+from .undo_life import RULES, Life, Pending, Process, Progress, ReachedResource, ReachedStore
 from .undo_server import HOST
 from .undo_stories import PLACES, Place, Story
 from .undo_truth import (
@@ -37,6 +39,13 @@ IN_FLIGHT_S: Final = 1.0
 """How long a request to a server on this host may be on its way."""
 _TABLE: Final = "CREATE TABLE orders (id TEXT PRIMARY KEY, text TEXT, revision INTEGER)"
 _KINDS: Final = {each.__name__: each for each in (Fact, Permit, Sent, UndoSeen, StepSeen)}
+
+
+@dataclass(frozen=True, slots=True)
+class Perhaps:
+    """A write is about to be made; when nothing more is told, its process died in it."""
+
+    fact: Fact
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +167,47 @@ class RealWorld:
         with self._told.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
+    async def settle(self) -> None:
+        """Whether the write in which the last process died happened: before anybody else writes."""
+        last: dict[str, Any] = self._lines[-1] if self._lines else {"kind": ""}
+        if last["kind"] == Perhaps.__name__:
+            fact: Fact = _made("Fact", dict(last["fact"]))
+            if await self._now(fact.place) == fact.value:
+                self.tell(fact)
+
     def facts_count(self) -> int:
         return sum(line["kind"] == "Fact" for line in self._lines)
 
     def was_sent(self, step: int) -> bool:
         return any(line["kind"] == "Sent" and line["step"] == step for line in self._lines)
+
+
+class ReachedFiles(ReachedResource):
+    """A folder, as a process reaches it: one may also die while files are being exchanged, and what
+    happened then is told by its heir."""
+
+    def __init__(self, inner: Resource, process: Process, world: RealWorld) -> None:
+        super().__init__(inner, process)
+        self._told = world
+
+    async def wrote(self, key: str, content: bytes | None, expected: State, fact: Fact) -> State:
+        self._told.tell(Perhaps(fact))
+        return await super().wrote(key, content, expected, fact)
+
+
+@contextlib.contextmanager
+def deadly_renames(process: Process) -> Iterator[None]:
+    """The process may die before and after each exchange of two files."""
+    original = files._renamed
+
+    def renamed(source: Path, target: Path, flags: int) -> bool:
+        process.pass_by("write")
+        done = original(source, target, flags)
+        process.pass_by("write")
+        return done
+
+    with patched(files, "_renamed", renamed):
+        yield
 
 
 class RealProcess(Process):
@@ -201,13 +246,22 @@ async def _work_off(job: Job) -> None:
     async with httpx.AsyncClient(timeout=10.0) as client:
         world = RealWorld(job, client)
         process = RealProcess(world, job)
+        await world.settle()
         place = job.story.meanwhile[job.life - 1] if job.life else None
         if place is not None:
             await world.edit(PLACES[place], world.fresh())
-        store, resources = reached(SQLiteUndo(job.folder / "undo.db"), process)
-        undo = UndoLog(store, *resources, rules=RULES)
+        store = ReachedStore(SQLiteUndo(job.folder / "undo.db"), process)
+        rows, folder, pages = world.resources
+        undo = UndoLog(
+            store,
+            ReachedResource(rows, process),
+            ReachedFiles(folder, process, world),
+            ReachedResource(pages, process),
+            rules=RULES,
+        )
         life = Life(process, undo, job.story, progress, save=save)
-        await life.live()
+        with deadly_renames(process):
+            await life.live()
         process.left = None
         steps, is_unfinished = await life.steps()
         await undo.aclose()
@@ -239,7 +293,10 @@ def seen_of(name: str, folder: Path) -> Seen:
     ended = json.loads((folder / "ended").read_text())
     seen = Seen(name, refused=ended["refused"], is_unfinished=ended["is_unfinished"])
     for line in told(folder / "told"):
-        made = _made(line.pop("kind"), line)
+        kind = line.pop("kind")
+        if kind == Perhaps.__name__:
+            continue
+        made = _made(kind, line)
         if isinstance(made, Fact):
             seen.facts.append(made)
         elif isinstance(made, UndoSeen):
