@@ -304,7 +304,7 @@ async def test_a_thread_hears_of_its_timeout_and_is_back_before_its_run_is_over(
     log: list[str] = []
     waits = threading.Event()
 
-    @transform(timeout=0.02, on_failure="isolate")
+    @transform(timeout=0.3, on_failure="isolate")
     def polite(ctx: Context, x: int) -> int:
         while not ctx.cancelled:
             waits.wait(0.001)
