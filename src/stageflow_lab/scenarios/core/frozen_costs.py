@@ -18,7 +18,7 @@ from ...ratio import timed_pairs
 from ...world import World
 from .frozen_families import ADAPTERS, FAMILIES, draw
 
-_REPEATS: Final = 9
+_REPEATS: Final = 25
 _FLOOR_LEAVES: Final = 60_000
 """Leaves read per measurement: some milliseconds, far above the clock's resolution."""
 _FREEZINGS: Final = 200
