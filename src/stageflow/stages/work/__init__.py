@@ -10,6 +10,7 @@ from stageflow.stages.work.ledger.memory import MemoryEffects
 from stageflow.stages.work.undo.files import Files
 from stageflow.stages.work.undo.log import Conflict, Restored, StepStanding, TimelineStep
 from stageflow.stages.work.undo.memory import MemoryResource, MemoryUndo
+from stageflow.stages.work.undo.postgres_rows import PostgresRows
 from stageflow.stages.work.undo.records import State
 from stageflow.stages.work.undo.resource import (
     Changed,
@@ -36,6 +37,7 @@ __all__ = [
     "MemoryEffects",
     "MemoryResource",
     "MemoryUndo",
+    "PostgresRows",
     "Resource",
     "Restored",
     "Rows",

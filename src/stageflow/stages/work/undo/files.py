@@ -41,6 +41,9 @@ IN_USE_S: Final = 5.0
 """How long others may have a file open before a write of it is given up; less than
 `UndoRules.act_s`."""
 PAUSE_S: Final = 0.005
+OPENING_S: Final = 0.02
+"""How long somebody may take from looking a path up to opening what is there: until then who has
+found the old file may come to open it."""
 BYTES_MAX: Final = 64 * 2**20
 MODE: Final = 0o644
 """Of a file that is new."""
@@ -70,7 +73,8 @@ class Files:
     To people a file is its bytes; a change takes bytes or a str, and keeps the mode of a file that
     is there. An edit that came and went is seen by the file's inode and time. On a file system
     without leases, or for another user's files, an edit in place that began before a write and
-    ends after it is lost; elsewhere none is.
+    ends after it is lost; elsewhere none is, unless its editor is stopped for longer than
+    OPENING_S between looking the file up and opening it.
     """
 
     in_flight_s = 0.0
@@ -144,8 +148,8 @@ class Files:
 class _File:
     """One path, in a worker thread.
 
-    What lies aside is named `.NAME.OWN-EXPECTED-MTIME.undo`: by the inode of the new file (0 when
-    there is to be none), and inode and time of the file that is swapped for it.
+    What lies aside is named `.NAME.INODE-TIME-INODE-TIME.undo`: by the new file (0-0 when there is
+    to be none) and by the file that is swapped for it.
     """
 
     def __init__(self, path: Path, key: str) -> None:
@@ -231,19 +235,24 @@ class _File:
     ) -> bool:
         """Whether the file with this mark was swapped for `content`; else all is as it was."""
         if content is None:
-            own, aside = 0, self._aside(0, mark)
-            is_renamed = _renamed(self.path, aside, _NO_REPLACE)
-        else:
-            aside = self._written(content, mark)
-            own = aside.stat().st_ino
-            is_renamed = _renamed(aside, self.path, _EXCHANGE)
-            if not is_renamed:
+            own, aside = (0, 0), self._aside((0, 0), mark)
+            if not _renamed(self.path, aside, _NO_REPLACE):
+                return False  # it is gone meanwhile
+            if _mark(aside.stat()) != mark or _soon(is_awaited):
+                return not self._put_back(aside, own, _nobody)
+            aside.unlink()
+            self._sync()
+            return True
+        aside = self._written(content, mark)
+        own = _mark(aside.stat())
+        with aside.open("rb") as new:
+            # Who finds the new file waits for it until it is known which of the two stays.
+            is_new_awaited = functools.partial(_is_awaited, new.fileno(), _lease(new.fileno()))
+            if not _renamed(aside, self.path, _EXCHANGE):
                 aside.unlink()
-        if not is_renamed:
-            return False  # it is gone meanwhile
-        if _mark(aside.stat()) != mark or is_awaited():
-            self._swap_back(aside, own)
-            return False
+                return False
+            if _mark(aside.stat()) != mark or _soon(is_awaited):
+                return not self._put_back(aside, own, is_new_awaited)
         aside.unlink()
         self._sync()
         return True
@@ -258,12 +267,13 @@ class _File:
             file.flush()
             os.fchmod(descriptor, wanted.mode)
             os.fsync(descriptor)
-            aside = self._aside(os.fstat(descriptor).st_ino, expected)
+        aside = self._aside(_mark(draft.stat()), expected)
         draft.rename(aside)
         return aside
 
-    def _aside(self, own: int, expected: tuple[int, int]) -> Path:
-        return self.path.with_name(f".{self.path.name}.{own}-{expected[0]}-{expected[1]}{_ASIDE}")
+    def _aside(self, own: tuple[int, int], expected: tuple[int, int]) -> Path:
+        numbers = "-".join(map(str, (*own, *expected)))
+        return self.path.with_name(f".{self.path.name}.{numbers}{_ASIDE}")
 
     def _sync(self) -> None:
         descriptor = os.open(self.path.parent, os.O_RDONLY)
@@ -274,33 +284,40 @@ class _File:
 
     # -- what others edited meanwhile --------------------------------------------------------
 
-    def _swap_back(self, aside: Path, own: int) -> None:
-        """What was swapped out is somebody's edit, or is about to be."""
-        if own == 0:
-            if not _renamed(aside, self.path, _NO_REPLACE):
-                self._keep(aside)
-            return
-        if _inode(self.path) == own and _renamed(aside, self.path, _EXCHANGE):
-            if _inode(aside) == own:
+    def _put_back(
+        self, aside: Path, own: tuple[int, int], is_new_awaited: Callable[[], bool]
+    ) -> bool:
+        """What was swapped out is somebody's edit, or is about to be: whether it is back. It is not
+        where somebody else has edited what was swapped in, or is about to."""
+        if own == (0, 0):
+            is_back = _renamed(aside, self.path, _NO_REPLACE)
+        else:
+            is_back = (
+                _mark_at(self.path) == own
+                and not is_new_awaited()
+                and _renamed(aside, self.path, _EXCHANGE)
+            )
+            if is_back and _mark_at(aside) == own and not _soon(is_new_awaited):
                 aside.unlink()
-                return
-            _renamed(aside, self.path, _EXCHANGE)  # yet another one wrote there: his is the later
-        self._keep(aside)
+                return True
+        if not is_back or own != (0, 0):
+            self._keep(aside)
+        return is_back
 
     def _keep(self, aside: Path) -> None:
-        """Two others edited at one moment: the later edit is at the path, this one beside it."""
-        aside.rename(self.path.with_name(f"{self.path.name}.kept-{_inode(aside)}"))
+        """Two others edited at one moment: one edit is at the path, this one beside it."""
+        aside.rename(self.path.with_name(f"{self.path.name}.kept-{aside.stat().st_ino}"))
 
     def mend(self) -> None:
         """Puts right what a process that died here has left aside; under the lock."""
-        names = re.compile(re.escape(f".{self.path.name}.") + r"(\d+)-(\d+)-(\d+)" + _ASIDE)
+        names = re.compile(re.escape(f".{self.path.name}.") + r"(\d+-\d+-\d+-\d+)" + _ASIDE)
         for aside in self.left():
             named = names.fullmatch(aside.name)
             if named is None:
                 aside.unlink()  # a draft
             else:
-                own, inode, time_ns = map(int, named.groups())
-                self._mend_aside(aside, own, (inode, time_ns))
+                numbers = tuple(map(int, named[1].split("-")))
+                self._mend_aside(aside, numbers[:2], numbers[2:])
 
     def left(self) -> list[Path]:
         """What lies aside: somebody is writing, or was."""
@@ -325,11 +342,12 @@ class _File:
         finally:
             os.close(descriptor)
 
-    def _mend_aside(self, aside: Path, own: int, expected: tuple[int, int]) -> None:
-        if _inode(aside) == own or (_mark(aside.stat()) == expected and _is_nobodys(aside)):
+    def _mend_aside(self, aside: Path, own: tuple[int, ...], expected: tuple[int, ...]) -> None:
+        now = _mark(aside.stat())
+        if now == own or (now == expected and _is_nobodys(aside)):
             aside.unlink()  # it was never where others look, or it was what is on record
         else:
-            self._swap_back(aside, own)
+            self._put_back(aside, (own[0], own[1]), _nobody)
 
     # -- leases ------------------------------------------------------------------------------
 
@@ -366,6 +384,16 @@ def _is_awaited(descriptor: int, is_leased: bool | None) -> bool:
     return is_leased is True and fcntl.fcntl(descriptor, fcntl.F_GETLEASE) != fcntl.F_WRLCK
 
 
+def _soon(is_awaited: Callable[[], bool]) -> bool:
+    """Whether somebody comes to open the file while it can still be told."""
+    until_s = time.monotonic() + OPENING_S
+    while not is_awaited():
+        if time.monotonic() > until_s:
+            return False
+        time.sleep(PAUSE_S)
+    return True
+
+
 def _is_nobodys(path: Path) -> bool:
     """Whether nobody has the file open, and so nobody is about to edit it."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
@@ -384,11 +412,15 @@ def _version(status: os.stat_result) -> str:
     return ":".join(map(str, _mark(status)))
 
 
-def _inode(path: Path) -> int | None:
+def _mark_at(path: Path) -> tuple[int, int] | None:
     try:
-        return path.lstat().st_ino
+        return _mark(path.lstat())
     except FileNotFoundError:
         return None
+
+
+def _nobody() -> bool:
+    return False
 
 
 def _renamed(source: Path, target: Path, flags: int) -> bool:
