@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -88,6 +89,83 @@ def test_a_stage_that_awaits_a_refusing_task_is_killed_in_time(seed: int) -> Non
     assert took_s >= GRACE_S
     assert sorted(log) == ["cleaned", "refused", "stage cleaned"]
     assert run.quarantined == ("stage", "inner")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_tasks_of_a_killed_stage_s_group_end_as_cancelled_and_nobody_is_told(seed: int) -> None:
+    """
+    1. the stage is cancelled, and its group cancels its tasks, which go on
+    2. at the end of the grace period the stage is killed, and its worker's task is over
+    3. the tasks are killed: an error of theirs, the group would tell to the loop
+    """
+    log: list[str] = []
+    parts: list[asyncio.Task[None]] = []
+
+    async def waits(x: int) -> int:
+        async with asyncio.TaskGroup() as group:
+            parts.extend(group.create_task(refusing(log), name="part") for _ in range(2))
+        return x
+
+    result = cancelled_after(0.01, one(waits), seed)
+    assert sorted(log) == ["cleaned", "cleaned", "refused", "refused"]
+    assert result.unhandled == () and all(part.cancelled() for part in parts)
+    assert result.value[0].quarantined == ("stage", "part", "part")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_tasks_that_await_each_other_are_killed_together(seed: int) -> None:
+    """
+    1. three tasks of a group go on when they are cancelled; two of them await the third
+    2. all are killed; whichever is first, its end must not wake another
+    """
+    log: list[str] = []
+    parts: list[asyncio.Task[None]] = []
+
+    async def outer() -> None:
+        try:
+            while True:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await parts[0]
+        finally:
+            log.append("outer cleaned")
+
+    async def waits(x: int) -> int:
+        async with asyncio.TaskGroup() as group:
+            parts.append(group.create_task(refusing(log)))
+            parts.append(group.create_task(outer()))
+            parts.append(group.create_task(outer()))
+        return x
+
+    result = cancelled_after(0.01, one(waits), seed)
+    assert sorted(set(log)) == ["cleaned", "outer cleaned", "refused"]
+    assert result.unhandled == () and all(part.cancelled() for part in parts)
+
+
+@pytest.mark.parametrize("is_spinning", [False, True])
+async def test_whoever_awaits_a_task_that_was_killed_goes_on(is_spinning: bool) -> None:
+    """A task that spins ends with an error of its own: its next step is due when it is killed."""
+    told: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    kept: list[asyncio.Task[None]] = []
+
+    async def deaf() -> None:
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0 if is_spinning else FOREVER_S)
+
+    async def leaves(x: int) -> int:
+        kept.append(asyncio.create_task(deaf(), name="deaf"))
+        await asyncio.sleep(FOREVER_S)
+        return x
+
+    runtime = Runtime(limits=Limits(grace_s=0.01))
+    handle = one(leaves).using(runtime=runtime).start(x=1)
+    await asyncio.sleep(0.01)
+    others = [asyncio.create_task(asyncio.wait(kept)) for _ in range(2)]
+    handle.cancel()
+    assert (await handle).quarantined == ("deaf",)
+    await asyncio.gather(*others)
+    assert kept[0].cancelled() is not is_spinning and told == []
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextvars import Context, ContextVar
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from stageflow.runtime.attempt import kill
 
@@ -42,15 +42,55 @@ async def end_lingering(
             if not task.cancelling():
                 task.cancel()
         await asyncio.wait(left, timeout=over_by_s - loop.time())
-    for task in left:
-        if kill(task.get_coro(), _context_of(task)):  # type: ignore[arg-type]
-            # It still awaits a future: woken, it finds that its coroutine is over.
-            task.add_done_callback(_heard)
-            task.cancel()
+    # All are held before the first is killed: its cleanup may end what others await.
+    sleeps = [_held(task) for task in left]
+    over = [kill(task.get_coro(), _context_of(task)) for task in left]  # type: ignore[arg-type]
+    for task, sleep, is_over in zip(left, sleeps, over, strict=True):
+        if is_over:
+            _end(task, sleep)
+        elif sleep is not None:
+            sleep.go_on()
     ended = [task for task in left if _is_over(task)]
     if ended:
         await asyncio.wait(ended)
     return sorted(task.get_name() for task in left)
+
+
+class _Sleep(NamedTuple):
+    """Of a task: what it awaits, which does not wake it meanwhile."""
+
+    awaited: asyncio.Future[Any]
+    wake_up: Callable[[asyncio.Future[Any]], object]
+    context: Context
+
+    def go_on(self) -> None:
+        """It is woken as ever; at once when what it awaits is over."""
+        self.awaited.add_done_callback(self.wake_up, context=self.context)
+
+
+def _held(task: asyncio.Task[Any]) -> _Sleep | None:
+    """Keeps what `task` awaits from waking it. None when that can't be: its next step is due, or
+    it is a task of another kind. No public name of asyncio does that."""
+    awaited = getattr(task, "_fut_waiter", None)
+    for call, context in getattr(awaited, "_callbacks", None) or ():
+        if getattr(call, "__self__", None) is task and isinstance(task, asyncio.Future):
+            awaited.remove_done_callback(call)  # type: ignore[union-attr]
+            return _Sleep(awaited, call, context)  # type: ignore[arg-type]
+    return None
+
+
+def _end(task: asyncio.Task[Any], sleep: _Sleep | None) -> None:
+    """Ends a task whose coroutine was killed, as cancelled.
+
+    Were it woken, it would step a coroutine that is over, and end with a RuntimeError: whoever
+    awaits it would get that, and its task group would tell the loop's exception handler of it.
+    """
+    if sleep is not None:
+        sleep.awaited.cancel()
+        asyncio.Future.cancel(task)  # not the task's own, which would ask its coroutine
+    else:
+        task.add_done_callback(_heard)
+        task.cancel()  # its next step ends it, in that way
 
 
 def _heard(task: asyncio.Task[Any]) -> None:

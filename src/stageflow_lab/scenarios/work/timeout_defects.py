@@ -104,6 +104,19 @@ def grace_given_twice() -> Iterator[None]:
         yield
 
 
+@sabotage(metric="late_virtual")
+def grace_a_moment_longer() -> Iterator[None]:
+    """Who does not end when told to has a tenth of a millisecond more: less than what the journal
+    takes afterwards, and no part of it."""
+    stop = attempt.Attempt.stop
+
+    def stop_late(self: attempt.Attempt, why: str, grace_s: float) -> None:
+        stop(self, why, grace_s + 0.000_1)
+
+    with patched(attempt.Attempt, "stop", stop_late):
+        yield
+
+
 @sabotage(metric="heartbeat_killed")
 def heartbeats_not_heard() -> Iterator[None]:
     """A sign of life changes nothing."""
@@ -151,6 +164,7 @@ DEFECTS: Final[tuple[Sabotage, ...]] = (
     chunks_not_journalled,
     grace_without_end,
     grace_given_twice,
+    grace_a_moment_longer,
     heartbeats_not_heard,
     stuck_threads_not_counted,
     budget_of_its_own,

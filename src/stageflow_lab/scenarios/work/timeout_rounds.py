@@ -10,17 +10,18 @@ import signal
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from stageflow import Limits, Pipeline, Run, Runtime, work
-from stageflow.sim import DiskFaults, RandomWalk, Sim, SimDisk, SimJournal, trial
-from stageflow.testing import memory_journal
+from stageflow.journal.opening import opened
+from stageflow.sim import RandomWalk, Sim, SimJournal, trial
 
 from ...heap import still_heap
 from .timeout_case import Case, Tool
 from .timeout_hosts import CLEANED, HOST_TOOLS, PROCESS_TOOLS, is_alive, pids_of
+from .timeout_journal import Waited, WatchedJournal
 from .timeout_tools import LOOP_TOOLS, Make
 
 KINDS: Final[Mapping[str, Make]] = {**LOOP_TOOLS, **HOST_TOOLS}
@@ -54,6 +55,13 @@ class Seen:
     """Processes."""
     survived: int = 0
     told: str = ""
+    opened_s: float = 0.0
+    """Of `took_s`, until the run's beginning was durable and its stage could begin."""
+    ends: list[tuple[float, float]] = field(default_factory=list)
+    """From when until when the end of the run, and of each run below it, was written; on the clock
+    of `took_s`."""
+    is_durable: bool = False
+    """The run's end was, when the caller had its answer."""
 
 
 def simulated(seed: int) -> list[Seen] | str:
@@ -65,11 +73,9 @@ def simulated(seed: int) -> list[Seen] | str:
         rng.shuffle(names)
         grace_s = rng.uniform(0.5, 10.0)
         cases = [(name, Case(rng.uniform(0.5, 60.0), grace_s)) for name in names]
-        # A disk that takes no time: what is measured is the tool, to the last moment.
-        disk = SimDisk(seed=seed, faults=DiskFaults(fsync_s=(1e-9, 1e-9)))
-        journal = SimJournal(sim, disk)
+        journal = WatchedJournal(SimJournal(sim))
         async with Runtime(journal=journal, limits=_limits(grace_s)) as runtime:
-            return await _round(runtime, cases)
+            return await _round(runtime, journal, cases)
 
     result: Any = trial(main, seed=seed, schedule=RandomWalk(seed))
     if result.returned is None:
@@ -89,8 +95,9 @@ def real(seed: int, scratch: Path) -> list[Seen]:
             place = scratch / f"{seed}_{name}"
             place.mkdir()
             cases.append((name, Case(REAL_TIMEOUT_S, REAL_GRACE_S, place)))
-        async with Runtime(journal=memory_journal(), limits=_limits(REAL_GRACE_S)) as runtime:
-            return await _round(runtime, cases)
+        journal = WatchedJournal(opened(scratch / "runs.db"))
+        async with Runtime(journal=journal, limits=_limits(REAL_GRACE_S)) as runtime:
+            return await _round(runtime, journal, cases)
 
     with still_heap():  # what simulations left behind would be looked through at a bad moment
         return asyncio.run(main())
@@ -100,9 +107,11 @@ def _limits(grace_s: float) -> Limits:
     return Limits(grace_s=grace_s, threads=16, processes=len(PROCESS_TOOLS))
 
 
-async def _round(runtime: Runtime, cases: Sequence[tuple[str, Case]]) -> list[Seen]:
+async def _round(
+    runtime: Runtime, journal: WatchedJournal, cases: Sequence[tuple[str, Case]]
+) -> list[Seen]:
     async with asyncio.TaskGroup() as group:
-        calls = [group.create_task(_call(runtime, name, case)) for name, case in cases]
+        calls = [group.create_task(_call(runtime, journal, name, case)) for name, case in cases]
     seen = [call.result() for call in calls]
     await _threads_back(runtime, max(case.hang_s for _, case in cases))
     for (_, case), each in zip(cases, seen, strict=True):
@@ -118,7 +127,7 @@ async def _threads_back(runtime: Runtime, patience_s: float) -> None:
         await asyncio.sleep(LOOK_EVERY_S)
 
 
-async def _call(runtime: Runtime, name: str, case: Case) -> Seen:
+async def _call(runtime: Runtime, journal: WatchedJournal, name: str, case: Case) -> Seen:
     tool = KINDS[name](case)
     is_process = name in PROCESS_TOOLS
     pipeline = Pipeline(
@@ -134,6 +143,7 @@ async def _call(runtime: Runtime, name: str, case: Case) -> Seen:
     produced = tuple(case.produced)
     again = await runtime.result(run.id, pipeline=pipeline)
     seen = _seen(name, case, tool, run, took_s)
+    _tell_writing(seen, run.id, journal.waited(run.id), began_s)
     seen.produced = len(produced)
     seen.kept = min(_kept(produced, of.chunks(tool.stage).items) for of in (run, again))
     if is_process:
@@ -156,6 +166,13 @@ def _seen(name: str, case: Case, tool: Tool, run: Run[Any], took_s: float) -> Se
         budgets=len(pairs),
         told=f"{run.status} {run.reason}",
     )
+
+
+def _tell_writing(seen: Seen, run: str, waited: Waited, began_s: float) -> None:
+    seen.is_durable = run in waited.ends
+    given_s, durable_s = waited.opened
+    seen.opened_s = durable_s - given_s
+    seen.ends = [(start_s - began_s, end_s - began_s) for start_s, end_s in waited.ends.values()]
 
 
 def _kept(produced: Sequence[int], items: Sequence[Any]) -> int:
