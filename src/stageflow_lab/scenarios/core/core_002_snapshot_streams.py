@@ -41,8 +41,8 @@ def notes(seed: int) -> dict[str, Any]:
     return {"notes": [" ".join(rng.choices(words, k=40)) for _ in range(150)], "raw": b"\0" * 999}
 
 
-SHORT_MIB, SHORT_TIMES = 64, 4
-"""Up to this size one time is so short that there are more rounds."""
+LONG_MIB, SHORT_TIMES = 64, 16
+"""Below this size one time is so short that there are more rounds, up to so many times as many."""
 SMALL: Final = Pipeline("small", [notes], inputs={"seed": int}, outputs=notes)
 
 
@@ -59,7 +59,7 @@ def load(world: World) -> History:
             mib,
             keys,
             world.size["digits"],
-            rounds=world.size["rounds"] * (SHORT_TIMES if mib <= SHORT_MIB else 1),
+            rounds=world.size["rounds"] * min(max(1, LONG_MIB // mib), SHORT_TIMES),
             concurrent=world.size["concurrent"] if mib in at_once else 1,
             seed=world.seed_for("mix", mib),
         )

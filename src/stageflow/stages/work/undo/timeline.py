@@ -97,26 +97,30 @@ class Timeline:
                 raise self._unknown(made)
             if made is not None:
                 return made.number
-            for _ in range(CONTENTIONS_MAX):
-                before = await self._act(known.read(key))
-                value = to(known.value(before.content)) if callable(to) else to
-                after = await self._act(known.encoded(value, before))
-                if after == before.content:
-                    return turn.log.last_step
-                step = turn.log.last_step + 1
-                await turn.append(self._intent(turn, known.name, key, before, after, op=op))
-                try:
-                    await turn.write(known, key, after, before)
-                except Changed:
-                    await turn.append(on_record.Voided(step, "changed by somebody else"))
-                    continue
-                except WriteRefused as refused:
-                    await turn.append(on_record.Voided(step, refused.code))
-                    raise
+            return await self._changed(turn, known, key, to, op)
+
+    async def _changed(self, turn: _Turn, resource: Resource, key: str, to: Any, op: str) -> int:
+        """Makes a change from what is there, anew whenever somebody else comes in between."""
+        for _ in range(CONTENTIONS_MAX):
+            before = await self._act(resource.read(key))
+            value = to(resource.value(before.content)) if callable(to) else to
+            after = await self._act(resource.encoded(value, before))
+            if after == before.content:
+                return turn.log.last_step
+            step = turn.log.last_step + 1
+            await turn.append(self._intent(turn, resource.name, key, before, after, op=op))
+            try:
+                await turn.write(resource, key, after, before)
+            except Changed:
+                await turn.append(on_record.Voided(step, "changed by somebody else"))
+            except WriteRefused as refused:
+                await turn.append(on_record.Voided(step, refused.code))
+                raise
+            else:
                 return step
         raise EffectError(
             "undo.contended",
-            f"{key!r} of {known.name!r} changed each time it was to be changed",
+            f"{key!r} of {resource.name!r} changed each time it was to be changed",
             expected=f"a moment without other writers within {CONTENTIONS_MAX} tries",
             fix="try again when whoever writes there is done",
         )
