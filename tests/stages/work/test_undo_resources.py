@@ -278,6 +278,14 @@ async def test_a_file_that_is_replaced_by_a_rename_is_seen(tmp_path: Path) -> No
     await check_resource(Files(tmp_path), "a.txt", "first", "second", edit=edit, sees_returns=True)
 
 
+async def test_a_file_may_have_the_longest_name(tmp_path: Path) -> None:
+    files, key = Files(tmp_path), "a" * 255
+    nothing = await files.read(key)
+    made = await files.write(key, await files.encoded("one", nothing), nothing)
+    await files.write(key, await files.encoded("two", made), made)
+    assert (tmp_path / key).read_text() == "two" and names(tmp_path) == [key]
+
+
 async def test_the_mode_of_a_file_is_kept(tmp_path: Path) -> None:
     files, path = Files(tmp_path), tmp_path / "run.sh"
     path.write_text("one")

@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import errno
 import functools
+import hashlib
 import os
 import re
 import signal
@@ -45,6 +46,7 @@ OPENING_S: Final = 0.02
 """How long somebody may take from looking a path up to opening what is there: until then who has
 found the old file may come to open it."""
 BYTES_MAX: Final = 64 * 2**20
+NAME_BYTES_MAX: Final = 100
 MODE: Final = 0o644
 """Of a file that is new."""
 _EXCHANGE: Final = 2
@@ -155,6 +157,10 @@ class _File:
     def __init__(self, path: Path, key: str) -> None:
         self.path = path
         self.key = key
+        name = path.name
+        if len(os.fsencode(name)) > NAME_BYTES_MAX:  # what lies aside has a longer one
+            name = hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()
+        self._stem = f".{name}."
         self._until_s = time.monotonic() + IN_USE_S
 
     # -- reading -----------------------------------------------------------------------------
@@ -260,7 +266,7 @@ class _File:
     def _written(self, content: bytes, expected: tuple[int, int]) -> Path:
         """A new file beside the path, on the disk, under a name that says what it is."""
         wanted = _content.decode(content)
-        draft = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}{_DRAFT}")
+        draft = self.path.with_name(f"{self._stem}{uuid.uuid4().hex}{_DRAFT}")
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, wanted.mode)
         with os.fdopen(descriptor, "wb") as file:
             file.write(wanted.data)
@@ -273,7 +279,7 @@ class _File:
 
     def _aside(self, own: tuple[int, int], expected: tuple[int, int]) -> Path:
         numbers = "-".join(map(str, (*own, *expected)))
-        return self.path.with_name(f".{self.path.name}.{numbers}{_ASIDE}")
+        return self.path.with_name(f"{self._stem}{numbers}{_ASIDE}")
 
     def _sync(self) -> None:
         descriptor = os.open(self.path.parent, os.O_RDONLY)
@@ -310,7 +316,7 @@ class _File:
 
     def mend(self) -> None:
         """Puts right what a process that died here has left aside; under the lock."""
-        names = re.compile(re.escape(f".{self.path.name}.") + r"(\d+-\d+-\d+-\d+)" + _ASIDE)
+        names = re.compile(re.escape(self._stem) + r"(\d+-\d+-\d+-\d+)" + _ASIDE)
         for aside in self.left():
             named = names.fullmatch(aside.name)
             if named is None:
@@ -324,7 +330,7 @@ class _File:
         return [
             each
             for each in self.path.parent.iterdir()
-            if each.name.startswith(f".{self.path.name}.") and each.name.endswith((_ASIDE, _DRAFT))
+            if each.name.startswith(self._stem) and each.name.endswith((_ASIDE, _DRAFT))
         ]
 
     @contextlib.contextmanager
