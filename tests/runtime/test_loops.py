@@ -9,6 +9,7 @@ import pytest
 from stageflow import (
     Allow,
     Block,
+    Context,
     Decision,
     Feedback,
     Pipeline,
@@ -54,6 +55,23 @@ async def test_consumers_get_the_accepted_revision_only() -> None:
         ("hi", ("louder",)),
         ("hi!", ("louder",)),
     ]
+
+
+async def test_every_attempt_of_a_revision_sees_its_number() -> None:
+    seen: list[tuple[int, int]] = []
+
+    @agent(revisions=3, retry=Retry(attempts=2, base_s=0.0), name="draft")
+    async def counted(ctx: Context, topic: str) -> str:
+        seen.append((ctx.revision, ctx.attempt))
+        if len(seen) == 3:
+            raise OSError("again")
+        return topic + "!" * (ctx.revision - 1)
+
+    run = await Pipeline("loop", [counted, loud], inputs={"topic": str}, outputs=counted).run(
+        topic="hi"
+    )
+    assert (run.status, run.output) == ("ok", "hi!!")
+    assert seen == [(1, 1), (2, 1), (3, 1), (3, 2)]
 
 
 async def test_a_loop_that_never_passes_ends_exhausted_with_its_best_candidate() -> None:

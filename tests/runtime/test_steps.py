@@ -32,6 +32,20 @@ async def test_a_completed_step_is_not_called_again_by_the_next_attempt() -> Non
         assert (run.output, calls) == (6, [3])
 
 
+async def test_what_a_stage_does_has_the_same_numbers_in_every_attempt() -> None:
+    seen: list[list[int]] = []
+
+    @agent(retry=Retry(attempts=2, base_s=0.0))
+    async def stage(ctx: Context) -> int:
+        seen.append([ctx.number("a"), ctx.number("a"), ctx.number("b")])
+        if ctx.attempt == 1:
+            raise OSError("again")
+        return 0
+
+    assert (await Pipeline("p", [stage]).run()).status == "ok"
+    assert seen == [[1, 2, 1]] * 2
+
+
 async def test_another_call_under_the_same_key_has_diverged() -> None:
     async def effect(x: int) -> int:
         return x
