@@ -38,7 +38,7 @@ class Context:
         self._node = node
         self.node: str = driver.plan.nodes[node].name
         self.attempt = attempt
-        """1, 2, ... over all attempts of this revision of the node, those before a crash included."""
+        """1, 2, ... over all attempts of this revision, those before a crash included."""
         self.deadline_s = deadline_s
         """On the event loop's clock: when this attempt will be stopped."""
         self._version = driver.version
