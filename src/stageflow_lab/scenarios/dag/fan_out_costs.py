@@ -44,7 +44,7 @@ def time_widths(world: World, history: History) -> None:
         _timed(
             history,
             f"widths_{body}",
-            _rounds(world, body),
+            _rounds(world),
             lambda wide=wide: run_all(wide),  # type: ignore[misc]
             lambda narrow=narrow, times=times: run_all(narrow, times),  # type: ignore[misc]
             stages=(WIDE, NARROW * times),
@@ -80,7 +80,7 @@ def _beside_floor(world: World, history: History, body: Body, width: int) -> Non
     _timed(
         history,
         f"floor_{body}",
-        ROUNDS_MIN if body == "busy" else _rounds(world, body, width),
+        ROUNDS_MIN if body == "busy" else _rounds(world),
         lambda: run_all(pipeline, times),
         lambda: bare(width, body, times),
         stages=(width * times, width * times),
@@ -124,10 +124,8 @@ def time_peer(world: World, history: History) -> None:
                     _record(history, "peer", peer_s, own_s, stages, PEER_WIDTH)
 
 
-def _rounds(world: World, body: Body, width: int = WIDE) -> int:
-    """Waiting in wide fan-outs takes most of the time, and needs fewer rounds to be sure of."""
-    rounds = int(world.size["rounds"])
-    return max(ROUNDS_MIN, rounds // 3 if body == "waits" and width >= WIDE else rounds)
+def _rounds(world: World) -> int:
+    return max(ROUNDS_MIN, int(world.size["rounds"]))
 
 
 def _timed(
