@@ -12,10 +12,10 @@ import json
 import sys
 import threading
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Final
+from http.server import BaseHTTPRequestHandler
+from typing import Any
 
-HOST: Final = "127.0.0.1"
+from .local_server import LocalServer
 
 
 class Effects:
@@ -83,28 +83,13 @@ class Handler(BaseHTTPRequestHandler):
         """Nothing: requests are counted, not told."""
 
 
-class Server(ThreadingHTTPServer):
-    """Serves each request in a thread."""
-
-    daemon_threads = True
-    request_queue_size = 512
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Nothing: clients are killed while they wait."""
+class Server(LocalServer):
+    """With the effects that it has caused."""
 
     def __init__(self) -> None:
-        super().__init__((HOST, 0), Handler)
+        super().__init__(Handler)
         self.effects = Effects()
 
 
-def main() -> int:
-    """Serve until killed."""
-    server = Server()
-    sys.stdout.write(f"{server.server_address[1]}\n")
-    sys.stdout.flush()
-    server.serve_forever()
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(Server().serve())

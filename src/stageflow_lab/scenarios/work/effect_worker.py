@@ -23,7 +23,7 @@ from stageflow.stages.work import Effect, Ledger, LedgerRules
 from stageflow.stages.work.ledger.entry import Granted
 from stageflow.stages.work.ledger.store import EffectStore
 
-from .effect_server import HOST
+from .local_server import HOST
 from .orders import PIPELINES, Receipt, Reply, replied
 
 RULES: Final = LedgerRules(keep_s=86_400.0, lease_s=60.0, skew_s=20.0)

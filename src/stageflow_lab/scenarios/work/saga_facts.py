@@ -6,12 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...history import History
 from .saga_books import START_CENTS, Books, Followed, Post, judged
 from .saga_specs import ACCOUNTS, Group, accounts_of
 
-EXAMPLES_MAX = 5
-"""Violations that are told in full, for each metric."""
 Facts = dict[str, Any]
 
 
@@ -55,27 +52,3 @@ def facts_of(
         total = sum(books.balance(account) for account in accounts_of(branch))
         counts["unbalanced"] += total != ACCOUNTS * START_CENTS
     return {"counts": dict(counts), "wrong": wrong}
-
-
-class Sums:
-    """Of all branches of one engine."""
-
-    def __init__(self, engine: str) -> None:
-        self.engine = engine
-        self.counts: Counter[str] = Counter()
-        self.wrong: dict[str, list[str]] = {}
-
-    def add(self, facts: Facts) -> None:
-        self.counts.update(facts["counts"])
-        for metric, told in facts["wrong"]:
-            examples = self.wrong.setdefault(metric, [])
-            if len(examples) < EXAMPLES_MAX:
-                examples.append(told)
-
-    def write(self, history: History) -> None:
-        history.record("sagas", engine=self.engine, **dict(self.counts))
-        for point in ("record", "unsent", "sent"):
-            if self.counts[f"died_{point}"]:
-                history.fired(f"died_{point}", self.counts[f"died_{point}"])
-        for metric, told in self.wrong.items():
-            history.record("example", engine=self.engine, metric=metric, told=told)

@@ -7,12 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from ...history import History
 from .undo_stories import PLACES, Place
 from .undo_truth import COLUMN, Fact, Permit, Sent, StepSeen, UndoSeen, equal, in_form
 
-EXAMPLES_MAX: Final = 5
-"""Violations that are told in full, for each metric."""
 ACTED, DROPPED, DOUBTED = "acted", "dropped", "doubted"
 FORM: Final[Place] = ("rows", "")
 """Where a change of the table's form is noted."""
@@ -299,27 +296,3 @@ def _count_letters(seen: Seen, counts: Counter[str], wrong: list[tuple[str, str]
         if given[letter.payload] < 0:
             counts["unapproved"] += 1
             wrong.append(("unapproved_irreversible", f"{seen.name}: {letter}"))
-
-
-class Sums:
-    """Of all stories of one engine."""
-
-    def __init__(self, engine: str) -> None:
-        self.engine = engine
-        self.counts: Counter[str] = Counter()
-        self.wrong: dict[str, list[str]] = {}
-
-    def add(self, facts: dict[str, Any]) -> None:
-        self.counts.update(facts["counts"])
-        for metric, told in facts["wrong"]:
-            examples = self.wrong.setdefault(metric, [])
-            if len(examples) < EXAMPLES_MAX:
-                examples.append(told)
-
-    def write(self, history: History) -> None:
-        history.record("stories", engine=self.engine, **dict(self.counts))
-        for what in ("record", "write"):
-            if self.counts[f"died_{what}"]:
-                history.fired(f"died_{what}", self.counts[f"died_{what}"])
-        for metric, told in self.wrong.items():
-            history.record("example", engine=self.engine, metric=metric, told=told)

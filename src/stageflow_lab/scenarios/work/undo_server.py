@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import sys
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Final, NamedTuple
+from http.server import BaseHTTPRequestHandler
+from typing import NamedTuple
 
-HOST: Final = "127.0.0.1"
+from .local_server import LocalServer
 
 
 class Document(NamedTuple):
@@ -101,28 +101,13 @@ class Handler(BaseHTTPRequestHandler):
         """Nothing: the facts are told by whoever writes."""
 
 
-class Server(ThreadingHTTPServer):
-    """Serves each connection in a thread."""
-
-    daemon_threads = True
-    request_queue_size = 512
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Nothing: clients are killed while they wait."""
+class Server(LocalServer):
+    """With its documents."""
 
     def __init__(self) -> None:
-        super().__init__((HOST, 0), Handler)
+        super().__init__(Handler)
         self.documents = Documents()
 
 
-def main() -> int:
-    """Serve until killed."""
-    server = Server()
-    sys.stdout.write(f"{server.server_address[1]}\n")
-    sys.stdout.flush()
-    server.serve_forever()
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(Server().serve())

@@ -20,9 +20,9 @@ from stageflow.stages.work.undo import files
 from stageflow.stages.work.undo.sqlite import SQLiteUndo
 
 from ...sabotage import patched
+from .local_server import HOST
 from .undo_facts import Seen
 from .undo_life import RULES, Life, Pending, Process, Progress, ReachedResource, ReachedStore
-from .undo_server import HOST
 from .undo_stories import PLACES, Place, Story
 from .undo_truth import (
     COLUMN,

@@ -10,11 +10,9 @@ HTTP Header Field".
 from __future__ import annotations
 
 import asyncio
-import json
 import random
-import subprocess
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from stageflow import Runtime
@@ -31,6 +29,7 @@ from stageflow_lab import (
     share,
 )
 
+from .beside import beside
 from .effect_defects import DEFECTS
 from .effect_facts import Facts, Sums
 from .effect_rounds import Plan, command
@@ -56,17 +55,8 @@ def load(world: World) -> History:
         folder=str(folder),
         sabotage=world.sabotage,
     )
-    with (folder / "errors").open("w+b") as errors:
-        rounds = subprocess.Popen(command(plan), stdout=subprocess.PIPE, stderr=errors)
-        try:
-            _simulate(world, history)
-            out, _ = rounds.communicate()
-        finally:
-            rounds.terminate()
-            rounds.wait()
-        errors.seek(0)
-        said = errors.read().decode(errors="replace")
-    _real(history, out, said if rounds.returncode else "")
+    told = beside(history, folder, command(plan), lambda: _simulate(world, history))
+    _real(history, told)
     return history
 
 
@@ -103,13 +93,10 @@ def _main(world: World, numbers: range) -> Callable[[Sim], Any]:
     return main
 
 
-def _real(history: History, out: bytes, said: str) -> None:
+def _real(history: History, told: Sequence[dict[str, Any]]) -> None:
     """What the real processes saw, by store and receiver."""
-    if said:
-        history.record("broken", said=said[-2_000:])
     sums: dict[tuple[str, str], Sums] = {}
-    for line in out.decode().splitlines():
-        seen = json.loads(line)
+    for seen in told:
         place = seen["store"], seen["kind"]
         sums.setdefault(place, Sums(f"real {seen['store']}", seen["kind"])).add(_facts(seen))
     for each in sums.values():

@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 import random
-import subprocess
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Final
 
 from stageflow import Context, Pipeline, Runtime, work
@@ -32,9 +29,11 @@ from stageflow_lab import (
 )
 
 from ..dag.forked import spread
+from .beside import beside
+from .engine_sums import EngineSums
 from .saga_books import Followed, MemoryBooks
 from .saga_defects import DEFECTS
-from .saga_facts import Facts, Sums, facts_of
+from .saga_facts import Facts, facts_of
 from .saga_rounds import Plan, command
 from .saga_specs import LONG_MAX, SHORT, Saga, long, short
 from .simulated_sagas import branch_story
@@ -59,21 +58,20 @@ def load(world: World) -> History:
         folder=str(folder),
         sabotage=world.sabotage,
     )
-    with (folder / "errors").open("w+b") as errors, (folder / "out").open("w+b") as out:
-        rounds = subprocess.Popen(command(plan), stdout=out, stderr=errors)
-        try:
-            _simulate(world, history)
-            rounds.wait()
-        finally:
-            rounds.terminate()
-            rounds.wait()
-    _real(history, folder, rounds.returncode)
+    sums = _sums("real")
+    for facts in beside(history, folder, command(plan), lambda: _simulate(world, history)):
+        sums.add(facts)
+    sums.write(history)
     return history
+
+
+def _sums(engine: str) -> EngineSums:
+    return EngineSums(engine, kind="sagas", deaths=("record", "unsent", "sent"))
 
 
 def _simulate(world: World, history: History) -> None:
     count = world.size["sim"]
-    sums = Sums("sim")
+    sums = _sums("sim")
     seed, first = world.seed_for("sim"), world.seed_for("first") % world.size["cases"]
     asked = [(number, min(AT_ONCE, count - number)) for number in range(0, count, AT_ONCE)]
     simulated = functools.partial(_branches, seed, first, world.size["steps"])
@@ -105,22 +103,6 @@ def _saga(first: int, steps: int, number: int, rng: random.Random) -> Saga:
     if number % LONG_EVERY == LONG_EVERY - 1:
         return long(rng, name=name, branch=0, most=steps)
     return short(first + number - number // LONG_EVERY, rng, name=name, branch=0)
-
-
-def _real(history: History, folder: Path, status: int) -> None:
-    """What the real processes left."""
-    if status:
-        said = (folder / "errors").read_text("utf-8", errors="replace")
-        history.record("broken", said=said[-2_000:] or f"status {status}")
-    sums = Sums("real")
-    for facts in _lines(folder / "out"):
-        sums.add(facts)
-    sums.write(history)
-
-
-def _lines(path: Path) -> Iterator[Facts]:
-    for line in path.read_text("utf-8").split("\n")[:-1]:
-        yield json.loads(line)
 
 
 def ordinary_use(world: World) -> None:

@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 import random
-import subprocess
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Final
 
 from stageflow import Context, Pipeline, Runtime, work
@@ -33,9 +30,11 @@ from stageflow_lab import (
 )
 
 from ..dag.forked import spread
+from .beside import beside
+from .engine_sums import EngineSums
 from .simulated_undos import story_seen
 from .undo_defects import DEFECTS
-from .undo_facts import Seen, Sums, facts_of
+from .undo_facts import Seen, facts_of
 from .undo_rounds import Plan, command
 from .undo_stories import drawn
 
@@ -54,21 +53,20 @@ def load(world: World) -> History:
         folder=str(folder),
         sabotage=world.sabotage,
     )
-    with (folder / "errors").open("w+b") as errors, (folder / "out").open("w+b") as out:
-        rounds = subprocess.Popen(command(plan), stdout=out, stderr=errors)
-        try:
-            _simulate(world, history)
-            rounds.wait()
-        finally:
-            rounds.terminate()
-            rounds.wait()
-    _real(history, folder, rounds.returncode)
+    sums = _sums("real")
+    for facts in beside(history, folder, command(plan), lambda: _simulate(world, history)):
+        sums.add(facts)
+    sums.write(history)
     return history
+
+
+def _sums(engine: str) -> EngineSums:
+    return EngineSums(engine, kind="stories", deaths=("record", "write"))
 
 
 def _simulate(world: World, history: History) -> None:
     count = world.size["sim"]
-    sums = Sums("sim")
+    sums = _sums("sim")
     asked = [(number, min(CHUNK, count - number)) for number in range(0, count, CHUNK)]
     simulated = functools.partial(_stories, world.seed_for("sim"))
     for done, facts in enumerate(spread(simulated, asked, workers=world.size["workers"], chunk=1)):
@@ -90,22 +88,6 @@ def _stories(seed: int, asked: Sequence[tuple[int, int]]) -> list[dict[str, Any]
 
             found.append(facts_of(simulate(main, seed=rng.randrange(2**48)).value))
     return found
-
-
-def _real(history: History, folder: Path, status: int) -> None:
-    """What the real processes left."""
-    if status:
-        said = (folder / "errors").read_text("utf-8", errors="replace")
-        history.record("broken", said=said[-2_000:] or f"status {status}")
-    sums = Sums("real")
-    for facts in _lines(folder / "out"):
-        sums.add(facts)
-    sums.write(history)
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text("utf-8").split("\n")[:-1]:
-        yield json.loads(line)
 
 
 def ordinary_use(world: World) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from stageflow_lab import History, World
+from stageflow_lab.scenarios.work.engine_sums import EngineSums
 from stageflow_lab.scenarios.work.saga_books import Followed, MemoryBooks, Post, judged
-from stageflow_lab.scenarios.work.saga_facts import Sums, facts_of
+from stageflow_lab.scenarios.work.saga_facts import facts_of
 from stageflow_lab.scenarios.work.saga_pipelines import pipelines_of
 from stageflow_lab.scenarios.work.saga_rounds import sagas_of
 from stageflow_lab.scenarios.work.saga_specs import (
@@ -116,7 +117,7 @@ def history(
 ) -> History:
     history = History({})
     for engine in engines:
-        sums = Sums(engine)
+        sums = EngineSums(engine, kind="sagas", deaths=("record", "unsent", "sent"))
         listed: list[tuple[Followed, list[Post]]] = [
             (followed("ok", NESTED), DONE),
             (followed("failed", died=["sent"]), UNDONE),

@@ -10,8 +10,9 @@ import pytest
 
 from stageflow.sim import simulate
 from stageflow_lab import History, World
+from stageflow_lab.scenarios.work.engine_sums import EngineSums
 from stageflow_lab.scenarios.work.simulated_undos import story_seen
-from stageflow_lab.scenarios.work.undo_facts import Seen, Sums, facts_of, noticed, undo_results
+from stageflow_lab.scenarios.work.undo_facts import Seen, facts_of, noticed, undo_results
 from stageflow_lab.scenarios.work.undo_stories import PLACES, Act, Story, drawn, story_of
 from stageflow_lab.scenarios.work.undo_truth import (
     Fact,
@@ -119,7 +120,7 @@ ALL = (clean(1), in_conflict(), letters(Sent(1, "x")), changed_form())
 def history(*more: Seen, engines: tuple[str, ...] = ("sim", "real"), of: Any = ALL) -> History:
     history = History({})
     for engine in engines:
-        sums = Sums(engine)
+        sums = EngineSums(engine, kind="stories", deaths=("record", "write"))
         for each in (*of, *more):
             sums.add(facts_of(each))
         sums.write(history)
