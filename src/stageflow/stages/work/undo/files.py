@@ -220,7 +220,10 @@ class _File:
 
     def _state_after(self, content: bytes) -> State:
         """Right after a write: what is there, when it is that; else what was written."""
-        now = self.state()
+        try:
+            now = self.state()
+        except WriteRefused:  # others made something else of it: the write happened all the same
+            return State(content)
         return now if now.content == content else State(content)
 
     def _created(self, content: bytes | None) -> State:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import psycopg
 
 CONNECTIONS_MAX = 4
+LOCK_S = 15
+"""How long a write waits for whoever holds the row; less than `UndoRules.act_s`."""
 _encoder = msgspec.msgpack.Encoder()
 _row = msgspec.msgpack.Decoder(dict[str, str | None])
 _COLUMNS: Final = """
@@ -87,11 +89,16 @@ class PostgresRows:
         self._table = ".".join(f'"{part}"' for part in table.split("."))
         self._key = key
         self._connections: ThreadConnections[psycopg.Connection[Any]] = ThreadConnections(
-            lambda: psycopg.connect(address, connect_timeout=10, autocommit=True),
+            self._opened,
             lambda connection: connection.close(),
             most=CONNECTIONS_MAX,
             closed=self._closed,
         )
+
+    def _opened(self) -> psycopg.Connection[Any]:
+        connection = self._psycopg.connect(self._address, connect_timeout=10, autocommit=True)
+        connection.execute(f"SET lock_timeout TO '{LOCK_S}s'".encode())
+        return connection
 
     async def aclose(self) -> None:
         """Closes its connections."""

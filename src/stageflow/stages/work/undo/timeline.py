@@ -296,8 +296,9 @@ class Timeline:
         """Does what is left of the undo that is begun, be it by this process or by a dead one."""
         begun = turn.log.undo
         assert begun is not None
+        # Each place comes once: what the dead process left is all there is to leave out.
+        restored, reported = turn.log.places_done(begun.undo)
         for each in plan(turn.log, begun, self._adapted):
-            restored, reported = turn.log.places_done(begun.undo)
             if each.restore is not None and each.place not in restored | reported:
                 await self._restored(turn, begun.undo, each, each.restore)
             elif each.conflict is not None and each.place not in reported:

@@ -117,7 +117,10 @@ class WebResources:
         """Right after a write: its tag, when the answer gave it or what is there is that still."""
         if tag is not None and not tag.startswith("W/"):
             return State(content, tag)
-        now = await self.read(key)
+        try:
+            now = await self.read(key)
+        except WriteRefused:  # of the reading: the write happened all the same
+            return State(content)
         return now if now.content == content else State(content)
 
     async def encoded(self, value: Any, before: State) -> bytes | None:
