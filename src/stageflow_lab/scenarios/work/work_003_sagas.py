@@ -30,7 +30,7 @@ from stageflow_lab import (
 
 from ..dag.forked import spread
 from .beside import beside
-from .engine_sums import EngineSums
+from .engine_sums import EngineSums, examples, totals, undecided
 from .saga_books import Followed, MemoryBooks
 from .saga_defects import DEFECTS
 from .saga_facts import Facts, facts_of
@@ -142,13 +142,20 @@ def ordinary_use(world: World) -> None:
 # -- check ---------------------------------------------------------------------------------------
 
 
+NEEDED: Final = (
+    ("undone", "no saga was taken back"),
+    ("done", "no saga ended well"),
+    ("stuck", "no saga was stuck"),
+    ("nested", "no saga stood in another one"),
+    ("raw_dirty", "nobody could have read anything dirty"),
+    ("clean", "nobody read"),
+)
+"""Counts without which nothing is decided, and what their absence means."""
+
+
 def check(history: History) -> Judgement:
     """Sums over both engines."""
-    engines = {event.data["engine"]: event.data for event in history.of("sagas")}
-    total: Counter[str] = Counter()
-    for data in engines.values():
-        total.update({name: n for name, n in data.items() if isinstance(n, int)})
-    broken = history.last("broken")
+    engines, total = totals(history, "sagas")
     return Judgement(
         {
             "illegal_ends": counted(total["illegal"], total["sagas"]),
@@ -166,32 +173,9 @@ def check(history: History) -> Judgement:
             "clean_reads": total["clean"],
             "dirty_without_locks": total["raw_dirty"],
         },
-        unknown=_undecided(engines, total, None if broken is None else broken.data["said"]),
-        notes=tuple(
-            f"{event.data['engine']}, {event.data['metric']}: {told}"
-            for event in history.of("example")
-            for told in event.data["told"][:1]
-        ),
+        unknown=undecided(history, "sagas", NEEDED, nothing="no sagas were followed"),
+        notes=examples(history),
     )
-
-
-def _undecided(engines: dict[str, Any], total: Counter[str], broken: str | None) -> str | None:
-    if broken is not None:
-        return f"the real processes broke: {broken.strip().splitlines()[-1][:300]}"
-    missing = [name for name in ("sim", "real") if not engines.get(name, {}).get("sagas")]
-    if missing:
-        return f"no sagas were followed: {', '.join(missing)}"
-    for name, what in (
-        ("undone", "no saga was taken back"),
-        ("done", "no saga ended well"),
-        ("stuck", "no saga was stuck"),
-        ("nested", "no saga stood in another one"),
-        ("raw_dirty", "nobody could have read anything dirty"),
-        ("clean", "nobody read"),
-    ):
-        if not total[name]:
-            return what
-    return None
 
 
 SCENARIO = Scenario(

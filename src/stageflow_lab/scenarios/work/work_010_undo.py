@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -31,7 +30,7 @@ from stageflow_lab import (
 
 from ..dag.forked import spread
 from .beside import beside
-from .engine_sums import EngineSums
+from .engine_sums import EngineSums, examples, totals, undecided
 from .simulated_undos import story_seen
 from .undo_defects import DEFECTS
 from .undo_facts import Seen, facts_of
@@ -123,13 +122,21 @@ def ordinary_use(world: World) -> None:
 # -- check ---------------------------------------------------------------------------------------
 
 
+NEEDED: Final = (
+    ("clean", "no undo was free of conflicts"),
+    ("conflicts", "nobody else had changed anything"),
+    ("interrupted", "no process died in an undo"),
+    ("redone", "no undo was undone"),
+    ("forms", "no table changed its form"),
+    ("sent", "nothing was sent"),
+    ("refused", "nothing had to be refused"),
+)
+"""Counts without which nothing is decided, and what their absence means."""
+
+
 def check(history: History) -> Judgement:
     """Sums over both engines."""
-    engines = {event.data["engine"]: event.data for event in history.of("stories")}
-    total: Counter[str] = Counter()
-    for data in engines.values():
-        total.update({name: n for name, n in data.items() if isinstance(n, int)})
-    broken = history.last("broken")
+    engines, total = totals(history, "stories")
     return Judgement(
         {
             "state_back": share(total["back"], total["clean"]),
@@ -148,33 +155,9 @@ def check(history: History) -> Judgement:
             "refused_irreversible": total["refused"],
             "in_doubt": total["doubted"],
         },
-        unknown=_undecided(engines, total, None if broken is None else broken.data["said"]),
-        notes=tuple(
-            f"{event.data['engine']}, {event.data['metric']}: {told}"
-            for event in history.of("example")
-            for told in event.data["told"][:1]
-        ),
+        unknown=undecided(history, "stories", NEEDED, nothing="no stories were lived"),
+        notes=examples(history),
     )
-
-
-def _undecided(engines: dict[str, Any], total: Counter[str], broken: str | None) -> str | None:
-    if broken is not None:
-        return f"the real processes broke: {broken.strip().splitlines()[-1][:300]}"
-    missing = [name for name in ("sim", "real") if not engines.get(name, {}).get("stories")]
-    if missing:
-        return f"no stories were lived: {', '.join(missing)}"
-    for name, what in (
-        ("clean", "no undo was free of conflicts"),
-        ("conflicts", "nobody else had changed anything"),
-        ("interrupted", "no process died in an undo"),
-        ("redone", "no undo was undone"),
-        ("forms", "no table changed its form"),
-        ("sent", "nothing was sent"),
-        ("refused", "nothing had to be refused"),
-    ):
-        if not total[name]:
-            return what
-    return None
 
 
 SCENARIO = Scenario(
