@@ -6,6 +6,8 @@ import asyncio
 import hashlib
 import os
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -28,10 +30,12 @@ from stageflow.stages.work import (
     MemoryUndo,
     PostgresRows,
     Rows,
+    StepStanding,
     UndoLog,
     WebResources,
     WriteRefused,
 )
+from stageflow.stages.work.undo import postgres_rows
 from stageflow.stages.work.undo.conformance import check_resource, check_undo_store
 from stageflow.stages.work.undo.postgres import PostgresUndo
 from stageflow.stages.work.undo.sqlite import SQLiteUndo
@@ -39,6 +43,23 @@ from stageflow.stages.work.undo.sqlite import SQLiteUndo
 TABLE = """CREATE TABLE orders (id TEXT PRIMARY KEY, status TEXT NOT NULL DEFAULT 'open',
   cents INTEGER, photo BLOB, revision INTEGER)"""
 PAID = {"status": "paid", "cents": 900, "photo": b"\x00\xff"}
+
+
+SLOW_COMMITS = """CREATE FUNCTION pause() RETURNS trigger LANGUAGE plpgsql AS
+  $$BEGIN PERFORM pg_sleep(1); RETURN NULL; END$$;
+CREATE CONSTRAINT TRIGGER pause AFTER INSERT ON orders DEFERRABLE INITIALLY DEFERRED
+  FOR EACH ROW EXECUTE FUNCTION pause()"""
+UNDER_WAY = """
+import asyncio
+from stageflow.stages.work import PostgresRows, UndoLog
+
+async def main():
+    orders = PostgresRows({address!r}, "orders")
+    async with UndoLog({log!r}, orders) as undo:
+        await undo.timeline("order 1", by="bob").change(orders, "1", {{"status": "paid"}})
+
+asyncio.run(main())
+"""
 
 
 async def test_a_store_in_memory_keeps_its_promises() -> None:
@@ -231,6 +252,47 @@ async def test_a_row_of_postgresql_is_adapted_when_nothing_is_lost(database: Any
     connection.execute("ALTER TABLE orders ADD COLUMN made timestamptz DEFAULT now()")
     with pytest.raises(FormLost, match="made"):
         rows.adapted(now.content, now.form, (await rows.read("1")).form)
+
+
+async def test_a_row_held_by_somebody_else_is_waited_for_so_long(
+    database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection, rows = database
+    connection.execute("INSERT INTO orders (id, status) VALUES ('1', 'open')")
+    monkeypatch.setattr(postgres_rows, "LOCK_S", 0.2)
+    paid = await rows.encoded({"status": "paid"}, await rows.read("1"))
+    with connection.transaction():
+        connection.execute("SELECT 1 FROM orders FOR UPDATE")
+        with pytest.raises(EffectError, match="did not answer") as caught:
+            await rows.write("1", paid, await rows.read("1"))
+    assert caught.value.code == "undo.unavailable"
+    assert rows.value((await rows.read("1")).content)["status"] == "open"
+    assert (await rows.write("1", paid, await rows.read("1"))).content == paid
+
+
+def _killed_while_it_commits(program: str, database: Any) -> None:
+    committing = "SELECT 1 FROM pg_stat_activity WHERE state = 'active' AND query = 'COMMIT'"
+    until_s = time.monotonic() + 30.0
+    with subprocess.Popen([sys.executable, "-c", program]) as process:
+        while not database.execute(f"{committing} AND datname = current_database()").fetchall():
+            assert time.monotonic() < until_s and process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+
+
+async def test_a_commit_that_outlives_its_process_is_seen(
+    postgres_schema: str, database: Any, tmp_path: Path
+) -> None:
+    connection, rows = database
+    connection.execute(SLOW_COMMITS)
+    program = UNDER_WAY.format(log=str(tmp_path / "undo.db"), address=postgres_schema)
+    _killed_while_it_commits(program, connection)
+    async with UndoLog(tmp_path / "undo.db", rows) as undo:
+        await undo.recover()
+        (step,) = await undo.timeline("order 1", by="ann").steps()
+        told = rows.value((await rows.read("1")).content)
+    assert told is not None and told["status"] == "paid"
+    assert step.standing is StepStanding.ACTED
 
 
 async def test_what_postgresql_forbids_is_refused(database: Any) -> None:

@@ -1,7 +1,9 @@
 """Rows of a PostgreSQL table, as an undo log's resource.
 
-A write locks the row, compares and writes in one transaction. Values are kept as the server's own
-text of them, which gives every type back exactly. Needs the extra `postgres`.
+A write locks the row, compares and writes in one transaction. The server finishes a commit whose
+process has died meanwhile, so a read waits until no write of an undo log is under way at its row:
+an advisory lock tells. Values are kept as the server's own text of them, which gives every type
+back exactly. Needs the extra `postgres`.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 CONNECTIONS_MAX = 4
 LOCK_S = 15
 """How long a write waits for whoever holds the row; less than `UndoRules.act_s`."""
+_UNDER_WAY: Final = "SELECT pg_advisory_xact_lock{}(20041994, hashtext(%s))"
+"""Of two numbers: one for all undo logs, and one of the table and the key."""
 _encoder = msgspec.msgpack.Encoder()
 _row = msgspec.msgpack.Decoder(dict[str, str | None])
 _COLUMNS: Final = """
@@ -105,11 +109,16 @@ class PostgresRows:
         await self._connections.close()
 
     async def read(self, key: str) -> State:
-        return await self._use(lambda database: self._read(database, key))
+        def work(database: psycopg.Connection[Any]) -> State:
+            self._wait(database, key, shared="_shared")  # in a statement, and snapshot, of its own
+            return self._read(database, key)
+
+        return await self._use(work)
 
     async def write(self, key: str, content: bytes | None, expected: State) -> State:
         def work(database: psycopg.Connection[Any]) -> State:
             with database.transaction():
+                self._wait(database, key)
                 if self._read(database, key, lock=" FOR UPDATE") != expected:
                     raise Changed
                 self._set(database, key, content, expected)
@@ -149,6 +158,10 @@ class PostgresRows:
         return _packed(adapted)
 
     # -- in a thread -------------------------------------------------------------------------
+
+    def _wait(self, database: psycopg.Connection[Any], key: str, *, shared: str = "") -> None:
+        """Until no other undo log's write of this row is under way."""
+        database.execute(_UNDER_WAY.format(shared).encode(), (f"{self._table} {key}",))
 
     def _read(self, database: psycopg.Connection[Any], key: str, *, lock: str = "") -> State:
         columns = self._form(database)
