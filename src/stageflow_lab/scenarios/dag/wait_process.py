@@ -19,15 +19,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from ...history import History
+from ...services import POSTGRES, drop_schema
 from ...world import World
 from .deadlock_defects import DEFECTS
 from .wait_facts import facts_of
 from .wait_graphs import Plan, plan_of
 from .wait_worlds import Host, Seen
 
-POSTGRES: Final = os.environ.get(
-    "STAGEFLOW_LAB_POSTGRES", "postgresql://postgres@127.0.0.1:5432/test"
-)
 SCAN_S: Final = 1.0
 AT_ONCE: Final = 5
 """Plans side by side, each with its own schema."""
@@ -196,11 +194,8 @@ async def _together(jobs: Sequence[Job], world: World) -> tuple[list[list[Seen]]
 
 
 def _drop(schema: str) -> None:
-    import psycopg  # only where the server is
-
-    with psycopg.connect(POSTGRES, autocommit=True) as database:
-        for place in range(AT_ONCE):
-            database.execute(f"DROP SCHEMA IF EXISTS {schema}_{place} CASCADE".encode())
+    for place in range(AT_ONCE):
+        drop_schema(f"{schema}_{place}")
 
 
 if __name__ == "__main__":

@@ -23,14 +23,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final
 
+from ...services import POSTGRES, REDIS, drop_schema, make_schema, postgres_in
 from .effect_defects import applied
 from .effect_worker import TABLE, Job, Key, Worker, work_off
 from .orders import KINDS, duplicates, points
 
-POSTGRES: Final = os.environ.get(
-    "STAGEFLOW_LAB_POSTGRES", "postgresql://postgres@127.0.0.1:5432/test"
-)
-REDIS: Final = os.environ.get("STAGEFLOW_LAB_REDIS", "redis://127.0.0.1:6379/0")
 COMBINATIONS: Final = tuple(
     (store, kind)
     for store, kind in product(("sqlite", "postgres", "redis"), KINDS)
@@ -81,7 +78,7 @@ class Rounds:
         self.keys = planned(plan)
         self.stores = {
             "sqlite": str(self.folder / "shop.db"),
-            "postgres": f"{POSTGRES}?options=-csearch_path%3D{self.schema}",
+            "postgres": postgres_in(self.schema),
             "redis": REDIS,
         }
         self.told = [self.folder / f"told{number}" for number in range(plan.processes + 1)]
@@ -111,7 +108,7 @@ class Rounds:
             server.wait()
             if server.stdout is not None:
                 server.stdout.close()
-            self._drop_tables()
+            drop_schema(self.schema)
         yield from self._facts()
 
     def job(self, number: int, port: int) -> Job:
@@ -190,15 +187,9 @@ class Rounds:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"CREATE TABLE {TABLE} (name text)")
         connection.close()
+        make_schema(self.schema)
         with psycopg.connect(POSTGRES) as database:
-            database.execute(f"CREATE SCHEMA {self.schema}".encode())
             database.execute(f"CREATE TABLE {self.schema}.{TABLE} (name text)".encode())
-
-    def _drop_tables(self) -> None:
-        import psycopg  # only where the server is
-
-        with psycopg.connect(POSTGRES) as database:
-            database.execute(f"DROP SCHEMA IF EXISTS {self.schema} CASCADE".encode())
 
     def _facts(self) -> Iterator[dict[str, Any]]:
         found: dict[str, dict[str, Any]] = {

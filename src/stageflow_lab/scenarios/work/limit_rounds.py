@@ -23,14 +23,11 @@ from typing import Any, Final
 
 from stageflow import Runtime, SharedPool
 
+from ...services import POSTGRES, REDIS, drop_schema
 from .limit_facts import Call, Step, judged, plain
 from .limit_process import LIMITS, Job, command
 from .limited_tools import bounds_of, pools_of
 
-POSTGRES: Final = os.environ.get(
-    "STAGEFLOW_LAB_POSTGRES", "postgresql://postgres@127.0.0.1:5432/test"
-)
-REDIS: Final = os.environ.get("STAGEFLOW_LAB_REDIS", "redis://127.0.0.1:6379/0")
 STORES: Final = ("postgres", "redis")
 UPDATES: Final = 20
 STATE_EVERY_S: Final = 7.0
@@ -179,10 +176,7 @@ class Round:
             client.delete(*(f"{self.name}_{lease_s}:{part}" for part in ("book", "pictures")))
             client.close()
             return
-        import psycopg  # only where the server is
-
-        with psycopg.connect(POSTGRES, autocommit=True) as database:
-            database.execute(f"DROP SCHEMA IF EXISTS {self.name}_{lease_s} CASCADE".encode())
+        drop_schema(f"{self.name}_{lease_s}")
 
 
 def _put_together(seen: Sequence[dict[str, Any]], until_s: float) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from stageflow.stages.work.undo import log as machine
 from stageflow.stages.work.undo import records as on_record
 from stageflow.stages.work.undo import timeline
 from stageflow.stages.work.undo.log import Log
+from stageflow.stages.work.undo.postgres import PostgresUndo
 from stageflow.stages.work.undo.sqlite import SQLiteUndo
 from stageflow.stages.work.undo.store import Change, Decide, TimelineHead
 from stageflow.stages.work.undo.timeline import Timeline
@@ -34,6 +35,7 @@ def undo_record_after_the_act() -> Iterator[None]:
     with (
         patched(MemoryUndo, "change", _late(MemoryUndo.change)),
         patched(SQLiteUndo, "change", _late(SQLiteUndo.change)),
+        patched(PostgresUndo, "change", _late(PostgresUndo.change)),
     ):
         yield
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import shutil
 import signal
 import subprocess
@@ -49,12 +50,16 @@ class Told:
         self.story = story
         self.folder = Path(plan.folder) / self.name
         self.port = port
+        self.schema = f"lab_{os.getpid()}_{plan.seed % 1_000_000}_{number}" if number % 2 else ""
         self.life = 0
-        prepare(self.folder)
+        prepare(self._job())
         self.process = self._forked()
 
+    def _job(self) -> Job:
+        return Job(self.name, self.story, self.life, self.folder, self.port, self.schema)
+
     def _forked(self) -> BaseProcess:
-        job = Job(self.name, self.story, self.life, self.folder, self.port)
+        job = self._job()
         process = multiprocessing.get_context("fork").Process(
             target=work_off, args=(job,), daemon=True
         )
@@ -77,9 +82,16 @@ class Told:
     def facts(self) -> dict[str, Any]:
         """What was seen, once it is over; its folder goes when nothing is wrong."""
         facts = facts_of(seen_of(self.name, self.folder))
+        facts["counts"]["over_postgres"] = int(bool(self.schema))
         if not facts["wrong"]:
             shutil.rmtree(self.folder)
         return facts
+
+    def end(self) -> None:
+        """Nothing of it runs on, or is left in a server."""
+        self.process.kill()
+        self.process.join()
+        self._job().shop().remove()
 
 
 def rounds(plan: Plan, port: int) -> Iterator[dict[str, Any]]:
@@ -95,16 +107,17 @@ def rounds(plan: Plan, port: int) -> Iterator[dict[str, Any]]:
                 number += 1
             for each in list(living):
                 if each.is_over():
+                    facts = each.facts()
+                    each.end()
                     living.remove(each)
                     killed += each.life
-                    yield each.facts()
+                    yield facts
             if not living and not wanted:
                 return
             time.sleep(LOOK_EVERY_S)
     finally:
         for each in living:
-            each.process.kill()
-            each.process.join()
+            each.end()
 
 
 def command(plan: Plan) -> list[str]:

@@ -86,7 +86,7 @@ def plain(value: Any) -> Any:
     if isinstance(data, bytes):
         return data.decode()
     if isinstance(value, dict):
-        return {"text": value["text"], **({COLUMN: value[COLUMN]} if COLUMN in value else {})}
+        return {"text": value["text"], **({COLUMN: int(value[COLUMN])} if COLUMN in value else {})}
     return value
 
 

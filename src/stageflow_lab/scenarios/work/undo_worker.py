@@ -1,4 +1,4 @@
-"""A real process that lives a part of a story over SQLite, a folder and HTTP, and kills itself."""
+"""A real process that lives a part of a story over a database, files and HTTP, and kills itself."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,29 +14,19 @@ from typing import Any, Final
 
 import httpx
 
-from stageflow.stages.work import Files, Resource, Rows, State, UndoLog, WebResources
+from stageflow.stages.work import Files, Resource, State, UndoLog, WebResources
 from stageflow.stages.work.undo import files
-from stageflow.stages.work.undo.sqlite import SQLiteUndo
 
 from ...sabotage import patched
 from .local_server import HOST
 from .undo_facts import Seen
 from .undo_life import RULES, Life, Pending, Process, Progress, ReachedResource, ReachedStore
+from .undo_shops import RESOURCE, PostgresShop, Shop, SQLiteShop
 from .undo_stories import PLACES, Place, Story
-from .undo_truth import (
-    COLUMN,
-    COLUMN_DEFAULT,
-    Fact,
-    Permit,
-    Sent,
-    StepSeen,
-    UndoSeen,
-    plain,
-)
+from .undo_truth import Fact, Permit, Sent, StepSeen, UndoSeen, plain
 
 IN_FLIGHT_S: Final = 1.0
 """How long a request to a server on this host may be on its way."""
-_TABLE: Final = "CREATE TABLE orders (id TEXT PRIMARY KEY, text TEXT, revision INTEGER)"
 _KINDS: Final = {each.__name__: each for each in (Fact, Permit, Sent, UndoSeen, StepSeen)}
 
 
@@ -58,19 +47,25 @@ class Job:
     """How many processes have died at it before."""
     folder: Path
     port: int
+    schema: str
+    """Of the server whose rows it changes; "" for SQLite."""
+
+    def shop(self) -> Shop:
+        """Its database."""
+        return PostgresShop(self.schema) if self.schema else SQLiteShop(self.folder)
 
 
 class RealWorld:
     """Implements World over a folder. What happened is a line of JSON each, before anybody dies."""
 
     def __init__(self, job: Job, client: httpx.AsyncClient) -> None:
-        self._shop = job.folder / "shop.db"
+        self._shop = job.shop()
         self._files = job.folder / "files"
         self._base = f"http://{HOST}:{job.port}/{job.name}"
         self._client = client
         self._told = job.folder / "told"
         self.resources: Sequence[Resource] = (
-            Rows(self._shop, "orders", version="revision", name="rows"),
+            self._shop.orders(),
             Files(self._files, name="files"),
             WebResources(
                 client,
@@ -92,8 +87,9 @@ class RealWorld:
         there = await self.text(place)
         if value is None and there is None:
             return
-        if resource == "rows":
-            self._edit_row(key, value, is_there=there is not None)
+        if resource == RESOURCE:
+            revision = 1_000 * (1 + len(self._lines))  # others begin with revisions of their own
+            self._shop.put(key, value, revision=revision)
         elif resource == "files":
             self._edit_file(key, value)
         elif value is None:
@@ -102,17 +98,6 @@ class RealWorld:
             headers = {"Content-Type": "text/plain"}
             await self._client.put(f"{self._base}/{key}", content=value, headers=headers)
         self.tell(Fact("theirs", place, await self._now(place)))
-
-    def _edit_row(self, key: str, value: str | None, *, is_there: bool) -> None:
-        if value is None:
-            self._execute("DELETE FROM orders WHERE id = ?", key)
-        elif is_there:
-            statement = "UPDATE orders SET text = ?, revision = revision + 1 WHERE id = ?"
-            self._execute(statement, value, key)
-        else:
-            revision = 1_000 * (1 + len(self._lines))  # others begin with revisions of their own
-            statement = "INSERT INTO orders (id, text, revision) VALUES (?, ?, ?)"
-            self._execute(statement, key, value, revision)
 
     def _edit_file(self, key: str, value: str | None) -> None:
         """As editors do it: in place, or by a new file that is renamed."""
@@ -133,9 +118,8 @@ class RealWorld:
 
     async def _now(self, place: Place) -> Any:
         resource, key = place
-        if resource == "rows":
-            rows = self._execute("SELECT * FROM orders WHERE id = ?", key)
-            return plain(dict(rows[0])) if rows else None
+        if resource == RESOURCE:
+            return plain(self._shop.row(key))
         if resource == "files":
             path = self._files / key
             return path.read_text() if path.exists() else None
@@ -143,21 +127,7 @@ class RealWorld:
         return None if answer.status_code == 404 else answer.text
 
     async def change_form(self) -> None:
-        columns = {row["name"] for row in self._execute("PRAGMA table_info(orders)")}
-        has_column = COLUMN not in columns
-        if has_column:
-            default = f"NOT NULL DEFAULT {COLUMN_DEFAULT}"
-            self._execute(f"ALTER TABLE orders ADD COLUMN {COLUMN} INTEGER {default}")
-        else:
-            self._execute(f"ALTER TABLE orders DROP COLUMN {COLUMN}")
-        self.tell(Fact("form", ("rows", ""), has_column))
-
-    def _execute(self, statement: str, *given: Any) -> list[sqlite3.Row]:
-        with contextlib.closing(
-            sqlite3.connect(self._shop, timeout=30.0, isolation_level=None)
-        ) as database:
-            database.row_factory = sqlite3.Row
-            return database.execute(statement, given).fetchall()
+        self.tell(Fact("form", (RESOURCE, ""), self._shop.change_form()))
 
     # -- what happened -----------------------------------------------------------------------
 
@@ -223,12 +193,10 @@ class RealProcess(Process):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def prepare(folder: Path) -> None:
+def prepare(job: Job) -> None:
     """What a story needs before its first process."""
-    (folder / "files").mkdir(parents=True)
-    with contextlib.closing(sqlite3.connect(folder / "shop.db", isolation_level=None)) as database:
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute(_TABLE)
+    (job.folder / "files").mkdir(parents=True)
+    job.shop().prepare()
 
 
 def work_off(job: Job) -> None:
@@ -250,7 +218,7 @@ async def _work_off(job: Job) -> None:
         place = job.story.meanwhile[job.life - 1] if job.life else None
         if place is not None:
             await world.edit(PLACES[place], world.fresh())
-        store = ReachedStore(SQLiteUndo(job.folder / "undo.db"), process)
+        store = ReachedStore(job.shop().log(), process)
         rows, folder, pages = world.resources
         undo = UndoLog(
             store,

@@ -130,6 +130,7 @@ NEEDED: Final = (
     ("forms", "no table changed its form"),
     ("sent", "nothing was sent"),
     ("refused", "nothing had to be refused"),
+    ("over_postgres", "no story had its rows and its log in PostgreSQL"),
 )
 """Counts without which nothing is decided, and what their absence means."""
 
@@ -148,6 +149,7 @@ def check(history: History) -> Judgement:
             "stories_sim": engines.get("sim", {}).get("stories", 0),
             "kills_real": engines.get("real", {}).get("deaths", 0),
             "stories_real": engines.get("real", {}).get("stories", 0),
+            "stories_postgres": total["over_postgres"],
             "undos": total["undos"],
             "undone_undos": total["redone"],
             "outside_edits": total["edits"],
@@ -215,6 +217,7 @@ SCENARIO = Scenario(
         Metric("stories_sim", ">=", 2_000, "stories", gate=False),
         Metric("kills_real", ">=", 100, "processes", gate=False),
         Metric("stories_real", ">=", 1, "stories", gate=False),
+        Metric("stories_postgres", ">=", 1, "stories", gate=False),
         Metric("undos", ">=", 1, "undos", gate=False),
         Metric("undone_undos", ">=", 1, "undos", gate=False),
         Metric("outside_edits", ">=", 1, "edits", gate=False),
@@ -222,7 +225,7 @@ SCENARIO = Scenario(
         Metric("refused_irreversible", ">=", 1, "letters", gate=False),
         Metric("in_doubt", ">=", 0, "steps", gate=False),
     ),
-    components=("python:hypothesis", "python:httpx"),
+    components=("service:postgresql", "python:psycopg", "python:hypothesis", "python:httpx"),
     faults=("died_record", "died_write"),
     sabotages=DEFECTS,
     load=load,
