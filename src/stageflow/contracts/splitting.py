@@ -32,7 +32,7 @@ ITEM: Final = 0
 VALUE: Final = 1
 """Step of a path to a dict's value under a key that is no text."""
 
-TARGET_MIN: Final = 48 * 1024
+TARGET_MIN: Final = 42 * 1024
 TARGET_MAX: Final = 1024 * 1024
 GROWTH: Final = 100
 """A message may cost this part of all that was written before it: so it takes a small part of the

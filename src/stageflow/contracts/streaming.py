@@ -36,8 +36,11 @@ def chunks(values: Iterable[Labelled], *, bytes_max: int) -> Iterator[bytes]:
     writer, splitter = ChunkWriter(), Splitter()
     waiting: list[bytes] = []
     size = before = spent = turn = 0
-    yield writer.begin()
+    begin: bytes | None = writer.begin()
     for label, contract, frozen in values:
+        if begin is not None:
+            yield begin  # finding the first value is work enough beside it
+            begin = None
         begins = msgspec.msgpack.encode([BEGIN, label, bytes.fromhex(contract.hash)])
         for message in _first(begins, splitter.messages(frozen, contract.place)):
             if splitter.written > bytes_max:

@@ -132,7 +132,7 @@ def carried_out_image(order: ImageOrder) -> list[Stream]:
     making = _Making(order, order.name, whole=True)
     if order.state is not None:
         ids()
-        sequence: Any = ids._sequences[os.getpid()]
+        sequence: Any = next(iter(ids._sequences.values()))
         sequence.own, sequence._last, sequence._high, sequence._head = order.state
         making.draw(ids, order.ids)
         return [making.ended("state cloned")]
