@@ -19,7 +19,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from stageflow import UNSEALED, JournalError, Runtime
 
-from ...services import POSTGRES
+from ...servers import POSTGRES
 from .forged_ids import Forgeries
 from .simulated_tenants import Report
 from .tenant_batches import Batch, Job, jobs_of, runtime_of

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from ...history import History
-from ...services import POSTGRES, drop_schema
+from ...servers import POSTGRES, drop_schema
 from ...world import World
 from .deadlock_defects import DEFECTS
 from .wait_facts import facts_of

@@ -23,7 +23,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final
 
-from ...services import POSTGRES, REDIS, drop_schema, make_schema, postgres_in
+from ...servers import POSTGRES, REDIS, drop_schema, make_schema, postgres_in
 from .effect_defects import applied
 from .effect_worker import TABLE, Job, Key, Worker, work_off
 from .orders import KINDS, duplicates, points

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from stageflow import Runtime, SharedPool
 
-from ...services import POSTGRES, REDIS, drop_schema
+from ...servers import POSTGRES, REDIS, drop_schema
 from .limit_facts import Call, Step, judged, plain
 from .limit_process import LIMITS, Job, command
 from .limited_tools import bounds_of, pools_of

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from stageflow.stages.work.rate import RateLimiter
 
-from ...services import POSTGRES, REDIS
+from ...servers import POSTGRES, REDIS
 from .quotas import KINDS, Kind
 from .rate_defects import applied
 from .rated_clients import Reply, Seen, clients_of, work_all

@@ -134,6 +134,12 @@ class Process(ABC):
             self.die()
         self.left -= 1
 
+    def note(self, record: on_record.Record) -> None:
+        """One of its log's records, on its way into the store."""
+        if isinstance(record, (on_record.Intended, on_record.Sending)):
+            self.step = record.step
+            self.is_undo = isinstance(record, on_record.Intended) and record.undo > 0
+
     async def send(self, payload: bytes, key: str) -> None:
         """The post office."""
         await self.at("write")
@@ -158,10 +164,7 @@ class ReachedStore:
             change, answer = decide(head, now_s)
             written = change is not None and bool(change.records)
             for data in () if change is None else change.records:
-                record = on_record.decoded(data, timeline, 0)
-                if isinstance(record, (on_record.Intended, on_record.Sending)):
-                    process.step = record.step
-                    process.is_undo = isinstance(record, on_record.Intended) and record.undo > 0
+                process.note(on_record.decoded(data, timeline, 0))
             return change, answer
 
         await process.at("record")
@@ -177,6 +180,10 @@ class ReachedStore:
     async def unfinished(self) -> list[str]:
         await self._process.living()
         return await self._inner.unfinished()
+
+    async def idle(self, for_s: float) -> list[str]:
+        await self._process.living()
+        return await self._inner.idle(for_s)
 
     async def close(self) -> None:
         await self._inner.close()

@@ -51,12 +51,15 @@ class Told:
         self.folder = Path(plan.folder) / self.name
         self.port = port
         self.schema = f"lab_{os.getpid()}_{plan.seed % 1_000_000}_{number}" if number % 2 else ""
+        self.is_sealed = number % 4 > 1  # of either database
         self.life = 0
         prepare(self._job())
         self.process = self._forked()
 
     def _job(self) -> Job:
-        return Job(self.name, self.story, self.life, self.folder, self.port, self.schema)
+        return Job(
+            self.name, self.story, self.life, self.folder, self.port, self.schema, self.is_sealed
+        )
 
     def _forked(self) -> BaseProcess:
         job = self._job()
@@ -82,7 +85,7 @@ class Told:
     def facts(self) -> dict[str, Any]:
         """What was seen, once it is over; its folder goes when nothing is wrong."""
         facts = facts_of(seen_of(self.name, self.folder))
-        facts["counts"]["over_postgres"] = int(bool(self.schema))
+        facts["counts"] |= {"over_postgres": bool(self.schema), "sealed": self.is_sealed}
         if not facts["wrong"]:
             shutil.rmtree(self.folder)
         return facts

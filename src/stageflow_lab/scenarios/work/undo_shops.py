@@ -16,7 +16,7 @@ from stageflow.stages.work.undo.postgres import PostgresUndo
 from stageflow.stages.work.undo.sqlite import SQLiteUndo
 from stageflow.stages.work.undo.store import UndoStore
 
-from ...services import drop_schema, make_schema, postgres_in
+from ...servers import drop_schema, make_schema, postgres_in
 from .undo_truth import COLUMN, COLUMN_DEFAULT
 
 RESOURCE: Final = "rows"

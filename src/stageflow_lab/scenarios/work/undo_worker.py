@@ -14,8 +14,12 @@ from typing import Any, Final
 
 import httpx
 
+from stageflow import LocalKeys
+from stageflow.journal.keys import KEY_BYTES
 from stageflow.stages.work import Files, Resource, State, UndoLog, WebResources
 from stageflow.stages.work.undo import files
+from stageflow.stages.work.undo.records import Record
+from stageflow.stages.work.undo.sealing import TimelineSeal
 
 from ...sabotage import patched
 from .local_server import HOST
@@ -49,6 +53,8 @@ class Job:
     port: int
     schema: str
     """Of the server whose rows it changes; "" for SQLite."""
+    is_sealed: bool
+    """Whether its log has keys."""
 
     def shop(self) -> Shop:
         """Its database."""
@@ -180,6 +186,19 @@ def deadly_renames(process: Process) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def noted_before_they_are_sealed(process: Process) -> Iterator[None]:
+    """The process knows its intents of a sealed log, too."""
+    original = TimelineSeal.closed
+
+    def closed(self: TimelineSeal, record: Record, place: int) -> Record:
+        process.note(record)
+        return original(self, record, place)
+
+    with patched(TimelineSeal, "closed", closed):
+        yield
+
+
 class RealProcess(Process):
     """This process."""
 
@@ -226,9 +245,10 @@ async def _work_off(job: Job) -> None:
             ReachedFiles(folder, process, world),
             ReachedResource(pages, process),
             rules=RULES,
+            keys=LocalKeys(bytes(KEY_BYTES)) if job.is_sealed else None,
         )
         life = Life(process, undo, job.story, progress, save=save)
-        with deadly_renames(process):
+        with deadly_renames(process), noted_before_they_are_sealed(process):
             await life.live()
         process.left = None
         steps, is_unfinished = await life.steps()

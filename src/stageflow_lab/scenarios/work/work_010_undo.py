@@ -131,6 +131,7 @@ NEEDED: Final = (
     ("sent", "nothing was sent"),
     ("refused", "nothing had to be refused"),
     ("over_postgres", "no story had its rows and its log in PostgreSQL"),
+    ("sealed", "no story's log was sealed"),
 )
 """Counts without which nothing is decided, and what their absence means."""
 
@@ -150,6 +151,7 @@ def check(history: History) -> Judgement:
             "kills_real": engines.get("real", {}).get("deaths", 0),
             "stories_real": engines.get("real", {}).get("stories", 0),
             "stories_postgres": total["over_postgres"],
+            "stories_sealed": total["sealed"],
             "undos": total["undos"],
             "undone_undos": total["redone"],
             "outside_edits": total["edits"],
@@ -218,6 +220,7 @@ SCENARIO = Scenario(
         Metric("kills_real", ">=", 100, "processes", gate=False),
         Metric("stories_real", ">=", 1, "stories", gate=False),
         Metric("stories_postgres", ">=", 1, "stories", gate=False),
+        Metric("stories_sealed", ">=", 1, "stories", gate=False),
         Metric("undos", ">=", 1, "undos", gate=False),
         Metric("undone_undos", ">=", 1, "undos", gate=False),
         Metric("outside_edits", ">=", 1, "edits", gate=False),

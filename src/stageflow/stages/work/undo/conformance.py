@@ -6,7 +6,7 @@ what was broken.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from stageflow.stages.work.undo.records import State
@@ -129,6 +129,27 @@ async def check_undo_store(store: UndoStore, again: Callable[[], UndoStore]) -> 
         assert await other.unfinished() == [_TIMELINE]
         await other.change(_TIMELINE, lambda head, _: (Change(TimelineHead(head.length)), None))
         assert await other.unfinished() == []
+        await _check_erasing(other, records)
     finally:
         await other.close()
         await other.close()
+
+
+async def _check_erasing(store: UndoStore, records: Sequence[bytes]) -> None:
+    """`_TIMELINE` has records, and was never used as far as its head says."""
+
+    def used(head: TimelineHead, now_s: float) -> tuple[Change, None]:
+        return Change(TimelineHead(head.length, used_s=now_s - 10.0)), None
+
+    assert await store.idle(0.0) == [], "what was never used is not idle"
+    await store.change(_TIMELINE, used)
+    assert (await store.idle(5.0), await store.idle(15.0)) == ([_TIMELINE], [])
+    await store.change("another", lambda *_: (Change(TimelineHead(1), [b"kept"]), None))
+    erased = TimelineHead(erased=1)
+    await store.change(_TIMELINE, lambda *_: (Change(erased, erases=True), None))
+    assert await store.change(_TIMELINE, lambda head, _: (None, head)) == erased
+    assert (await store.read(_TIMELINE, 0), await store.idle(0.0)) == ([], [])
+    assert await store.read("another", 0) == [b"kept"]
+    longer = Change(TimelineHead(len(records)), records)
+    await store.change(_TIMELINE, lambda *_: (longer, None))
+    assert await store.read(_TIMELINE, 0) == list(records), "places begin anew"

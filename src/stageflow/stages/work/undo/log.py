@@ -166,6 +166,10 @@ class Log:
                 self._conflicts[undo].append(Conflict(step, *self.step(step).place, why))
             case on_record.Ended():
                 self.undo = None
+            case on_record.Keyed():
+                pass  # it says nothing of what happened
+            case on_record.Sealed():
+                raise AssertionError("a sealed record is opened before it is read")
 
     def _add(self, step: TimelineStep) -> None:
         assert step.number == len(self.steps) + 1, f"step {step.number} after {len(self.steps)}"

@@ -25,6 +25,8 @@ class MemoryUndo:
         change, answer = decide(self._heads.get(timeline, TimelineHead()), self._wall_s())
         if change is not None:
             self._heads[timeline] = change.head
+            if change.erases:
+                self._records.pop(timeline, None)
             self._records.setdefault(timeline, []).extend(change.records)
         return answer
 
@@ -33,6 +35,14 @@ class MemoryUndo:
 
     async def unfinished(self) -> list[str]:
         return [timeline for timeline, head in self._heads.items() if head.is_unfinished]
+
+    async def idle(self, for_s: float) -> list[str]:
+        until_s = self._wall_s() - for_s
+        return [
+            timeline
+            for timeline, head in self._heads.items()
+            if 0 < head.used_s < until_s and not head.is_unfinished
+        ]
 
     async def close(self) -> None:
         return None

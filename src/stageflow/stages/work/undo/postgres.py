@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 CONNECTIONS_MAX = 4
 _TABLES = """
 CREATE TABLE IF NOT EXISTS stageflow_undo_heads (
-  timeline text PRIMARY KEY, head bytea, is_unfinished boolean NOT NULL DEFAULT false);
+  timeline text PRIMARY KEY, head bytea, is_unfinished boolean NOT NULL DEFAULT false,
+  used_s double precision NOT NULL DEFAULT 0);
 CREATE INDEX IF NOT EXISTS stageflow_undo_unfinished ON stageflow_undo_heads(timeline)
 WHERE is_unfinished;
+CREATE INDEX IF NOT EXISTS stageflow_undo_used ON stageflow_undo_heads(used_s);
 CREATE TABLE IF NOT EXISTS stageflow_undo (
   timeline text, place bigint, record bytea NOT NULL, PRIMARY KEY (timeline, place))
 """
@@ -32,10 +34,15 @@ _TABLE_LOCK = 0x5346554E
 _RESERVE = "INSERT INTO stageflow_undo_heads(timeline) VALUES (%s) ON CONFLICT DO NOTHING"
 _HEAD = "SELECT head FROM stageflow_undo_heads WHERE timeline = %s FOR UPDATE"
 _NOW = "SELECT extract(epoch FROM clock_timestamp())::double precision"
-_SET_HEAD = "UPDATE stageflow_undo_heads SET head = %s, is_unfinished = %s WHERE timeline = %s"
+_SET_HEAD = """UPDATE stageflow_undo_heads SET head = %s, is_unfinished = %s, used_s = %s
+WHERE timeline = %s"""
 _APPEND = "INSERT INTO stageflow_undo VALUES (%s, %s, %s)"
+_ERASE = "DELETE FROM stageflow_undo WHERE timeline = %s"
 _READ = "SELECT record FROM stageflow_undo WHERE timeline = %s AND place >= %s ORDER BY place"
 _UNFINISHED = "SELECT timeline FROM stageflow_undo_heads WHERE is_unfinished ORDER BY timeline"
+_IDLE = """SELECT timeline FROM stageflow_undo_heads
+WHERE used_s > 0 AND used_s < extract(epoch FROM clock_timestamp()) - %s AND NOT is_unfinished
+ORDER BY used_s"""
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(TimelineHead)
 
@@ -86,8 +93,11 @@ class PostgresUndo:
                 change, answer = decide(head, now_s)
                 if change is not None:
                     after = change.head
-                    row = (_encoder.encode(after), after.is_unfinished, timeline)
+                    data = _encoder.encode(after)
+                    row = (data, after.is_unfinished, after.used_s, timeline)
                     connection.execute(_SET_HEAD, row)
+                    if change.erases:
+                        connection.execute(_ERASE, (timeline,))
                     with connection.cursor() as cursor:
                         cursor.executemany(
                             _APPEND,
@@ -110,6 +120,11 @@ class PostgresUndo:
     async def unfinished(self) -> list[str]:
         return await self._use(
             lambda connection: [row[0] for row in connection.execute(_UNFINISHED)]
+        )
+
+    async def idle(self, for_s: float) -> list[str]:
+        return await self._use(
+            lambda connection: [row[0] for row in connection.execute(_IDLE, (for_s,))]
         )
 
     async def _use(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:

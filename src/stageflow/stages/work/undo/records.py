@@ -138,6 +138,19 @@ class Ended(msgspec.Struct, frozen=True, tag="ended"):
     undo: int
 
 
+class Keyed(msgspec.Struct, frozen=True, tag="keyed"):
+    """What comes after this is sealed with a key, which is here as `Keys` have wrapped it."""
+
+    wrapped: bytes
+
+
+class Sealed(msgspec.Struct, frozen=True, tag="sealed"):
+    """Another record."""
+
+    data: bytes
+    """Its bytes as a store would keep them, encrypted."""
+
+
 Record: TypeAlias = (
     Intended
     | Sending
@@ -150,6 +163,8 @@ Record: TypeAlias = (
     | Matched
     | Conflicted
     | Ended
+    | Keyed
+    | Sealed
 )
 
 _SUM = 4

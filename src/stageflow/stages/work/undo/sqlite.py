@@ -22,17 +22,22 @@ BUSY_S = 30.0
 """How long a change waits for another process's transaction."""
 _TABLES = """
 CREATE TABLE IF NOT EXISTS stageflow_undo_heads (
-  timeline TEXT PRIMARY KEY, head BLOB NOT NULL, is_unfinished INTEGER NOT NULL) WITHOUT ROWID;
+  timeline TEXT PRIMARY KEY, head BLOB NOT NULL, is_unfinished INTEGER NOT NULL,
+  used_s REAL NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS stageflow_undo_unfinished ON stageflow_undo_heads(timeline)
 WHERE is_unfinished;
+CREATE INDEX IF NOT EXISTS stageflow_undo_used ON stageflow_undo_heads(used_s);
 CREATE TABLE IF NOT EXISTS stageflow_undo (
   timeline TEXT, place INTEGER, record BLOB NOT NULL, PRIMARY KEY (timeline, place)) WITHOUT ROWID
 """
 _HEAD = "SELECT head FROM stageflow_undo_heads WHERE timeline = ?"
-_SET_HEAD = "INSERT OR REPLACE INTO stageflow_undo_heads VALUES (?, ?, ?)"
+_SET_HEAD = "INSERT OR REPLACE INTO stageflow_undo_heads VALUES (?, ?, ?, ?)"
 _APPEND = "INSERT INTO stageflow_undo VALUES (?, ?, ?)"
+_ERASE = "DELETE FROM stageflow_undo WHERE timeline = ?"
 _READ = "SELECT record FROM stageflow_undo WHERE timeline = ? AND place >= ? ORDER BY place"
 _UNFINISHED = "SELECT timeline FROM stageflow_undo_heads WHERE is_unfinished ORDER BY timeline"
+_IDLE = """SELECT timeline FROM stageflow_undo_heads
+WHERE used_s > 0 AND used_s < ? AND NOT is_unfinished ORDER BY used_s"""
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(TimelineHead)
 
@@ -71,8 +76,11 @@ class SQLiteUndo:
                 change, answer = decide(head, self._wall_s())
                 if change is not None:
                     after = change.head
-                    row = (timeline, _encoder.encode(after), after.is_unfinished)
+                    data = _encoder.encode(after)
+                    row = (timeline, data, after.is_unfinished, after.used_s)
                     connection.execute(_SET_HEAD, row)
+                    if change.erases:
+                        connection.execute(_ERASE, (timeline,))
                     connection.executemany(
                         _APPEND,
                         (
@@ -97,6 +105,12 @@ class SQLiteUndo:
     async def unfinished(self) -> list[str]:
         return await self._use(
             lambda connection: [row[0] for row in connection.execute(_UNFINISHED)]
+        )
+
+    async def idle(self, for_s: float) -> list[str]:
+        until_s = self._wall_s() - for_s
+        return await self._use(
+            lambda connection: [row[0] for row in connection.execute(_IDLE, (until_s,))]
         )
 
     async def _use(self, work: Callable[[sqlite3.Connection], T]) -> T:

@@ -25,6 +25,10 @@ class TimelineHead(msgspec.Struct, frozen=True):
     """By the store's clock: when the turn is over, should nothing more be heard."""
     is_unfinished: bool = False
     """Whether somebody was cut off in a step or an undo, unless the holder lives."""
+    used_s: float = 0.0
+    """By the store's clock: when a record was last appended; 0 when it has none."""
+    erased: int = 0
+    """How often all its records were removed."""
 
 
 class Change(NamedTuple):
@@ -32,6 +36,8 @@ class Change(NamedTuple):
 
     head: TimelineHead
     records: Sequence[bytes] = ()
+    erases: bool = False
+    """Removes the records that there are; `head.length` is 0 then, and no record comes with it."""
 
 
 Decide: TypeAlias = Callable[[TimelineHead, float], tuple[Change | None, T]]
@@ -59,6 +65,10 @@ class UndoStore(Protocol):
 
     async def unfinished(self) -> list[str]:
         """Timelines whose head says so."""
+        ...
+
+    async def idle(self, for_s: float) -> list[str]:
+        """Timelines whose last record is older than that, and that are not unfinished."""
         ...
 
     async def close(self) -> None:

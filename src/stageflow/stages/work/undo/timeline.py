@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -40,6 +40,7 @@ from stageflow.stages.work.undo.resource import (
     Resource,
     WriteRefused,
 )
+from stageflow.stages.work.undo.sealing import TimelineSeal, new_seal, seal_of
 from stageflow.stages.work.undo.store import Change, TimelineHead
 
 if TYPE_CHECKING:  # it makes timelines
@@ -68,7 +69,13 @@ class Timeline:
         self._name = name
         self._by = by
         self._next_op = next_op
+        self._forget()
+
+    def _forget(self) -> None:
+        """The next turn reads all records anew."""
         self._log = Log()
+        self._erased = 0
+        self._seal: TimelineSeal | None = None
 
     # -- changing ----------------------------------------------------------------------------
 
@@ -281,6 +288,33 @@ class Timeline:
         async with self._turn() as turn:
             return turn.recovered
 
+    async def erase(self) -> None:
+        """Removes all that the log holds of this timeline, a person's leaves among them.
+
+        What was cut off is finished first; then nothing before can be taken back, or known again
+        when a run is executed again. A database's files and backups may hold deleted rows for a
+        while: keep the key of a sealed log (`UndoLog(keys=...)`) apart from them.
+        """
+        await self._erase_if(lambda turn: True)
+
+    async def erase_if_idle(self, for_s: float) -> bool:
+        """Erases it when its last record is older than that; whether it is."""
+        return await self._erase_if(lambda turn: 0 < turn.before.used_s < turn.now_s - for_s)
+
+    async def _erase_if(self, is_wanted: Callable[[_Turn], bool]) -> bool:
+        """Nothing is read that needn't be finished: what can't be read any more can be erased."""
+        turn = await self._claimed()
+        try:
+            if turn.before.is_unfinished:
+                await self._read(turn)
+                await self._recover(turn)
+            if not is_wanted(turn):
+                return False
+            await turn.erase()
+            return True
+        finally:
+            await turn.end()
+
     async def _undone(self, turn: _Turn, *, to_step: int, node: str, op: str) -> Restored:
         log = turn.log
         known = log.undo_of_op(op)
@@ -347,6 +381,7 @@ class Timeline:
         """The timeline is this task's alone, and nothing in it is cut off."""
         turn = await self._claimed()
         try:
+            await self._read(turn)
             await self._recover(turn)
             yield turn
         finally:
@@ -359,7 +394,7 @@ class Timeline:
         while True:
             turn = _Turn(self, holder)
             if await turn.claim():
-                break
+                return turn
             if loop.time() >= until_s:
                 raise EffectError(
                     "undo.busy",
@@ -369,15 +404,25 @@ class Timeline:
                 )
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, PAUSE_MAX_S)
-        try:
-            known = self._log.length
-            for place, data in enumerate(await undo.store.read(self._name, known), known):
-                self._log.apply(on_record.decoded(data, self._name, place))
-        except BaseException:
-            await turn.end()
-            raise
+
+    async def _read(self, turn: _Turn) -> None:
+        """What was appended since this object's last turn."""
+        if turn.before.erased != self._erased:
+            self._forget()
+            self._erased = turn.before.erased
+        known = self._log.length
+        for place, data in enumerate(await self._undo.store.read(self._name, known), known):
+            self._log.apply(await self._opened(data, place))
         turn.log = self._log
-        return turn
+
+    async def _opened(self, data: bytes, place: int) -> Record:
+        record = on_record.decoded(data, self._name, place)
+        if isinstance(record, on_record.Keyed):
+            self._seal = await seal_of(self._undo.keys, self._name, record)
+        elif isinstance(record, on_record.Sealed):
+            assert self._seal is not None, "its key comes before a sealed record"
+            return self._seal.opened(record, place)
+        return record
 
     async def _recover(self, turn: _Turn) -> None:
         """What a dead process left open is found out, what it began is finished."""
@@ -469,6 +514,8 @@ class _Turn:
         self.log = Log()
         self.now_s = 0.0
         """By the store's clock, when it was last asked."""
+        self.before = TimelineHead()
+        """When the turn began."""
         self.recovered: Restored | None = None
         """The undo of a dead process that this turn ended first."""
 
@@ -476,7 +523,7 @@ class _Turn:
         """Takes the turn, when it is nobody's or its holder is gone."""
 
         def decide(head: TimelineHead, now_s: float) -> tuple[Change | None, int]:
-            self.now_s = now_s
+            self.now_s, self.before = now_s, head
             is_late = now_s > head.until_s + self._rules.skew_s
             if head.holder not in ("", self._holder) and not (
                 is_late or self._holders.is_alive(head.holder) is False
@@ -500,8 +547,8 @@ class _Turn:
 
     async def append(self, *records: Record) -> None:
         """Writes them, durably and together, and reads them into the log."""
-        data = on_record.encoded(records)
         place = self.log.length
+        data = on_record.encoded(await self._sealed(records))
         for record in records:
             self.log.apply(record)
         is_unfinished = self.log.is_unfinished
@@ -515,16 +562,50 @@ class _Turn:
                 length=place + len(data),
                 until_s=now_s + self._rules.lease_s,
                 is_unfinished=is_unfinished,
+                used_s=now_s,
             )
             return Change(longer, data), True
 
+        await self._decided(decide)
+
+    async def _sealed(self, records: Sequence[Record]) -> Sequence[Record]:
+        """As they are to be kept; in a log with keys the first brings the timeline's own."""
+        timeline, keys = self._timeline, self._timeline._undo.keys
+        place = self.log.length
+        if keys is None and timeline._seal is None:
+            return records
+        first: list[Record] = []
+        if timeline._seal is None:
+            assert keys is not None
+            keyed, timeline._seal = await new_seal(keys, timeline._name)
+            self.log.apply(keyed)
+            first.append(keyed)
+        begin = place + len(first)
+        return [*first, *(timeline._seal.closed(each, n) for n, each in enumerate(records, begin))]
+
+    async def erase(self) -> None:
+        """Removes all records."""
+
+        def decide(head: TimelineHead, now_s: float) -> tuple[Change | None, bool]:
+            if head.fence != self._fence:
+                return None, False
+            emptied = msgspec.structs.replace(
+                head, length=0, used_s=0.0, erased=head.erased + 1, is_unfinished=False
+            )
+            return Change(emptied, erases=True), True
+
+        await self._decided(decide)
+        self._timeline._forget()
+
+    async def _decided(self, decide: Callable[[TimelineHead, float], Any]) -> None:
+        """A change by whoever has the turn: EffectError `undo.fenced` when that is another."""
         try:
             is_ours = await to_its_end(self._store.change(self._timeline._name, decide))
         except BaseException:
-            self._timeline._log = Log()  # they may be there or not: the next turn reads anew
+            self._timeline._forget()  # it may have happened or not: the next turn reads anew
             raise
         if not is_ours:
-            self._timeline._log = Log()
+            self._timeline._forget()
             raise EffectError(
                 "undo.fenced",
                 "this turn has passed to somebody else",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from stageflow.journal.keys import Keys, check_installed
 from stageflow.model.errors import BuildError, EffectError, nearest
 from stageflow.runtime.context import Context
 from stageflow.stages.work.holders import Holders, ProcessHolders
@@ -18,6 +19,7 @@ from stageflow.stages.work.undo.sqlite import SQLiteUndo
 from stageflow.stages.work.undo.store import UndoStore
 from stageflow.stages.work.undo.timeline import Timeline
 
+IDLE_S = 30 * 86_400.0
 UNDO_SUFFIX = ".undo"
 """Of the node that takes a step back, as the scheduler names it."""
 
@@ -58,8 +60,9 @@ class UndoLog:
 
     `store` is the path of a SQLite file (which may be your own database), a `postgresql://`
     address, or an UndoStore; `resources` are what it can put back, each under its own name. Give it
-    to the runtime as a dep named `undo`, which closes it in the end. Raises BuildError
-    `undo.resources` for two resources of one name, `undo.address`; EffectError
+    to the runtime as a dep named `undo`, which closes it in the end. With `keys`, a `KeyFile` or
+    whatever speaks to a key service, what it appends is sealed. Raises BuildError `undo.resources`
+    for two resources of one name, `undo.address`, `seal.missing_package`; EffectError
     `undo.missing_extra`.
     """
 
@@ -69,11 +72,15 @@ class UndoLog:
         *resources: Resource,
         rules: UndoRules | None = None,
         holders: Holders | None = None,
+        keys: Keys | None = None,
     ) -> None:
         self.store = _opened(store) if isinstance(store, (str, os.PathLike)) else store
         self.resources = {resource.name: resource for resource in resources}
         self.rules = UndoRules() if rules is None else rules
         self.holders: Holders = ProcessHolders() if holders is None else holders
+        self.keys = keys
+        if keys is not None:
+            check_installed()
         _check_names(resources)
 
     async def __aenter__(self) -> UndoLog:
@@ -129,6 +136,21 @@ class UndoLog:
             if restored is not None:
                 found.append(restored)
         return tuple(found)
+
+    async def sweep(self, idle_s: float = IDLE_S) -> int:
+        """Erases timelines in which nothing was done for so many seconds; how many.
+
+        By the store's clock; 30 days unless said otherwise. One that somebody is using, or that
+        was cut off and not recovered, is left.
+        """
+        erased = 0
+        for name in await self.store.idle(idle_s):
+            try:
+                erased += await Timeline(self, name, by="sweep").erase_if_idle(idle_s)
+            except EffectError as error:
+                if error.code != "undo.busy":
+                    raise
+        return erased
 
     def resource(self, name: str) -> Resource:
         """EffectError `undo.unknown_resource` when the log has none of that name."""
