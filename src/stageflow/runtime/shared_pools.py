@@ -84,6 +84,25 @@ class _Ask:
             self.ready.set_result(entries[self.pool].fence)
 
 
+class _Ours:
+    """What one book says of one owner's requests; who waits mostly reads the same book again."""
+
+    __slots__ = ("book", "entries", "is_next", "owner")
+
+    def __init__(self, book: PoolBook, owner: str) -> None:
+        self.book = book
+        self.owner = owner
+        self.entries: dict[str, dict[str, PoolEntry]] = {}
+        """By request and line."""
+        self.is_next = False
+        """Whether one of them may be served at any time."""
+        for key, pool in book.pools.items():
+            self.is_next |= any(each.owner == owner for each in pool.queue[:FRONT])
+            for each in (*pool.holds, *pool.queue):
+                if each.owner == owner:
+                    self.entries.setdefault(each.request, {})[key] = each
+
+
 class SharedPools:
     """The shared pools of one runtime. Used from one event loop at a time."""
 
@@ -125,7 +144,7 @@ class SharedPools:
         self._earlier: deque[Sighting[str]] = deque(maxlen=EARLIER)
         self._postponed: set[frozenset[str]] = set()
         """Cycles that were sure at the last look, and seemed to be parts of larger ones."""
-        self._is_next = False
+        self._ours = _Ours(PoolBook(), "")
         """Whether somebody here was near the front of a line when the book was seen last."""
         self._shows_waits = False
         """Whether what was published last has anybody who waits."""
@@ -324,7 +343,7 @@ class SharedPools:
                     began_s = loop.time()
                     await self._read()
                     took_s = loop.time() - began_s
-                    often_s = POLL_S if self._is_next and not self._hears else POLL_MAX_S
+                    often_s = POLL_S if self._ours.is_next and not self._hears else POLL_MAX_S
                     poll_s = min(max(often_s, took_s / POLL_SHARE), POLL_MAX_S)
             except StageflowError as error:
                 self._fail(error)
@@ -363,14 +382,9 @@ class SharedPools:
 
     def _settle(self, book: PoolBook) -> None:
         """What the book says about those who wait and hold here."""
-        entries: dict[str, dict[str, PoolEntry]] = {}
-        self._is_next = False
-        for key, pool in book.pools.items():
-            front = pool.queue[:FRONT]
-            self._is_next = self._is_next or any(each.owner == self._owner for each in front)
-            for each in (*pool.holds, *pool.queue):
-                if each.owner == self._owner:
-                    entries.setdefault(each.request, {})[key] = each
+        if self._ours.book is not book or self._ours.owner != self._owner:
+            self._ours = _Ours(book, self._owner)
+        entries = self._ours.entries
         for ask in self._asks.values():
             if 0 < ask.ticket <= book.last_number:
                 ask.told(entries.get(ask.request, {}))
