@@ -7,18 +7,16 @@ without threads, from which the workers are forked. It prints a line of JSON for
 from __future__ import annotations
 
 import json
-import multiprocessing
 import random
 import signal
 import sys
-import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final
 
+from .killed_lives import Lives, lived
 from .saga_books import Followed
 from .saga_defects import applied
 from .saga_facts import Facts, facts_of
@@ -29,7 +27,6 @@ AT_ONCE: Final = 6
 """Branches that are worked on side by side."""
 SAGAS: Final = 3
 """Of a branch."""
-LOOK_EVERY_S: Final = 0.005
 BRANCHES_MAX: Final = 4
 """For each death that is wanted, when sagas end before theirs."""
 
@@ -63,39 +60,20 @@ def sagas_of(branch: int, seed: int) -> tuple[Saga, ...]:
     return (replace(first, deaths=tuple(deaths)), *(replace(each, deaths=()) for each in others))
 
 
-class Branch:
+class Branch(Lives):
     """One branch, from its first process to its last."""
 
     def __init__(self, number: int, plan: Plan) -> None:
+        super().__init__()
         self.sagas = sagas_of(number, plan.seed)
         self.folder = Path(plan.folder) / f"branch{number}"
         self.folder.mkdir()
         self.seed = plan.seed
-        self.life = 0
-        self.process = self._forked()
 
-    def _forked(self) -> BaseProcess:
+    def body(self) -> tuple[Callable[[Any], None], Any]:
         told = {line["saga"] for line in self.told() if "saga" in line}
         left = tuple(saga for saga in self.sagas if saga.name not in told)
-        job = Job(left, self.life, self.folder, self.seed)
-        process = multiprocessing.get_context("fork").Process(
-            target=work_off, args=(job,), daemon=True
-        )
-        process.start()
-        return process
-
-    def is_over(self) -> bool:
-        """Looks after the process: a killed one is followed by another."""
-        if self.process.exitcode is None:
-            return False
-        self.process.join()
-        if self.process.exitcode == -signal.SIGKILL:
-            self.life += 1
-            self.process = self._forked()
-            return False
-        if self.process.exitcode:
-            raise SystemExit(f"a worker failed with {self.process.exitcode}")
-        return True
+        return work_off, Job(left, self.life, self.folder, self.seed)
 
     def told(self) -> Iterator[dict[str, Any]]:
         """What its processes told; a line that a death cut short is left out."""
@@ -106,7 +84,6 @@ class Branch:
                     yield {**json.loads(line), "life": life}
 
     def facts(self) -> Facts:
-        """What was seen, once it is over."""
         found = {saga.name: Followed(saga) for saga in self.sagas}
         reads: dict[int, dict[str, int]] = {}
         for line in self.told():
@@ -129,27 +106,14 @@ class Branch:
 
 
 def rounds(plan: Plan) -> Iterator[Facts]:
-    """Branches, one after another, until so many processes were killed."""
-    killed, number = 0, 0
-    working: list[Branch] = []
-    try:
-        while True:
-            wanted = killed < plan.kills and number < BRANCHES_MAX * plan.kills
-            while wanted and len(working) < AT_ONCE:
-                working.append(Branch(number, plan))
-                number += 1
-            for branch in list(working):
-                if branch.is_over():
-                    working.remove(branch)
-                    killed += branch.life
-                    yield branch.facts()
-            if not working and not wanted:
-                return
-            time.sleep(LOOK_EVERY_S)
-    finally:
-        for branch in working:
-            branch.process.kill()
-            branch.process.join()
+    """What was seen of branches, until so many processes were killed."""
+
+    def branch(number: int) -> Branch:
+        return Branch(number, plan)
+
+    most = BRANCHES_MAX * plan.kills
+    for each in lived(branch, kills=plan.kills, most=most, at_once=AT_ONCE):
+        yield each.facts()
 
 
 def command(plan: Plan) -> list[str]:

@@ -7,19 +7,17 @@ without threads, from which the workers are forked. It prints a line of JSON for
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final
 
+from .killed_lives import Lives, lived
 from .undo_defects import applied
 from .undo_facts import facts_of
 from .undo_stories import Story, drawn
@@ -27,7 +25,6 @@ from .undo_worker import Job, prepare, seen_of, work_off
 
 AT_ONCE: Final = 3
 """Stories that are lived side by side."""
-LOOK_EVERY_S: Final = 0.005
 STORIES_MAX: Final = 4
 """For each death that is wanted, when stories end before theirs."""
 
@@ -42,85 +39,47 @@ class Plan:
     sabotage: str | None
 
 
-class Told:
-    """One story, from its first process to its last."""
+class LivedStory(Lives):
+    """One story. Two of four lie in PostgreSQL, and two of four are sealed."""
 
     def __init__(self, number: int, story: Story, plan: Plan, port: int) -> None:
+        super().__init__()
         self.name = f"r{number}"
         self.story = story
         self.folder = Path(plan.folder) / self.name
         self.port = port
         self.schema = f"lab_{os.getpid()}_{plan.seed % 1_000_000}_{number}" if number % 2 else ""
-        self.is_sealed = number % 4 > 1  # of either database
-        self.life = 0
+        self.is_sealed = number % 4 > 1
         prepare(self._job())
-        self.process = self._forked()
 
     def _job(self) -> Job:
         return Job(
             self.name, self.story, self.life, self.folder, self.port, self.schema, self.is_sealed
         )
 
-    def _forked(self) -> BaseProcess:
-        job = self._job()
-        process = multiprocessing.get_context("fork").Process(
-            target=work_off, args=(job,), daemon=True
-        )
-        process.start()
-        return process
-
-    def is_over(self) -> bool:
-        """Looks after the process: a killed one is followed by another."""
-        if self.process.exitcode is None:
-            return False
-        self.process.join()
-        if self.process.exitcode == -signal.SIGKILL:
-            self.life += 1
-            self.process = self._forked()
-            return False
-        if self.process.exitcode:
-            raise SystemExit(f"a worker failed with {self.process.exitcode}")
-        return True
+    def body(self) -> tuple[Callable[[Any], None], Any]:
+        return work_off, self._job()
 
     def facts(self) -> dict[str, Any]:
-        """What was seen, once it is over; its folder goes when nothing is wrong."""
         facts = facts_of(seen_of(self.name, self.folder))
         facts["counts"] |= {"over_postgres": bool(self.schema), "sealed": self.is_sealed}
         if not facts["wrong"]:
             shutil.rmtree(self.folder)
         return facts
 
-    def end(self) -> None:
-        """Nothing of it runs on, or is left in a server."""
-        self.process.kill()
-        self.process.join()
+    def remove(self) -> None:
         self._job().shop().remove()
 
 
 def rounds(plan: Plan, port: int) -> Iterator[dict[str, Any]]:
-    """Stories, one after another, until so many processes were killed."""
+    """What was seen of stories, until so many processes were killed."""
     stories = drawn(STORIES_MAX * plan.kills, plan.seed, deadly=True)
-    killed, number = 0, 0
-    living: list[Told] = []
-    try:
-        while True:
-            wanted = killed < plan.kills and number < len(stories)
-            while wanted and len(living) < AT_ONCE:
-                living.append(Told(number, stories[number], plan, port))
-                number += 1
-            for each in list(living):
-                if each.is_over():
-                    facts = each.facts()
-                    each.end()
-                    living.remove(each)
-                    killed += each.life
-                    yield facts
-            if not living and not wanted:
-                return
-            time.sleep(LOOK_EVERY_S)
-    finally:
-        for each in living:
-            each.end()
+
+    def story(number: int) -> LivedStory:
+        return LivedStory(number, stories[number], plan, port)
+
+    for each in lived(story, kills=plan.kills, most=len(stories), at_once=AT_ONCE):
+        yield each.facts()
 
 
 def command(plan: Plan) -> list[str]:
