@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 from collections.abc import Iterator
 from typing import Any, Final
 
+from stageflow.model.record import RecordType
 from stageflow.runtime import (
     attempt,
     driver,
@@ -117,6 +119,24 @@ def grace_a_moment_longer() -> Iterator[None]:
         yield
 
 
+@sabotage(metric="answered_early")
+def answered_before_it_is_durable() -> Iterator[None]:
+    """Whoever called is told how it ended while the journal is still at it."""
+    commit = history.History.commit
+    writing: set[asyncio.Task[None]] = set()
+
+    async def commit_soon(self: history.History, run: driver.Driver) -> None:
+        task = run.loop.create_task(commit(self, run))
+        if any(record.type is RecordType.RUN_ENDED for record in run.scheduler.records):
+            writing.add(task)
+            task.add_done_callback(writing.discard)
+        else:
+            await task
+
+    with patched(history.History, "commit", commit_soon):
+        yield
+
+
 @sabotage(metric="heartbeat_killed")
 def heartbeats_not_heard() -> Iterator[None]:
     """A sign of life changes nothing."""
@@ -165,6 +185,7 @@ DEFECTS: Final[tuple[Sabotage, ...]] = (
     grace_without_end,
     grace_given_twice,
     grace_a_moment_longer,
+    answered_before_it_is_durable,
     heartbeats_not_heard,
     stuck_threads_not_counted,
     budget_of_its_own,

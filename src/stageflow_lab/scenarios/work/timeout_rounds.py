@@ -30,6 +30,8 @@ REAL_TIMEOUT_S: Final = 1.5
 REAL_GRACE_S: Final = 1.5
 STUCK_MAX: Final = 2
 STUCK_S: Final = 60.0
+END_S: Final = 5.0
+"""Within which an end that was told too early is written."""
 LOOK_EVERY_S: Final = 0.02
 
 
@@ -140,10 +142,12 @@ async def _call(runtime: Runtime, journal: WatchedJournal, name: str, case: Case
     began_s = loop.time()
     run = await pipeline.run(**({"place": str(case.place)} if is_process else {}))
     took_s = loop.time() - began_s
+    is_durable = run.id in journal.waited(run.id).ends
     produced = tuple(case.produced)
-    again = await runtime.result(run.id, pipeline=pipeline)
+    again = await runtime.result(run.id, pipeline=pipeline, wait_s=END_S)
     seen = _seen(name, case, tool, run, took_s)
-    _tell_writing(seen, run.id, journal.waited(run.id), began_s)
+    seen.is_durable = is_durable
+    _tell_writing(seen, journal.waited(run.id), began_s)
     seen.produced = len(produced)
     seen.kept = min(_kept(produced, of.chunks(tool.stage).items) for of in (run, again))
     if is_process:
@@ -168,8 +172,7 @@ def _seen(name: str, case: Case, tool: Tool, run: Run[Any], took_s: float) -> Se
     )
 
 
-def _tell_writing(seen: Seen, run: str, waited: Waited, began_s: float) -> None:
-    seen.is_durable = run in waited.ends
+def _tell_writing(seen: Seen, waited: Waited, began_s: float) -> None:
     given_s, durable_s = waited.opened
     seen.opened_s = durable_s - given_s
     seen.ends = [(start_s - began_s, end_s - began_s) for start_s, end_s in waited.ends.values()]
