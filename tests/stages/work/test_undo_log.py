@@ -336,6 +336,37 @@ async def test_a_change_is_known_or_not_there_wherever_its_process_died() -> Non
     raise AssertionError("it never came to its end")
 
 
+class Unsteady(MemoryResource):
+    """Away while it is told to be."""
+
+    is_away = False
+
+    async def read(self, key: str) -> State:
+        if self.is_away:
+            raise ConnectionError("away")
+        return await super().read(key)
+
+    async def write(self, key: str, content: bytes | None, expected: State) -> State:
+        self.is_away = True
+        return await self.read(key)
+
+
+async def test_a_timeline_that_can_not_be_recovered_keeps_no_other_waiting() -> None:
+    store, resources = MemoryUndo(), [Unsteady(name) for name in "abc"]
+    undo = UndoLog(store, *resources)
+    for resource in resources:
+        with pytest.raises(ConnectionError):
+            await undo.timeline(resource.name, by="test").change(resource, "x", "1")
+    assert len(await store.unfinished()) == 3
+    resources[2].is_away = False
+    with pytest.raises(ConnectionError) as caught:
+        await undo.recover()
+    assert caught.value.__notes__ == ["1 more timelines could not be recovered"]
+    assert len(await store.unfinished()) == 2, "what comes after them was recovered"
+    resources[0].is_away = resources[1].is_away = False
+    assert await undo.recover() == () and await store.unfinished() == []
+
+
 async def test_nobody_knows_of_a_change_cut_off_and_overwritten() -> None:
     """1. the intent; 2. death, before or after the act; 3. somebody writes; 4. a person's word."""
     memory, store, holders = MemoryResource(), MemoryUndo(), Living()

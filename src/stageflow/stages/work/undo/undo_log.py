@@ -128,13 +128,22 @@ class UndoLog:
     async def recover(self) -> tuple[Restored, ...]:
         """Finishes what dead processes left half done, in all timelines; undos that it ended.
 
-        A timeline that is used again is recovered by itself; this is for a program's start.
+        A timeline that is used again is recovered by itself; this is for a program's start. One
+        that can't be recovered keeps none of the others waiting: what it raised, the first of them,
+        is raised when all were tried.
         """
-        found = []
+        found, errors = [], []
         for name in await self.store.unfinished():
-            restored = await Timeline(self, name, by="recovery").recover()
-            if restored is not None:
-                found.append(restored)
+            try:
+                restored = await Timeline(self, name, by="recovery").recover()
+            except Exception as error:  # a resource's own, too
+                errors.append(error)
+            else:
+                found += [] if restored is None else [restored]
+        if len(errors) > 1:
+            errors[0].add_note(f"{len(errors) - 1} more timelines could not be recovered")
+        if errors:
+            raise errors[0]
         return tuple(found)
 
     async def sweep(self, idle_s: float = IDLE_S) -> int:
