@@ -1,6 +1,6 @@
 """The `stageflow` command: runs, what they ask, their queue and its workers, drawings, the doctor.
 
-The lab joins by entry point.
+Undo logs have theirs in stages.work.undo.commands; the lab joins by entry point.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from stageflow.runtime.worker import AT_ONCE, DRAIN_S, Worker
 from stageflow.stages.work.sandbox import probe
 from stageflow.stages.work.sandbox.diagnosis import as_json, as_text
 from stageflow.stages.work.sandbox.needs import BACK_ENDS
+from stageflow.stages.work.undo.commands import add_commands as add_timeline_commands
 
 _PASSWORD = re.compile(r"(?<=[^/:]):[^:@/]*@")
 """In an address; never shown again."""
@@ -169,6 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="the same as data")
     doctor.set_defaults(handler=_doctor)
 
+    add_timeline_commands(commands)
     for command in (resume, waiting, signal_, settle, undo, show):
         command.add_argument("--pipeline", metavar="MODULE:ATTR", help="where the pipeline is now")
     for command in (run, submit, worker, runs, resume, waiting, signal_, settle, undo, show):

@@ -20,8 +20,8 @@ from stageflow.stages.work.undo.resource import (
     WriteRefused,
 )
 from stageflow.stages.work.undo.rows import Rows
-from stageflow.stages.work.undo.timeline import Timeline
-from stageflow.stages.work.undo.undo_log import UndoLog, UndoRules, put_back
+from stageflow.stages.work.undo.timeline import Timeline, TimelineLook
+from stageflow.stages.work.undo.undo_log import TimelineSummary, UndoLog, UndoRules, put_back
 from stageflow.stages.work.undo.web import Body, WebResources
 
 __all__ = [
@@ -44,7 +44,9 @@ __all__ = [
     "State",
     "StepStanding",
     "Timeline",
+    "TimelineLook",
     "TimelineStep",
+    "TimelineSummary",
     "UndoLog",
     "UndoRules",
     "WebResources",

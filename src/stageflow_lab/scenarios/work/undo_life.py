@@ -181,6 +181,10 @@ class ReachedStore:
         await self._process.living()
         return await self._inner.unfinished()
 
+    async def latest(self, count: int) -> list[tuple[str, TimelineHead]]:
+        await self._process.living()
+        return await self._inner.latest(count)
+
     async def idle(self, for_s: float) -> list[str]:
         await self._process.living()
         return await self._inner.idle(for_s)

@@ -144,11 +144,14 @@ async def _check_erasing(store: UndoStore, records: Sequence[bytes]) -> None:
     assert await store.idle(0.0) == [], "what was never used is not idle"
     await store.change(_TIMELINE, used)
     assert (await store.idle(5.0), await store.idle(15.0)) == ([_TIMELINE], [])
+    ((latest, head),) = await store.latest(5)
+    assert (latest, head.length, await store.latest(0)) == (_TIMELINE, 2 * len(records), [])
     await store.change("another", lambda *_: (Change(TimelineHead(1), [b"kept"]), None))
     erased = TimelineHead(erased=1)
     await store.change(_TIMELINE, lambda *_: (Change(erased, erases=True), None))
     assert await store.change(_TIMELINE, lambda head, _: (None, head)) == erased
     assert (await store.read(_TIMELINE, 0), await store.idle(0.0)) == ([], [])
+    assert await store.latest(5) == []
     assert await store.read("another", 0) == [b"kept"]
     longer = Change(TimelineHead(len(records)), records)
     await store.change(_TIMELINE, lambda *_: (longer, None))

@@ -36,6 +36,10 @@ class MemoryUndo:
     async def unfinished(self) -> list[str]:
         return [timeline for timeline, head in self._heads.items() if head.is_unfinished]
 
+    async def latest(self, count: int) -> list[tuple[str, TimelineHead]]:
+        used = [item for item in self._heads.items() if item[1].used_s > 0]
+        return sorted(used, key=lambda item: -item[1].used_s)[:count]
+
     async def idle(self, for_s: float) -> list[str]:
         until_s = self._wall_s() - for_s
         return [

@@ -40,6 +40,8 @@ _APPEND = "INSERT INTO stageflow_undo VALUES (%s, %s, %s)"
 _ERASE = "DELETE FROM stageflow_undo WHERE timeline = %s"
 _READ = "SELECT record FROM stageflow_undo WHERE timeline = %s AND place >= %s ORDER BY place"
 _UNFINISHED = "SELECT timeline FROM stageflow_undo_heads WHERE is_unfinished ORDER BY timeline"
+_LATEST = """SELECT timeline, head FROM stageflow_undo_heads
+WHERE used_s > 0 ORDER BY used_s DESC LIMIT %s"""
 _IDLE = """SELECT timeline FROM stageflow_undo_heads
 WHERE used_s > 0 AND used_s < extract(epoch FROM clock_timestamp()) - %s AND NOT is_unfinished
 ORDER BY used_s"""
@@ -120,6 +122,14 @@ class PostgresUndo:
     async def unfinished(self) -> list[str]:
         return await self._use(
             lambda connection: [row[0] for row in connection.execute(_UNFINISHED)]
+        )
+
+    async def latest(self, count: int) -> list[tuple[str, TimelineHead]]:
+        return await self._use(
+            lambda connection: [
+                (timeline, _decoder.decode(head))
+                for timeline, head in connection.execute(_LATEST, (count,))
+            ]
         )
 
     async def idle(self, for_s: float) -> list[str]:

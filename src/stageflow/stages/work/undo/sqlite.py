@@ -36,6 +36,8 @@ _APPEND = "INSERT INTO stageflow_undo VALUES (?, ?, ?)"
 _ERASE = "DELETE FROM stageflow_undo WHERE timeline = ?"
 _READ = "SELECT record FROM stageflow_undo WHERE timeline = ? AND place >= ? ORDER BY place"
 _UNFINISHED = "SELECT timeline FROM stageflow_undo_heads WHERE is_unfinished ORDER BY timeline"
+_LATEST = """SELECT timeline, head FROM stageflow_undo_heads
+WHERE used_s > 0 ORDER BY used_s DESC LIMIT ?"""
 _IDLE = """SELECT timeline FROM stageflow_undo_heads
 WHERE used_s > 0 AND used_s < ? AND NOT is_unfinished ORDER BY used_s"""
 _encoder = msgspec.msgpack.Encoder()
@@ -105,6 +107,14 @@ class SQLiteUndo:
     async def unfinished(self) -> list[str]:
         return await self._use(
             lambda connection: [row[0] for row in connection.execute(_UNFINISHED)]
+        )
+
+    async def latest(self, count: int) -> list[tuple[str, TimelineHead]]:
+        return await self._use(
+            lambda connection: [
+                (timeline, _decoder.decode(head))
+                for timeline, head in connection.execute(_LATEST, (count,))
+            ]
         )
 
     async def idle(self, for_s: float) -> list[str]:

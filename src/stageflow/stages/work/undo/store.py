@@ -67,6 +67,10 @@ class UndoStore(Protocol):
         """Timelines whose head says so."""
         ...
 
+    async def latest(self, count: int) -> list[tuple[str, TimelineHead]]:
+        """Timelines that have records, the one used last first; at most so many."""
+        ...
+
     async def idle(self, for_s: float) -> list[str]:
         """Timelines whose last record is older than that, and that are not unfinished."""
         ...

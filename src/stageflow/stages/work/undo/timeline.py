@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
@@ -53,6 +54,16 @@ PAUSE_S, PAUSE_MAX_S = 0.005, 0.1
 """First and longest pause of who waits for a turn."""
 UNKNOWN_ON: Final = (TimeoutError, ConnectionError, EffectUnknown)
 """What a `send` raises when it can't know; anything else is its word that nothing happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineLook:
+    """A timeline at one moment."""
+
+    steps: tuple[TimelineStep, ...]
+    """In order. One that is open is being made, or was cut off."""
+    standing: frozenset[int]
+    """Numbers of those that happened and were not taken back since."""
 
 
 class Timeline:
@@ -278,6 +289,13 @@ class Timeline:
         async with self._turn() as turn:
             return tuple(turn.log.steps)
 
+    async def peek(self) -> TimelineLook:
+        """What the log tells now: no turn is waited for, and nothing recovered."""
+        alone = Timeline(self._undo, self._name, by=self._by)
+        await alone._read_on()
+        log = alone._log
+        return TimelineLook(tuple(log.steps), frozenset(log.standing_steps(log.last_step)))
+
     async def undos(self) -> tuple[Restored, ...]:
         """What came of each undo, in order."""
         async with self._turn() as turn:
@@ -410,10 +428,13 @@ class Timeline:
         if turn.before.erased != self._erased:
             self._forget()
             self._erased = turn.before.erased
+        await self._read_on()
+        turn.log = self._log
+
+    async def _read_on(self) -> None:
         known = self._log.length
         for place, data in enumerate(await self._undo.store.read(self._name, known), known):
             self._log.apply(await self._opened(data, place))
-        turn.log = self._log
 
     async def _opened(self, data: bytes, place: int) -> Record:
         record = on_record.decoded(data, self._name, place)

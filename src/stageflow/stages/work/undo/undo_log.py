@@ -16,7 +16,7 @@ from stageflow.stages.work.holders import Holders, ProcessHolders
 from stageflow.stages.work.undo.log import Restored
 from stageflow.stages.work.undo.resource import Resource
 from stageflow.stages.work.undo.sqlite import SQLiteUndo
-from stageflow.stages.work.undo.store import UndoStore
+from stageflow.stages.work.undo.store import TimelineHead, UndoStore
 from stageflow.stages.work.undo.timeline import Timeline
 
 IDLE_S = 30 * 86_400.0
@@ -125,6 +125,10 @@ class UndoLog:
         """The timeline of a run, as a person or another program uses it."""
         return Timeline(self, _run_name(tenant, run), by=by)
 
+    async def timelines(self, count: int = 100) -> tuple[TimelineSummary, ...]:
+        """Those that hold something, the one used last first."""
+        return tuple(_summary(name, head) for name, head in await self.store.latest(count))
+
     async def recover(self) -> tuple[Restored, ...]:
         """Finishes what dead processes left half done, in all timelines; undos that it ended.
 
@@ -177,6 +181,21 @@ class UndoLog:
             ) from None
 
 
+@dataclass(frozen=True, slots=True)
+class TimelineSummary:
+    """What the log tells of a timeline without reading it."""
+
+    tenant: str
+    name: str
+    """"" of a run's timeline."""
+    run: str
+    """"" of one that has a name."""
+    used_s: float
+    """When a record was last added, by the store's clock, since the epoch."""
+    is_unfinished: bool
+    """Whether a step or an undo is open: being made, or cut off."""
+
+
 async def put_back(ctx: Context, undo: UndoLog) -> None:
     """The undo of a step that changes things by `undo.of(ctx)`: `@work(undo=put_back)`.
 
@@ -224,6 +243,12 @@ def _opened(store: str | os.PathLike[str]) -> UndoStore:
 
 def _run_name(tenant: str, run: str) -> str:
     return json.dumps([tenant, "run", run])
+
+
+def _summary(name: str, head: TimelineHead) -> TimelineSummary:
+    tenant, *rest = json.loads(name)
+    names, run = (rest[0], "") if len(rest) == 1 else ("", rest[1])
+    return TimelineSummary(tenant, names, run, head.used_s, head.is_unfinished)
 
 
 def _check_names(resources: Sequence[Resource]) -> None:
