@@ -10,9 +10,11 @@ HTTP Header Field".
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from stageflow import Runtime
@@ -29,6 +31,7 @@ from stageflow_lab import (
     share,
 )
 
+from ..dag.forked import spread
 from .beside import beside
 from .effect_defects import DEFECTS
 from .effect_facts import Facts, Sums
@@ -38,6 +41,8 @@ from .simulated_effects import key_story
 
 AT_ONCE: Final = 20
 """Keys that one simulation follows side by side."""
+CHUNK: Final = 5
+"""Simulations that a process is given at a time."""
 
 
 def load(world: World) -> History:
@@ -63,14 +68,24 @@ def load(world: World) -> History:
 def _simulate(world: World, history: History) -> None:
     keys = world.size["sim"]
     sums = {kind: Sums("sim", kind) for kind in KINDS}
-    for first in range(0, keys, AT_ONCE):
-        numbers = range(first, min(first + AT_ONCE, keys))
-        main = _main(world, numbers)
-        for facts in simulate(main, seed=world.seed_for("sim", first)).value:
-            sums[facts.kind].add(facts)
-        world.progress(numbers.stop, keys, "simulated keys")
+    asked = [range(first, min(first + AT_ONCE, keys)) for first in range(0, keys, AT_ONCE)]
+    simulated = functools.partial(_followed, world.seed, world.size)
+    found = spread(simulated, asked, workers=world.size["workers"], chunk=CHUNK)
+    for done, facts in enumerate(found, 1):
+        sums[facts.kind].add(facts)
+        world.progress(done, keys, "simulated keys")
     for each in sums.values():
         each.write(history)
+
+
+def _followed(seed: int, size: Mapping[str, Any], asked: Sequence[range]) -> list[Facts]:
+    """Of each key; `asked` are the numbers of those that one simulation follows."""
+    world = World(seed=seed, size=size, scratch=Path())
+    found: list[Facts] = []
+    for numbers in asked:
+        sim_seed = world.seed_for("sim", numbers.start)
+        found += simulate(_main(world, numbers), seed=sim_seed).value
+    return found
 
 
 def _main(world: World, numbers: range) -> Callable[[Sim], Any]:
@@ -192,6 +207,7 @@ SCENARIO = Scenario(
             "real": 500,
             "kills": 66,
             "processes": 4,
+            "workers": 2,
             "duplicates_max": 200,
             "duplicates_min": 2,
         },
@@ -200,10 +216,11 @@ SCENARIO = Scenario(
             "real": 5_000,
             "kills": 1_000,
             "processes": 4,
+            "workers": 2,
             "duplicates_max": 200,
             "duplicates_min": 2,
         },
-        fixed=("processes", "duplicates_max", "duplicates_min"),
+        fixed=("processes", "workers", "duplicates_max", "duplicates_min"),
         totals={"keys": "sim + real"},
     ),
     metrics=(
