@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ...history import History
 from ...metric import Measured, Metric, counted, share
@@ -69,8 +69,9 @@ def check(history: History) -> Judgement:
     ran = [facts for facts in sets if "broke" not in facts and not facts["unended"]]
     lent = [facts for facts in ran if facts["inherits"]]
     bare = [facts for facts in ran if not facts["inherits"]]
-    over = [_over(history, facts) for facts in lent]
-    hard = sum(any(_over_requests(history, facts)) for facts in bare)
+    bounds = [_bounds(history, facts) for facts in lent]
+    over = [_over(facts, of) for facts, of in zip(lent, bounds, strict=True)]
+    hard = sum(any(_over_requests(facts, _bounds(history, facts))) for facts in bare)
     told = [facts for facts in ran if facts["long_waits"] or facts["was_told"]]
     tried = sum(facts["boosts_tried"] for facts in lent)
     waits_s = [event.data["wait_s"] for event in history.of("real")]
@@ -82,41 +83,51 @@ def check(history: History) -> Judgement:
             "real_p99": _p99([wait_s / SECTION_S for wait_s in waits_s if wait_s is not None]),
             "chains_told": share(sum(facts["long_told"] for facts in told), len(told)),
             "sets_ended": share(len(ran), len(sets)),
-            "longest_wait": Measured(max(_shares(history, lent), default=math.nan), n=len(lent)),
+            "longest_wait": Measured(max(_shares(lent, bounds), default=math.nan), n=len(lent)),
         },
         unknown=_undecided(history, lent, waits_s),
-        notes=tuple(_notes(history, sets, lent)),
+        notes=tuple(_notes(sets, lent, over)),
     )
 
 
-def _asked(history: History, facts: Facts) -> Asked:
+class Bounds(NamedTuple):
+    """The longest waits of one set, by theory, in ticks."""
+
+    highest: str
+    """Name of the highest stage."""
+    requests: Sequence[int]
+    """Of its requests, in order."""
+    stages: Mapping[str, int]
+    """Of each stage's waits together."""
+
+
+def _bounds(history: History, facts: Facts) -> Bounds:
     sizes = history.sizes
-    return Asked(
+    asked = Asked(
         facts["kind"], facts["seed"], stages_max=sizes["stages_max"], pools_max=sizes["pools_max"]
     )
+    tasks = asked.tasks()
+    return Bounds(tasks.tasks[0].name, request_bounds_ticks(tasks), stage_bounds_ticks(tasks))
 
 
-def _over_requests(history: History, facts: Facts) -> Iterator[bool]:
+def _over_requests(facts: Facts, bounds: Bounds) -> Iterator[bool]:
     """Of each request of the highest stage: whether it waited longer than theory has it."""
-    bounds = request_bounds_ticks(_asked(history, facts).tasks())
-    return (wait > bound for wait, bound in zip(facts["waits"], bounds, strict=True))
+    return (wait > bound for wait, bound in zip(facts["waits"], bounds.requests, strict=True))
 
 
-def _over(history: History, facts: Facts) -> int:
+def _over(facts: Facts, bounds: Bounds) -> int:
     """Stages that waited for longer than theory has it: the highest in any of its requests, the
     others in all of theirs together."""
-    tasks = _asked(history, facts).tasks()
-    bounds = stage_bounds_ticks(tasks)
-    highest = tasks.tasks[0].name
     waits: Mapping[str, int] = facts["stage_waits"]
-    others = sum(wait > bounds[name] for name, wait in waits.items() if name != highest)
-    return others + any(_over_requests(history, facts))
+    others = sum(
+        wait > bounds.stages[name] for name, wait in waits.items() if name != bounds.highest
+    )
+    return others + any(_over_requests(facts, bounds))
 
 
-def _shares(history: History, lent: Sequence[Facts]) -> Iterator[float]:
-    for facts in lent:
-        bounds = request_bounds_ticks(_asked(history, facts).tasks())
-        yield from (w / b for w, b in zip(facts["waits"], bounds, strict=True) if b)
+def _shares(lent: Sequence[Facts], bounds: Sequence[Bounds]) -> Iterator[float]:
+    for facts, of in zip(lent, bounds, strict=True):
+        yield from (w / b for w, b in zip(facts["waits"], of.requests, strict=True) if b)
 
 
 def _p99(ratios: Sequence[float]) -> Measured:
@@ -142,12 +153,12 @@ def _undecided(history: History, lent: Sequence[Facts], waits_s: Sequence[Any]) 
     return None
 
 
-def _notes(history: History, sets: Sequence[Facts], lent: Sequence[Facts]) -> Iterator[str]:
+def _notes(sets: Sequence[Facts], lent: Sequence[Facts], over: Sequence[int]) -> Iterator[str]:
     broken = [facts for facts in sets if "broke" in facts]
     if broken:
         yield f"{len(broken)} sets broke: {broken[0]['broke']}; seed {broken[0]['seed']}"
     for kind in ("random", "pathfinder"):
-        wrong = [f for f in lent if f["kind"] == kind and _over(history, f)]
+        wrong = [f for f, n in zip(lent, over, strict=True) if f["kind"] == kind and n]
         if wrong:
             yield f"{len(wrong)} {kind} sets above their bound; seed {wrong[0]['seed']}"
     yield (
