@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from ...heap import still_heap
 from ...history import History
 from ...metric import Measured, Metric, counted, share
 from ...scenario import Judgement, Scenario, Sizes
@@ -56,9 +57,9 @@ def load(world: World) -> History:
         waited += 1
         world.progress(waited, len(seeds), "real runs")
 
-    for seed, wait_s in zip(
-        seeds, wait_all(seeds, lanes=size["lanes"], done=done_one), strict=True
-    ):
+    with still_heap():  # a collection of all that the sets left behind takes longer than a section
+        waits_s = wait_all(seeds, lanes=size["lanes"], done=done_one)
+    for seed, wait_s in zip(seeds, waits_s, strict=True):
         history.record("real", seed=seed, wait_s=wait_s)
     return history
 
