@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -258,7 +259,10 @@ def test_rows_without_a_scenario_are_missing(
     assert store.standing("NONE-001").result is None
 
 
-def test_ctrl_c_keeps_what_was_measured(case: WriteCase, cases: Path, store: ResultStore) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_keeps_what_was_measured(
+    number: signal.Signals, case: WriteCase, cases: Path, store: ResultStore
+) -> None:
     """1 quick finishes; 2 hangs is interrupted; 3 never starts; nothing is left running."""
     hang = """
         import threading
@@ -270,7 +274,7 @@ def test_ctrl_c_keeps_what_was_measured(case: WriteCase, cases: Path, store: Res
 
     def press() -> None:
         if any("hanging" in note for note in notes.notes):
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
 
     notes = Notes(press)
     assert threading.current_thread() is threading.main_thread()
@@ -285,6 +289,13 @@ def test_ctrl_c_keeps_what_was_measured(case: WriteCase, cases: Path, store: Res
     ]
     assert store.standing("DEMO-001").result is not None
     assert store.standing("DEMO-002").result is None, "an interruption replaces no result"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
+def test_a_child_whose_lab_is_gone_already_does_not_begin() -> None:
+    command = [sys.executable, "-m", "stageflow_lab.runner.child", "no request", "9", "1"]
+    ended = subprocess.run(command, capture_output=True)
+    assert (ended.returncode, ended.stderr) == (1, b"")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
-"""One scenario, run once, in this process: `python -m stageflow_lab.runner.child REQUEST FD`.
+"""One scenario, run once: `python -m stageflow_lab.runner.child REQUEST FD PARENT`.
 
-Reads the request file, writes `outcome.json` and evidence into the request's folder, and tells
-progress as JSON lines on the inherited file descriptor FD.
+PARENT is the process that started it, with which it ends. Reads the request file, writes
+`outcome.json` and evidence into the request's folder, and tells progress as JSON lines on the
+inherited file descriptor FD.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class ParentPipe:
 
 def main(arguments: list[str]) -> int:
     """Run the request; 0 whenever an outcome was written, whatever its verdict."""
-    set_process_limits()
+    set_process_limits(int(arguments[2]))
     request = Request.read(Path(arguments[0]))
     line = ParentPipe(int(arguments[1]))
     started = datetime.now(UTC).isoformat(timespec="seconds")

@@ -120,7 +120,8 @@ class Supervised:
             "PYTHONUNBUFFERED": "1",
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         }
-        command = [sys.executable, "-m", "stageflow_lab.runner.child", str(file), str(theirs)]
+        told = [str(file), str(theirs), str(os.getpid())]
+        command = [sys.executable, "-m", "stageflow_lab.runner.child", *told]
         try:
             process = subprocess.Popen(
                 command,

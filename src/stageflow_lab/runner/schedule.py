@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import selectors
+import signal
+import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final, Protocol
 
 from ..results import Result
@@ -34,24 +37,26 @@ def run_all(
 ) -> tuple[list[Result], bool]:
     """Run every request; the results in the order of the requests, and whether Ctrl-C came.
 
-    After Ctrl-C the finished results stand, and every other request gives `unknown: interrupted`.
+    After Ctrl-C or SIGTERM the finished results stand, and every other request gives `unknown:
+    interrupted`.
     """
     waiting = deque(enumerate(requests))
     running: dict[int, Supervised] = {}
     results: dict[int, Result] = {}
     interrupted = False
     try:
-        while waiting or running:
-            while waiting and len(running) < at_once:
-                place, request = waiting.popleft()
-                running[place] = Supervised(request)
-                watcher.started(running[place])
-            _wait(running.values())
-            watcher.tick(tuple(running.values()))
-            for place in [place for place, each in running.items() if each.finished]:
-                each = running.pop(place)
-                results[place] = each.end()
-                watcher.finished(each, results[place])
+        with _sigterm_like_ctrl_c():
+            while waiting or running:
+                while waiting and len(running) < at_once:
+                    place, request = waiting.popleft()
+                    running[place] = Supervised(request)
+                    watcher.started(running[place])
+                _wait(running.values())
+                watcher.tick(tuple(running.values()))
+                for place in [place for place, each in running.items() if each.finished]:
+                    each = running.pop(place)
+                    results[place] = each.end()
+                    watcher.finished(each, results[place])
     except KeyboardInterrupt:
         interrupted = True
     finally:
@@ -63,6 +68,19 @@ def run_all(
     for place, request in waiting:
         results[place] = _never_ran(request)
     return [results[place] for place in sorted(results)], interrupted
+
+
+@contextmanager
+def _sigterm_like_ctrl_c() -> Iterator[None]:
+    """What ends a lab that runs unattended ends its loads, too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _wait(running: Iterable[Supervised]) -> None:
