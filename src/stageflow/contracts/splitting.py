@@ -223,10 +223,10 @@ class Splitter:
                 singles = len(items) if keys is None else 2 * len(items)
                 self._count(data, len(data) + _SMALL_COST * singles)
                 return data
-        elif (_batch_weight(items, limit) + len(keys or ())) * (
-            _BOX_COST if len(items) == 1 else 1
-        ) > limit:
-            return None  # a single one may still be opened
+        else:
+            most = limit // (_BOX_COST if len(items) == 1 else 1)
+            if _batch_weight(items, most) + len(keys or ()) > most:
+                return None  # a single one may still be opened
         held = [self._frozen(item) for item in items]
         return self._sent(FILL, tell, held, keys, *given, is_odd=is_odd)
 
