@@ -8,7 +8,18 @@ from typing import Any, TypeAlias
 
 from stageflow.contracts.places import ANYWHERE, Place
 from stageflow.contracts.reading import Reader
-from stageflow.contracts.splitting import BYTES, CLOSE, DICT, FILL, ITEM, LIST, OPEN, ROOT, WHOLE
+from stageflow.contracts.splitting import (
+    BYTES,
+    CLOSE,
+    DICT,
+    FILL,
+    ITEM,
+    LIST,
+    OPEN,
+    ROOT,
+    TEXT,
+    WHOLE,
+)
 from stageflow.contracts.wire import PLAIN
 from stageflow.model import boxes
 from stageflow.model.boxes import Frozen
@@ -32,13 +43,14 @@ def _plain_decoders() -> tuple[Decode, Decode, type[Exception]]:
 class _Part:
     """A list, dict, text or bytes that is being filled."""
 
-    __slots__ = ("boxed", "is_plain", "items", "kind", "pairs", "place")
+    __slots__ = ("boxed", "is_plain", "items", "kind", "pairs", "place", "text")
 
     def __init__(self, kind: int, place: Place) -> None:
         self.kind = kind
         self.place = place
         self.items: list[Any] = []
-        """Of a list; pieces of a text."""
+        """Of a list; pieces of bytes."""
+        self.text = ""
         self.pairs: dict[Any, Any] = {}
         """Of a dict."""
         self.boxed: list[Any] = []
@@ -56,7 +68,14 @@ class _Part:
             if self.boxed:
                 return Frozen((boxes.nested_dict, (self.pairs, self.boxed)))
             return Frozen((dict.copy, self.pairs))
-        return (b"" if self.kind == BYTES else "").join(self.items)
+        return b"".join(self.items) if self.kind == BYTES else self.text
+
+    def add_text(self, piece: str) -> None:
+        """The text's next piece. CPython lengthens a text that nobody else holds where it is: the
+        work is done piece by piece, and not at once in the end."""
+        text, self.text = self.text, ""
+        text += piece
+        self.text = text
 
 
 class Joiner:
@@ -138,6 +157,8 @@ class Joiner:
                 if type(item) is Frozen:
                     part.boxed.append(key)
                 pairs[key] = item
+        elif part.kind == TEXT:
+            part.add_text(self._read(told, ANYWHERE))
         else:
             part.items.append(self._read(told, ANYWHERE))
 
