@@ -1,6 +1,6 @@
 """The `stageflow` command: runs, what they ask, their queue and its workers, drawings, the doctor.
 
-Undo logs have theirs in stages.work.undo.commands; the lab joins by entry point.
+Undo logs have theirs in timeline_commands; the lab joins by entry point.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from stageflow.runtime.worker import AT_ONCE, DRAIN_S, Worker
 from stageflow.stages.work.sandbox import probe
 from stageflow.stages.work.sandbox.diagnosis import as_json, as_text
 from stageflow.stages.work.sandbox.needs import BACK_ENDS
-from stageflow.stages.work.undo.commands import add_commands as add_timeline_commands
+from stageflow.timeline_commands import add_commands as add_timeline_commands
 
 _PASSWORD = re.compile(r"(?<=[^/:]):[^:@/]*@")
 """In an address; never shown again."""
