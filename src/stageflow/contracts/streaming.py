@@ -7,6 +7,7 @@ as many messages as make it worth packing, each after its length in four bytes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any, Final
 
 from stageflow.contracts.chunks import ChunkReader, ChunkWriter
@@ -36,11 +37,10 @@ def chunks(values: Iterable[Labelled], *, bytes_max: int) -> Iterator[bytes]:
     writer, splitter = ChunkWriter(), Splitter()
     waiting: list[bytes] = []
     size = before = spent = turn = 0
-    begin: bytes | None = writer.begin()
-    for label, contract, frozen in values:
-        if begin is not None:
-            yield begin  # finding the first value is work enough beside it
-            begin = None
+    rest = iter(values)
+    head = next(rest, None)  # finding the first value is no work of the first message's
+    yield writer.begin()
+    for label, contract, frozen in chain(() if head is None else (head,), rest):
         begins = msgspec.msgpack.encode([BEGIN, label, bytes.fromhex(contract.hash)])
         for message in _first(begins, splitter.messages(frozen, contract.place)):
             if splitter.written > bytes_max:
