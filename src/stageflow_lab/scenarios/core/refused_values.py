@@ -113,22 +113,27 @@ async def refused(rng: random.Random, boundary: str) -> dict[str, Any]:
 def _offering(boundary: str, value: Any) -> tuple[Pipeline[Any], Stage[..., Any], str]:
     """A pipeline in which node `offer` brings the value to the boundary, after `before`."""
 
-    @transform
-    def before(given: Any) -> Any:
-        return "done"
-
     if boundary == "redaction":
-
-        @guard
-        def mask(before: Any) -> Decision:
-            return Redact(value)
 
         @transform
         def first(given: Any) -> Any:
             return "done"
 
-        masked = [first, before, mask]
-        return Pipeline("offer", masked, inputs={"given": Any}, outputs=before), first, "mask"
+        @transform
+        def shown(first: Any) -> Any:
+            return "done"
+
+        @guard
+        def mask(shown: Any) -> Decision:
+            return Redact(value)
+
+        masked = [first, shown, mask]
+        return Pipeline("offer", masked, inputs={"given": Any}, outputs=shown), first, "mask"
+
+    @transform
+    def before(given: Any) -> Any:
+        return "done"
+
     offer = _offers(boundary, value)
     stages = [before, offer]
     return Pipeline("offer", stages, inputs={"given": Any}, outputs=offer), before, "offer"

@@ -123,6 +123,8 @@ def history(*more: Seen, engines: tuple[str, ...] = ("sim", "real"), of: Any = A
         sums = EngineSums(engine, kind="stories", deaths=("record", "write"))
         for each in (*of, *more):
             sums.add(facts_of(each))
+        if engine == "real":
+            sums.counts |= {"over_postgres": 1, "sealed": 1}
         sums.write(history)
     for what in ("record", "write"):
         history.fired(f"died_{what}")
