@@ -89,6 +89,10 @@ async def test_a_sealed_record_opens_in_its_own_place_only() -> None:
     await line.change(cards, "a", "2")
     (name,) = await store.idle(-1.0)
     records = store._records[name]
+    taken, records[0] = records[0], records[1]
+    with pytest.raises(EffectError, match="can't be read"):
+        await undo.timeline("ann", by="test").undo_to(0)
+    records[0] = taken
     assert isinstance(on_record.decoded(records[0], name, 0), on_record.Keyed)
     records[1], records[3] = records[3], records[1]
     with pytest.raises(EffectError) as caught:

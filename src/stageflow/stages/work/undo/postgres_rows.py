@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 CONNECTIONS_MAX = 4
 LOCK_S = 15
-"""How long a write waits for whoever holds the row; less than `UndoRules.act_s`."""
+"""How long a read or a write waits for whoever holds the row; less than `UndoRules.act_s`."""
 _UNDER_WAY: Final = "SELECT pg_advisory_xact_lock{}(20041994, hashtext(%s))"
 """Of two numbers: one for all undo logs, and one of the table and the key."""
 _encoder = msgspec.msgpack.Encoder()

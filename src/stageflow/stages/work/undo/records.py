@@ -187,7 +187,12 @@ def decoded(data: bytes, timeline: str, place: int) -> Record:
             return _decoder.decode(data[_SUM:])
     except msgspec.DecodeError:
         pass
-    raise EffectError(
+    raise damaged(data, timeline, place)
+
+
+def damaged(data: bytes, timeline: str, place: int) -> EffectError:
+    """The error of a record that is none."""
+    return EffectError(
         "undo.damaged",
         f"record {place} of the undo log of {timeline!r} can't be read",
         expected="a record that this version of stageflow wrote",

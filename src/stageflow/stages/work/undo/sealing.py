@@ -14,7 +14,7 @@ import msgspec
 from stageflow.journal.keys import KEY_BYTES, Keys, cipher, opened, sealed
 from stageflow.model.errors import EffectError
 from stageflow.stages.work.undo import records as on_record
-from stageflow.stages.work.undo.records import Record, decoded, encoded
+from stageflow.stages.work.undo.records import Record, damaged, decoded, encoded
 
 
 class TimelineSeal:
@@ -33,8 +33,8 @@ class TimelineSeal:
         """The record again. EffectError `undo.damaged` where it does not belong."""
         try:
             data = opened(self._cipher, record.data, bound=self._bound(place))
-        except ValueError:
-            data = b""  # which is no record
+        except ValueError as error:
+            raise damaged(record.data, self._timeline, place) from error
         return decoded(data, self._timeline, place)
 
     def _bound(self, place: int) -> bytes:

@@ -309,9 +309,10 @@ class Timeline:
     async def erase(self) -> None:
         """Removes all that the log holds of this timeline, a person's leaves among them.
 
-        What was cut off is finished first; then nothing before can be taken back, or known again
-        when a run is executed again. A database's files and backups may hold deleted rows for a
-        while: keep the key of a sealed log (`UndoLog(keys=...)`) apart from them.
+        What was cut off is finished first, and the key is needed for that alone; then nothing
+        before can be taken back, or known again when a run is executed again. A database's files
+        and backups may hold deleted rows for a while: keep the key of a sealed log
+        (`UndoLog(keys=...)`) apart from them.
         """
         await self._erase_if(lambda turn: True)
 
@@ -441,7 +442,8 @@ class Timeline:
         if isinstance(record, on_record.Keyed):
             self._seal = await seal_of(self._undo.keys, self._name, record)
         elif isinstance(record, on_record.Sealed):
-            assert self._seal is not None, "its key comes before a sealed record"
+            if self._seal is None:  # the record with its key is gone
+                raise on_record.damaged(data, self._name, place)
             return self._seal.opened(record, place)
         return record
 
