@@ -57,6 +57,7 @@ from stageflow.journal.verification import (
     verified_run,
     verified_summary,
 )
+from stageflow.journal.write_ahead import switch_to_wal
 from stageflow.model.errors import JournalError
 from stageflow.model.record import Record
 
@@ -375,7 +376,7 @@ class SQLiteStore:
                 raise sqlite3.OperationalError(type(error).__name__) from error
             self._writer = self._connection()
             try:
-                _prepare(self._writer, self._path, until_s=time.monotonic() + self._busy_s)
+                _prepare(self._writer, self._path, wait_s=self._busy_s)
                 self._reader = self._connection()
                 self._reader.execute("PRAGMA query_only = ON")
             except BaseException:
@@ -576,17 +577,10 @@ def _make_private(path: Path) -> None:
         empty.unlink()
 
 
-def _prepare(writer: sqlite3.Connection, path: Path, *, until_s: float) -> None:
+def _prepare(writer: sqlite3.Connection, path: Path, *, wait_s: float) -> None:
     """Make the tables in a new file; refuse a file that is not this version's journal."""
     _check_kind(writer, path)
-    while writer.execute("PRAGMA journal_mode").fetchone() != (b"wal",):
-        try:
-            writer.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            # Two processes that make the file at once: SQLite fails this without waiting.
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until_s:
-                raise
-            time.sleep(0.005)
+    switch_to_wal(writer, wait_s=wait_s)
     writer.execute("BEGIN IMMEDIATE")
     try:
         is_new = _check_kind(writer, path)

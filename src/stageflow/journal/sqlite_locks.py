@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from stageflow.journal.locks import FREE, Held, taken
+from stageflow.journal.write_ahead import switch_to_wal
 from stageflow.model.errors import JournalError
 
 T = TypeVar("T")
@@ -112,7 +113,7 @@ class SQLiteLocks:
             connection = sqlite3.connect(
                 self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
             )
-            connection.execute("PRAGMA journal_mode = WAL")
+            switch_to_wal(connection, wait_s=BUSY_S)
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute(_TABLE)
             connection.execute(_INDEX)

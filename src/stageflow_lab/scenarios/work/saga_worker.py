@@ -18,6 +18,7 @@ from typing import Any, Final
 from stageflow import Runtime
 from stageflow.journal.opening import opened
 from stageflow.journal.sqlite_locks import SQLiteLocks
+from stageflow.journal.write_ahead import switch_to_wal
 
 from .saga_books import START_CENTS, Followed, Post, booking, stands
 from .saga_life import Mortal, lived, read_on
@@ -26,6 +27,7 @@ from .saga_specs import Death, Saga
 
 TRAVEL_S: Final = 0.002
 READERS: Final = 2
+BUSY_S: Final = 30.0
 TOLD_EVERY_S: Final = 0.02
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS posts (
@@ -42,8 +44,8 @@ class SQLiteBooks:
     """The receivers' database. Implements Books."""
 
     def __init__(self, path: Path) -> None:
-        self._connection = sqlite3.connect(path, timeout=30.0, isolation_level=None)
-        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
+        switch_to_wal(self._connection, wait_s=BUSY_S)
         self._connection.executescript(_TABLES)
 
     def book(self, saga: Saga, leg: str, *, is_undo: bool, key: str, honours_keys: bool) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from stageflow.journal.write_ahead import switch_to_wal
 from stageflow.model.errors import EffectError
 from stageflow.stages.work.ledger.entry import EXPIRING, EffectEntry
 from stageflow.stages.work.ledger.store import (
@@ -65,7 +66,7 @@ class SQLiteEffects:
             connection = sqlite3.connect(
                 self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
             )
-            connection.execute("PRAGMA journal_mode = WAL")
+            switch_to_wal(connection, wait_s=BUSY_S)
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA fullfsync = ON")
             connection.execute(_TABLE)

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import msgspec
 
+from stageflow.journal.write_ahead import switch_to_wal
 from stageflow.stages.work.threads import ThreadConnections
 from stageflow.stages.work.undo.store import Decide, TimelineHead, closed, unreachable
 
@@ -63,7 +64,7 @@ class SQLiteUndo:
         connection = sqlite3.connect(
             self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
         )
-        connection.execute("PRAGMA journal_mode = WAL")
+        switch_to_wal(connection, wait_s=BUSY_S)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA fullfsync = ON")
         connection.executescript(_TABLES)
