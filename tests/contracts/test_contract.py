@@ -553,3 +553,57 @@ def test_plain_contracts_load_neither_pydantic_nor_msgspec_nor_numpy() -> None:
         "sys.exit(len({'pydantic', 'msgspec', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_types_of_built_in_ones_have_one_contract_each_and_no_others() -> None:
+    for annotation in (int, list[int], dict[str, Any], tuple[list[int], ...]):
+        assert contract_of(annotation) is contract_of(annotation)
+    for fresh in (
+        lambda: int | str,
+        lambda: list[int | str],
+        lambda: Annotated[int, Field(gt=1)],
+        lambda: list[Annotated[int, Field(gt=1)]],
+        lambda: Literal[1],
+        lambda: Strict,
+        lambda: list[Strict],
+    ):
+        assert contract_of(fresh()) is not contract_of(fresh())
+    assert contract_of(list[int | str]).describe() == "list[int | str]"
+    assert contract_of(list[str | int]).describe() == "list[str | int]"
+
+
+@pytest.mark.parametrize(
+    ("annotation", "mend"),
+    [
+        ([int], "write list[int]"),
+        ((int, str), "write tuple[int, str]"),
+        ({str: int}, "write dict[str, int]"),
+        (list[[int]], "write list[int]"),  # type: ignore[misc]
+        (Annotated[list[[int]], 1], "write list[int]"),  # type: ignore[misc]
+        ({}, "write the type"),
+        ({"a": int}, "write the type"),
+        (5, "write the type"),
+        (..., "write the type"),
+        (list[...], "write the type"),  # type: ignore[misc]
+    ],
+)
+def test_what_is_no_type_is_refused_each_time(annotation: Any, mend: str) -> None:
+    for _ in range(2):
+        with pytest.raises(BuildError, match=r"contract\.unsupported") as raised:
+            contract_of(annotation)
+        assert raised.value.fix == mend
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (tuple[int, ...], (1, 2)),
+        (Literal[5, b"a"], 5),
+        (tuple[()], ()),
+        (Annotated[int, [1], {}, ...], 1),
+        (list[Literal[1]], [1]),
+    ],
+)
+def test_what_is_written_inside_types_is_no_such_thing(annotation: Any, value: Any) -> None:
+    contract = contract_of(annotation)
+    assert thaw(contract.admit(value, Freezer())) == value

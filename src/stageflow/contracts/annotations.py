@@ -10,7 +10,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin
 
@@ -60,6 +60,8 @@ class Field:
 
 def spelled(annotation: Any, bindings: Bindings = _NONE) -> Spelled:
     """Unfolds one level; `args` stay as they were written, with type variables replaced."""
+    if type(annotation) is type and annotation not in ANYTHING:
+        return Spelled(annotation)  # what most are
     metadata: tuple[Any, ...] = ()
     while True:
         origin = get_origin(annotation)
@@ -178,6 +180,22 @@ def _hints(cls: type) -> dict[str, Any]:
             for base in reversed(cls.__mro__)
             for name, hint in vars(base).get("__annotations__", {}).items()
         }
+
+
+_NO_TYPES = (list, tuple, dict, set, frozenset, int, float, complex, bytes, types.EllipsisType)
+
+
+def no_types(annotation: Any) -> Iterator[Any]:
+    """What is written where a type belongs and is none: the `[int]` of `-> [int]`."""
+    origin = get_origin(annotation)
+    if isinstance(annotation, _NO_TYPES):
+        yield annotation
+    elif origin is typing.Annotated:
+        yield from no_types(annotation.__origin__)
+    elif origin is not typing.Literal and origin is not collections.abc.Callable:
+        for arg in get_args(annotation):
+            if not (arg is ... and origin is tuple):
+                yield from no_types(arg)
 
 
 def describe(annotation: Any) -> str:

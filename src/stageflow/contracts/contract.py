@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import types
@@ -21,12 +22,31 @@ _EXACT: frozenset[Any] = frozenset({int, str, float, bool, bytes, type(None), di
 """Types whose exact instances pydantic accepts and returns as they are."""
 
 
+_UNCHANGING: tuple[Any, ...] = (
+    *(int, str, float, bool, bytes, type(None), dict, list, tuple, set, frozenset),
+    *(Any, ...),
+)
+"""What types are made of that nobody changes, and of which equal ones mean the same."""
+_KEPT_MAX = 512
+"""Contracts of such types that are kept, those used last."""
+
+
 def contract_of(annotation: Any) -> Contract:
     """The contract of a type. Raises BuildError `contract.unsupported` when it cannot be checked.
 
-    A missing annotation (`inspect.Parameter.empty`) is Any.
+    A missing annotation (`inspect.Parameter.empty`) is Any. Types of built-in ones only, such as
+    `list[int]`, have one contract each, which is made once.
     """
-    return Contract(annotation)
+    return _kept(annotation) if _is_unchanging(annotation) else Contract(annotation)
+
+
+def _is_unchanging(annotation: Any) -> bool:
+    """False for all others, as for unions: `int | str` equals `str | int`, which tries otherwise
+    and is told otherwise."""
+    if type(annotation) is types.GenericAlias:
+        parts = (annotation.__origin__, *annotation.__args__)
+        return not annotation.__unpacked__ and all(map(_is_unchanging, parts))
+    return any(annotation is one for one in _UNCHANGING)
 
 
 class Contract:
@@ -158,6 +178,9 @@ class Contract:
         value of another contract.
         """
         return self._codec.decode(data, freezer)
+
+
+_kept = functools.lru_cache(_KEPT_MAX)(Contract)
 
 
 def _exact(annotation: Any) -> frozenset[Any] | None:

@@ -17,14 +17,16 @@ input it was made from. Their nodes are wrapped (`_Wrap`) so that an instance
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 from collections.abc import Callable
 from typing import Any
 
-from stageflow.contracts.annotations import describe
+from stageflow.contracts.annotations import describe, no_types
 from stageflow.contracts.ownership import Owned, Ownership, ownership
 from stageflow.contracts.remaking import validator_of
 from stageflow.model import objects
 from stageflow.model.errors import BuildError
+from stageflow.model.refusal import type_label
 
 Validate = Callable[[Any], Any]
 
@@ -134,6 +136,14 @@ def _core_schema(annotation: Any) -> Any:
     from pydantic import ConfigDict, TypeAdapter
     from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
+    for wrong in no_types(annotation):  # pydantic would let every value pass
+        raise BuildError(
+            "contract.unsupported",
+            f"{reprlib.repr(wrong)} stands where a type belongs",
+            expected="a type, such as list[int], dict[str, int], int | str or Literal[5]",
+            got=f"an object of type {type_label(type(wrong))}",
+            fix=_meant(wrong),
+        )
     try:
         # A schema may wait for classes still to come; dict() asks for it, and raises without them.
         try:
@@ -150,6 +160,18 @@ def _core_schema(annotation: Any) -> Any:
             got=describe(annotation),
             fix=_mend(told),
         ) from error
+
+
+def _meant(wrong: Any) -> str:
+    """The type that somebody probably meant."""
+    if isinstance(wrong, (list, tuple, dict)):
+        parts = (
+            [part for pair in wrong.items() for part in pair] if isinstance(wrong, dict) else wrong
+        )
+        if parts and all(isinstance(part, type) for part in parts):
+            name = type(wrong).__name__
+            return f"write {name}[{', '.join(describe(part) for part in parts)}]"
+    return "write the type"
 
 
 def _mend(told: str) -> str:

@@ -42,6 +42,8 @@ def why_not_assignable(source: Any, target: Any) -> str:
 
 
 def _why_not(source: Any, target: Any, depth: int) -> str | None:
+    if source is target:
+        return None
     given, asked = spelled(source), spelled(target)
     if given.base is Any or asked.base is Any or depth > _DEPTH_MAX:
         return None
@@ -76,19 +78,21 @@ def _fits(value: Any, asked: Spelled, target: Any, depth: int) -> bool:
 def _why_not_classes(
     given: Spelled, asked: Spelled, source: Any, target: Any, depth: int
 ) -> str | None:
-    unfit = f"{describe(source)} is not {describe(target)}"
+    def unfit() -> str:  # most types fit
+        return f"{describe(source)} is not {describe(target)}"
+
     if is_typed_dict(asked.base):
         if is_typed_dict(given.base):
-            return _why_not_typed_dicts(given, asked, unfit, depth)
-        return None if issubclass(given.base, dict) or given.base in MAPPINGS else unfit
+            return _why_not_typed_dicts(given, asked, unfit(), depth)
+        return None if issubclass(given.base, dict) or given.base in MAPPINGS else unfit()
     if not _related(given.base, asked.base):
-        return unfit
+        return unfit()
     for mine, theirs in _arguments(given, asked):
         reason = _why_not(mine, theirs, depth + 1)
         if reason is not None:
-            return f"{unfit}: {reason}"
+            return f"{unfit()}: {reason}"
     if given.base is tuple and asked.base is tuple and _lengths_differ(given.args, asked.args):
-        return f"{unfit}: their lengths differ"
+        return f"{unfit()}: their lengths differ"
     return None
 
 
