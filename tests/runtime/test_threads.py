@@ -2,9 +2,11 @@
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from stageflow import Runtime
+from stageflow import Pipeline, Runtime, transform
 from stageflow.runtime.threads import ThreadPool
 
 
@@ -42,3 +44,35 @@ async def test_never_more_calls_run_at_once_than_the_pool_allows() -> None:
 
     await _all_at_once(pool, 30, call)
     assert peak == 3
+
+
+async def test_a_thread_that_waits_for_its_next_call_holds_nothing_of_the_last() -> None:
+    @dataclass
+    class Note:
+        text: str
+
+    made: list[weakref.ref[Note]] = []
+
+    def note() -> Note:
+        kept = Note("all that the stage was given and made")
+        made.append(weakref.ref(kept))
+        return kept
+
+    @transform
+    def whole() -> Note:
+        return note()
+
+    @transform
+    def pieces():  # type: ignore[no-untyped-def]
+        yield note()
+
+    for stage in (whole, pieces):
+        run = await Pipeline("one", [stage], outputs=stage).run()
+        assert made and run.status == "ok"
+        del run
+        for _ in range(200):  # less than an idle thread waits
+            if not (held := [each for each in made if each() is not None]):
+                break
+            await asyncio.sleep(0.01)
+        assert not held, stage.name
+        made.clear()

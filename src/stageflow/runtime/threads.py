@@ -225,11 +225,13 @@ class ThreadPool:
                         self._alive -= 1
                         return
                 self._jobs.take(job)
-            result, error = self._done(job)
-            try:
-                job.loop.call_soon_threadsafe(_settle, job, result, error)
-            except RuntimeError:
-                continue  # the loop is closed; nobody waits any more
+            self._carry_out(job)
+
+    def _carry_out(self, job: _Job) -> None:
+        # A frame of its own: a thread that waits for its next call holds nothing of the last.
+        result, error = self._done(job)
+        with suppress(RuntimeError):  # the loop is closed; nobody waits any more
+            job.loop.call_soon_threadsafe(_settle, job, result, error)
 
 
 def _leave(job: _Job) -> None:
