@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -25,6 +26,7 @@ from stageflow import (
     enrich,
     transform,
 )
+from stageflow.runtime.lingering import RUN
 from stageflow.sim import Sim, SimResult, simulate
 
 GRACE_S = 0.25
@@ -393,3 +395,25 @@ async def test_a_thread_hears_of_its_timeout_and_is_back_before_its_run_is_over(
     run = await Pipeline("t", [polite], inputs={"x": int}).using(runtime=runtime).run(x=1)
     assert run.nodes["polite"].reason == "" and run.failures["polite"].reason == "timeout"
     assert log == ["back"] and runtime.threads.stuck == 0 and run.quarantined == ()
+
+
+async def test_what_a_stage_leaves_open_holds_nothing_of_its_run() -> None:
+    """A connection's callbacks run in copies of the context in which it was opened, for as long as
+    it is open; so do those of a child process that is kept for the next call."""
+    left_open: list[contextvars.Context] = []
+
+    @transform
+    async def inner() -> int:
+        left_open.append(contextvars.copy_context())
+        return 1
+
+    @transform
+    async def outer(ctx: Context) -> int:
+        left_open.append(contextvars.copy_context())
+        return await ctx.run(Pipeline("below", [inner], outputs=inner), key="below")
+
+    run = await Pipeline("above", [outer], outputs=outer).run()
+    assert run.output == 1
+    kept = [context[RUN] for context in left_open]
+    assert [kin is not None and kin.driver for kin in kept] == [None, None]
+    assert kept[1] is not None and kept[1].parent is kept[0]

@@ -289,7 +289,7 @@ class ConnectionLease:
     def __init__(self, pool: Connections[Any], tenant: str | None) -> None:
         run = RUN.get()
         self._pool = pool
-        self._tenant = getattr(run, "tenant", None) if tenant is None else tenant
+        self._tenant = run.tenant if tenant is None and run is not None else tenant
         self._link: OpenConnection | None = None
         self._in_flight = 0
         """Calls that have begun and are not answered."""

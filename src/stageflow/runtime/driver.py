@@ -53,7 +53,7 @@ from stageflow.runtime.heartbeat import Heartbeats, check_promised
 from stageflow.runtime.history import History
 from stageflow.runtime.inquiry import DidNotHappen
 from stageflow.runtime.labels import LabelFlow
-from stageflow.runtime.lingering import RUN, end_lingering
+from stageflow.runtime.lingering import RUN, Kin, end_lingering
 from stageflow.runtime.messages import Mailbox
 from stageflow.runtime.outcome import Candidate, Run, make_run
 from stageflow.runtime.pools import Precedence
@@ -157,6 +157,7 @@ class Driver:
         "is_open",
         "is_over",
         "keeps",
+        "kin",
         "left",
         "limits",
         "loop",
@@ -316,6 +317,8 @@ class Driver:
         """Of a child: done when it is over; the stage that started it waits for this."""
         self.is_over = False
         """True when everything that the run started has ended, as far as it could be."""
+        self.kin: Kin
+        """What its stages' contexts say of it."""
         self.over_by_s: float | None = None
         """On the loop's clock: when what is stopped will be killed; None while nothing ends."""
         self.cut_by_s: float | None = None
@@ -381,7 +384,8 @@ class Driver:
         self.neutral = contextvars.copy_context()
         if RUN.get() is not None:
             self.neutral.run(RUN.set, None)
-        self.context.run(RUN.set, self)
+        self.kin = Kin(self, None if self.parent is None else self.parent.kin)
+        self.context.run(RUN.set, self.kin)
         cancelled = False
         if self.history is not None or self.plan.deps:
             self._take_id()
@@ -614,11 +618,11 @@ class Driver:
         over_by_s = self._over_by_s()
         for child in [child for child in self.workers.values() if child is not None]:
             child.cancel(BY_PARENT[1], over_by_s=over_by_s)
-        left = await end_lingering(self, workers=self.workers, over_by_s=over_by_s)
+        left = await end_lingering(self.kin, workers=self.workers, over_by_s=over_by_s)
         children = [task for task, child in self.workers.items() if child is not None]
         if children:
             await self._settled(children)
-            left += await end_lingering(self, workers=self.workers, over_by_s=over_by_s)
+            left += await end_lingering(self.kin, workers=self.workers, over_by_s=over_by_s)
         for name in left:
             self._quarantine(name)
 
@@ -641,8 +645,7 @@ class Driver:
             del self.runtime.active[self.identity.run]
         if self.turn is not None:
             self.turn.leave_after(self)
-        # The context names this driver: without this, every run would be left to the collector.
-        self.context.run(RUN.set, None)
+        self.kin.driver = None
 
     def cancel(
         self, reason: str, *, status: str = "cancelled", over_by_s: float | None = None

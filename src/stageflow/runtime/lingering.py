@@ -10,21 +10,33 @@ import asyncio
 import gc
 from collections.abc import Callable, Collection
 from contextvars import Context, ContextVar
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stageflow.runtime.attempt import kill
 
+if TYPE_CHECKING:
+    from stageflow.runtime.driver import Driver
 
-class Kin(Protocol):
-    """A run, and the run whose stage started it."""
 
-    parent: Any
-    is_over: bool
-    """True when it has ended what it started itself."""
+class Kin:
+    """What a context says of the run that it belongs to.
+
+    Contexts outlive runs: whatever a stage leaves open, be it a connection or a child process, has
+    a copy of the stage's. So the run itself is let go of when it is over, with all its values.
+    """
+
+    __slots__ = ("driver", "parent", "tenant")
+
+    def __init__(self, driver: Driver, parent: Kin | None) -> None:
+        self.driver: Driver | None = driver
+        """None once the run has ended all that it started itself."""
+        self.parent = parent
+        """Of the run whose stage started it."""
+        self.tenant = driver.tenant
 
 
 RUN: ContextVar[Kin | None] = ContextVar("stageflow_run", default=None)
-"""The driver in whose context code runs; set once per run, inherited by tasks made there."""
+"""The run in whose context code runs; set once per run, inherited by tasks made there."""
 
 
 async def end_lingering(
@@ -118,7 +130,7 @@ def _tasks_of(owner: Kin, workers: Collection[asyncio.Task[Any]]) -> list[asynci
 def _is_of(run: Kin | None, owner: Kin) -> bool:
     # A child that is not over ends its own: a task group of it would cancel once more what was
     # cancelled from here, and cut off a cleanup.
-    while run is not None and run is not owner and run.is_over:
+    while run is not None and run is not owner and run.driver is None:
         run = run.parent
     return run is owner
 

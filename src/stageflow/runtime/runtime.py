@@ -566,8 +566,9 @@ class Runtime:
 
     def _check_not_within(self, pipeline: Pipeline[Any], run: str) -> None:
         """Refuses a run that would wait for the run whose stage starts it."""
-        options, within = pipeline.options, RUN.get()
-        while isinstance(within, Driver) and within.runtime is self and not within.is_over:
+        options, kin = pipeline.options, RUN.get()
+        within = None if kin is None else kin.driver
+        while within is not None and within.runtime is self and not within.is_over:
             whose = within.identity
             same_session = options.session is not None and whose.session == options.session
             if whose.run == run or (same_session and whose.tenant == options.tenant):
