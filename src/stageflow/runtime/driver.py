@@ -838,6 +838,7 @@ class Driver:
                     if left is not MISSING and (error is None or isinstance(error, Stopped)):
                         # It returned all the same: a value like any other, which its token refuses.
                         self._returned(step, token, left, started_s, now)
+                    error = left = None  # its traceback has this frame, which would hold it
                 if self.mailbox is not None:
                     self.mailbox.look(self)
                 if history is not None:
