@@ -14,6 +14,7 @@ from stageflow.model.bag import MISSING
 from stageflow.model.values import thaw
 from stageflow.runtime.cache import found
 from stageflow.runtime.inquiry import asked
+from stageflow.runtime.interim import begin_anew, emit, emit_from_thread, keep_item
 from stageflow.runtime.labels import check_accepted
 from stageflow.runtime.processes import address_of
 
@@ -50,7 +51,7 @@ def begin(
     if stage.mode == "async":
         return function(**arguments), None
     if stage.mode in ("generator", "async_generator"):
-        driver.begin_anew(node.index)
+        begin_anew(driver, node.index)
     if stage.mode == "async_generator":
         return _collect(driver, node, function(**arguments)), None
     if stage.place == "loop":
@@ -90,8 +91,8 @@ async def _collect(driver: Driver, node: Node, generator: AsyncGenerator[Any, An
     async with contextlib.aclosing(generator):
         async for item in generator:
             items.append(item)
-            driver.keep_item(node.index, item)
-            await driver.emit(node.index, item)
+            keep_item(driver, node.index, item)
+            await emit(driver, node.index, item)
     return items
 
 
@@ -99,8 +100,8 @@ async def _collect_inline(driver: Driver, node: Node, generator: Iterator[Any]) 
     items = []
     for item in generator:
         items.append(item)
-        driver.keep_item(node.index, item)
-        await driver.emit(node.index, item)
+        keep_item(driver, node.index, item)
+        await emit(driver, node.index, item)
         await asyncio.sleep(0)
     return items
 
@@ -114,9 +115,9 @@ def _collect_in_thread(
         for item in generator:
             is_stopping = driver.is_stopping(node.index, attempt)
             if not is_stopping or driver.scheduler.attempt[node.index] == attempt:
-                driver.keep_item(node.index, item)  # produced before the stage heard of its stop
+                keep_item(driver, node.index, item)  # produced before the stage heard of its stop
             if is_stopping:
                 break
             items.append(item)
-            driver.emit_from_thread(node.index, item, attempt)
+            emit_from_thread(driver, node.index, item, attempt)
     return items

@@ -11,6 +11,7 @@ from stageflow.model.identity import Identity
 from stageflow.model.session import Session
 from stageflow.model.snapshot import ContextSnapshot
 from stageflow.model.values import thaw
+from stageflow.runtime import children, interim
 from stageflow.runtime.durable import do_step
 from stageflow.runtime.fanout import mapped
 from stageflow.runtime.locks import WAIT_S
@@ -93,7 +94,7 @@ class Context:
         `details`, such as how far the work is, are there for the next attempt in this process.
         StageflowError `stage.no_heartbeat` from a stage that promises none.
         """
-        self._driver.beat(self._node, self.attempt, details)
+        interim.beat(self._driver, self._node, self.attempt, details)
 
     @property
     def heartbeat_details(self) -> Any:
@@ -183,13 +184,13 @@ class Context:
         reader it goes nowhere; `run.chunks` has it should this attempt be cut off. From a sync
         stage use `emit_from_thread`.
         """
-        self._driver.keep_item(self._node, item)
-        await self._driver.emit(self._node, item)
+        interim.keep_item(self._driver, self._node, item)
+        await interim.emit(self._driver, self._node, item)
 
     def emit_from_thread(self, item: Any) -> None:
         """`emit` for sync stages; blocks the thread while the reader is behind."""
-        self._driver.keep_item(self._node, item)
-        self._driver.emit_from_thread(self._node, item, self.attempt)
+        interim.keep_item(self._driver, self._node, item)
+        interim.emit_from_thread(self._driver, self._node, item, self.attempt)
 
     async def run(self, pipeline: Pipeline[O], /, *, key: str, **inputs: Any) -> O:
         """Runs another pipeline as a child of this run and returns its output.
@@ -201,8 +202,8 @@ class Context:
         StageFailed when it does not end ok, JournalError `resume.diverged` when the inputs under
         one key have changed, StageflowError `run.key_in_use` for a key that is still running.
         """
-        run: Run[O] = await self._driver.run_child(
-            self._node, pipeline, key, inputs, self.deadline_s
+        run: Run[O] = await children.run_child(
+            self._driver, self._node, pipeline, key, inputs, self.deadline_s
         )
         return run.value_or_raise()
 
@@ -213,7 +214,7 @@ class Context:
         nothing when there was no such child, or it is taken back already. RunError
         `run.undo_stuck` when a step of it needs a person, `run.not_an_undo` elsewhere.
         """
-        await self._driver.undo_child(self._node, pipeline, key)
+        await children.undo_child(self._driver, self._node, pipeline, key)
 
     async def map(
         self,

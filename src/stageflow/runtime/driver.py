@@ -30,7 +30,6 @@ from stageflow.journal.admission import Named, run_exists
 from stageflow.model.bag import MISSING, OutputBag
 from stageflow.model.errors import EffectUnknown, JournalError, RunError, StageflowError
 from stageflow.model.identity import Identity
-from stageflow.model.kinds import Kind
 from stageflow.model.labels import NONE, Labels
 from stageflow.model.marks import reached
 from stageflow.model.outputs import Allow, Feedback, OutcomeKind, Revise, StageOutput
@@ -39,25 +38,28 @@ from stageflow.model.record import RecordType
 from stageflow.model.session import Seen
 from stageflow.model.snapshot import ContextSnapshot
 from stageflow.model.sparse import made
-from stageflow.model.values import Freezer, Frozen, content_hash, thaw
+from stageflow.model.values import Freezer, Frozen, thaw
 from stageflow.runtime.attempt import Attempt, Killed
 from stageflow.runtime.body import begin
 from stageflow.runtime.cache import CacheKey, keep
+from stageflow.runtime.children import BY_PARENT
 from stageflow.runtime.context import Context
 from stageflow.runtime.control import Control, control_of
 from stageflow.runtime.deps import Fakes
 from stageflow.runtime.durable import StepResult
 from stageflow.runtime.events import EventType, RawEvent, Subscription
 from stageflow.runtime.failure import Failure, StageFailed, beside, failure_of
-from stageflow.runtime.heartbeat import Heartbeats, check_promised
+from stageflow.runtime.heartbeat import Heartbeats
 from stageflow.runtime.history import History
 from stageflow.runtime.inquiry import DidNotHappen
+from stageflow.runtime.interim import begin_anew
 from stageflow.runtime.labels import LabelFlow
 from stageflow.runtime.lingering import RUN, Kin, end_lingering
 from stageflow.runtime.messages import Mailbox
 from stageflow.runtime.outcome import Candidate, Run, make_run
 from stageflow.runtime.pools import Precedence
 from stageflow.runtime.produced import NO_CHUNKS, Chunks, Produced
+from stageflow.runtime.questions import answer, ask
 from stageflow.runtime.ready import RankedReady
 from stageflow.runtime.retrying import refusal, verdict
 from stageflow.runtime.sealing import shredded
@@ -66,8 +68,6 @@ from stageflow.runtime.step import Compiled, Step
 from stageflow.runtime.stream import Emitted, StreamQueue
 from stageflow.runtime.waits import Caller
 from stageflow.scheduler import (
-    NEEDS_PERSON,
-    PAST_PIVOT,
     Action,
     Ask,
     End,
@@ -80,22 +80,12 @@ from stageflow.scheduler import (
 )
 
 if TYPE_CHECKING:
-    from stageflow.runtime.pipeline import Pipeline
     from stageflow.runtime.runtime import Runtime
     from stageflow.runtime.sessions import Arrival
 
 OK, BLOCKED = NodeState.OK, NodeState.BLOCKED
 _SENT_BACK = (NodeState.RUNNING, NodeState.FALLING_BACK, NodeState.FAILED)
-_LOOK_EVERY_S = 0.05
-"""How often a thread that waits for room in a stream looks whether it should stop."""
-BY_PARENT = ("parent_cancelled", "parent_ended")
-"""Reasons with which a parent ends its children."""
 STARTED, ENDED = EventType.STAGE_STARTED.value, EventType.STAGE_ENDED.value
-
-
-def going_on(actions: list[Action], follows: list[Action]) -> list[Action]:
-    """What a run that was not opened yet does after one more event: its old end is undone."""
-    return [action for action in actions if type(action) is not End] + follows
 
 
 _ALLOWED = Freezer().freeze(Allow())
@@ -516,7 +506,7 @@ class Driver:
 
     def _open(self, first: list[Action] | None) -> None:
         self.publish(EventType.RUN_STARTED)
-        self._see_labels()
+        self.see_labels()
         if self.deadline_in_s is not None:
             self.deadline_s = self.started_s + self.deadline_in_s
         # A child's deadline is that of the attempt that started it, which has a timer already.
@@ -534,7 +524,7 @@ class Driver:
             reason, status = self.asked
             self.cancel(reason, status=status)
 
-    def _see_labels(self) -> None:
+    def see_labels(self) -> None:
         """What the run was given is known by now, and so whether anything of it has a label."""
         seen = NONE if self.session is None else self.session.labels
         if seen:
@@ -556,7 +546,7 @@ class Driver:
 
     def released_labels(self) -> dict[int, Labels]:
         """Of each node's value, as its consumers get it; those without a label are left out."""
-        self._see_labels()
+        self.see_labels()
         if not self.flows:
             return {}
         each = {number: self.flow.released(number) for number in range(len(self.nodes))}
@@ -593,7 +583,7 @@ class Driver:
         try:
             if self._may_linger():
                 await self._end_tasks()
-            await self._settled(self.workers)
+            await self.settled(self.workers)
             if self._gives_back():
                 await self.runtime.locks.give_back(self.identity.run)
             if self.plan.deps:
@@ -621,7 +611,7 @@ class Driver:
         left = await end_lingering(self.kin, workers=self.workers, over_by_s=over_by_s)
         children = [task for task, child in self.workers.items() if child is not None]
         if children:
-            await self._settled(children)
+            await self.settled(children)
             left += await end_lingering(self.kin, workers=self.workers, over_by_s=over_by_s)
         for name in left:
             self._quarantine(name)
@@ -664,7 +654,7 @@ class Driver:
         elif self.end is None:
             reached("run_cancelled")
             defers = self.parent_undoes and reason in BY_PARENT
-            self._step_aside(self.scheduler.cancel(reason, status=status, defers=defers))
+            self.step_aside(self.scheduler.cancel(reason, status=status, defers=defers))
 
     def let_go(self) -> None:
         """Stops everything here and writes nothing more: somebody else is to go on with the run."""
@@ -1225,7 +1215,7 @@ class Driver:
         else:
             actions = self._raised(step.node, token, error, 0.0)
         if self.end is None and self.bug is None and not self.is_over:
-            self._step_aside(() if actions is None else actions)
+            self.step_aside(() if actions is None else actions)
         elif self.history is not None and (self.bug is None or _is_lost(self.bug)):
             # Of a run that is another's by now, too: the journal refuses and keeps it.
             self.runtime.owe(self._journal_late())
@@ -1294,7 +1284,7 @@ class Driver:
         if actions:
             self._apply(actions)
 
-    def _step_aside(self, actions: Sequence[Action]) -> None:
+    def step_aside(self, actions: Sequence[Action]) -> None:
         """As `_done`, from a callback that can't wait."""
         if self.mailbox is not None:
             self.mailbox.look(self)
@@ -1308,7 +1298,7 @@ class Driver:
         def left(task: asyncio.Task[Any]) -> None:
             del self.workers[task]
             if task.cancelled():  # before its first step, by a loop that is torn down
-                self._step_aside(actions)
+                self.step_aside(actions)
 
         task.add_done_callback(left, context=self.neutral)
 
@@ -1328,7 +1318,7 @@ class Driver:
                     action.wait_s, self._retry_due, action.node, action.token
                 )
             elif type(action) is Ask:
-                self._ask(action)
+                ask(self, action)
             elif type(action) is End:
                 if self.held:
                     self.sort_held()
@@ -1346,7 +1336,7 @@ class Driver:
 
     def _retry_due(self, number: int, token: int) -> None:
         del self.retries[number]
-        self._step_aside(self.scheduler.retry_due(number, token))
+        self.step_aside(self.scheduler.retry_due(number, token))
 
     # -- what stages ask for -----------------------------------------------------------------
 
@@ -1398,7 +1388,7 @@ class Driver:
     def context_of(self, node: Node, started_s: float) -> Context:
         if self.flows:
             self.flow.reads(node.index, self.version)
-        self.begin_anew(node.index)
+        begin_anew(self, node.index)
         deadline_s = started_s + node.timeout_s
         if self.deadline_s is not None and node.undoes is None:
             deadline_s = min(deadline_s, self.deadline_s)
@@ -1438,92 +1428,8 @@ class Driver:
                 )
             )
 
-    # -- people ------------------------------------------------------------------------------
-
-    def _ask(self, action: Ask) -> None:
-        """The question is on record; nothing is awaited but its expiry."""
-        number, scheduler = action.node, self.scheduler
-        if (
-            scheduler.status[number] is not NodeState.PARKED
-            or scheduler.token[number] != action.token
-        ):
-            return  # answered before the run was opened again
-        expires_s = action.expires_s
-        if expires_s is None:
-            due = self.due_wall_s.get(action.node)
-            if due is None:
-                return
-            expires_s = max(0.0, due - self.runtime.clock.wall_s())
-        self.questions[action.node] = self.loop.call_later(
-            expires_s, self._expire, action.node, action.token
-        )
-
-    def expire_overdue(self, actions: list[Action]) -> list[Action]:
-        """What a recovered run does when questions whose time is over stand no more: `actions`
-        and what follows from that."""
-        now_s = self.runtime.clock.wall_s()
-        for number, due in self.due_wall_s.items():
-            if self.scheduler.status[number] is NodeState.PARKED and due <= now_s:
-                name = self.nodes[number].name
-                self.failures[number] = Failure((name,), "expired", "", "nobody answered in time")
-                token = self.scheduler.token[number]
-                actions = going_on(actions, self.scheduler.expired(number, token))
-        return actions
-
-    def _expire(self, number: int, token: int) -> None:
-        self.questions.pop(number, None)
-        node = self.nodes[number]
-        self.failures[number] = Failure((node.name,), "expired", "", "nobody answered in time")
-        self._step_aside(self.scheduler.expired(number, token))
-
-    def answer(self, name: str, value: Any, *, by: str, shown: str | None) -> list[Action]:
-        """Admits a person's answer and tells the scheduler. RunError when there is no such
-        question, it was about other content, or it is answered already."""
-        number = self.plan.find(name)
-        node, scheduler = self.nodes[number], self.scheduler
-        if node.shows is None or scheduler.status[number] is not NodeState.PARKED:
-            raise RunError(
-                "run.not_waiting",
-                f"node {name!r} of run {self.identity.run} waits for nobody",
-                pipeline=self.plan.name,
-                node=name,
-                expected="a node that waits for an answer",
-                got=scheduler.status[number].name.lower(),
-                fix="an answer is given once; look at runtime.waiting(run)",
-            )
-        now = content_hash(self.bag.values[node.shows])
-        if shown is not None and shown != now:
-            raise RunError(
-                "run.answer_stale",
-                f"the answer to {name!r} is about other content than what is waiting",
-                pipeline=self.plan.name,
-                node=name,
-                expected=now,
-                got=shown[:80],
-                fix="look again: runtime.waiting(run) gives what is shown and its hash",
-            )
-        try:
-            frozen = node.contract.admit(value, self.runtime.freezer)
-            payload = None if self.history is None else self.history.encode(self, node, frozen)
-        except StageflowError as error:
-            raise error.at(pipeline=self.plan.name, node=name) from None
-        token = scheduler.token[number]
-        actions = scheduler.answered(number, token, {"by": by, "shown": now})
-        assert actions is not None, "a PARKED node takes an answer"
-        self._see_labels()  # the run may not be open yet
-        labels = self.flow.note(self, number) if self.flows else NONE
-        if self.history is not None:
-            self.history.attach(scheduler, token, payload, node.contract.hash, labels)
-        timer = self.questions.pop(number, None)
-        if timer is not None:
-            timer.cancel()
-        self.bag.put(number, frozen, scheduler.attempt[number], token, held=bool(node.guards))
-        if node.guards:
-            self.held.add(number)
-        return actions
-
     async def answer_live(self, name: str, value: Any, *, by: str, shown: str | None) -> None:
-        """`answer` for a run that is being driven here; returns when it is durable."""
+        """As `questions.answer`, of a run that is driven here; returns when it is durable."""
         if not self.is_open and not self.is_over:
             if self.opened is None:
                 self.opened = asyncio.get_running_loop().create_future()
@@ -1538,280 +1444,11 @@ class Driver:
                 got="no end" if self.end is None else self.end.status,
                 fix="await runtime.signal(run, node, ...), which takes a suspended run up",
             )
-        actions = self.answer(name, value, by=by, shown=shown)
+        actions = answer(self, name, value, by=by, shown=shown)
         await self._done(actions)
         self._wake_worker()
 
-    def begin_anew(self, number: int) -> None:
-        """An attempt begins: what the one before it produced, and its signs of life, are past."""
-        if self.keeps:
-            self.produced.begin(number)
-            self.beats.begin(number)
-
-    def keep_item(self, number: int, item: Any) -> None:
-        """What a stage has produced, should it be cut off. Threads call this, too.
-
-        Not of guarded nodes: their guards have not seen it."""
-        if not self.nodes[number].guards:
-            self.keeps = True
-            self.produced.add(number, item, self.limits.kept_items)
-
-    def beat(self, number: int, attempt_number: int, details: Any) -> None:
-        """A sign of life; of an attempt that counts no more it is none. Threads give them, too."""
-        stage = self.nodes[number].stage
-        check_promised(math.inf if stage is None else stage.heartbeat_s, self.nodes[number].name)
-        if self.scheduler.attempt[number] == attempt_number:
-            frozen = None if details is None else self.runtime.freezer.freeze(details)
-            self.keeps = True
-            self.beats.give(number, attempt_number, self.time(), frozen)
-
-    async def emit(self, number: int, item: Any) -> None:
-        """An item for the stream; held while guards have yet to allow the node's value."""
-        if self.stream is None:
-            return
-        node = self.nodes[number]
-        frozen = self.runtime.freezer.freeze(item)
-        if node.guards:
-            items = self.held_items.setdefault(number, [])
-            if len(items) >= self.limits.held_items:
-                raise StageflowError(
-                    "stream.held_full",
-                    f"node {node.name!r} is guarded and emitted more than its guards may hold back",
-                    node=node.name,
-                    expected=f"at most {self.limits.held_items} items before its guards decide",
-                    fix="emit fewer, larger items, or raise Limits(held_items=...)",
-                )
-            items.append(frozen)
-            return
-        await self.stream.put(Emitted(node.name, thaw(frozen)))
-
-    def emit_from_thread(self, number: int, item: Any, attempt_number: int) -> None:
-        """`emit` from a thread, which waits for room only while its attempt counts."""
-        if self.stream is None:
-            return
-        sent = asyncio.run_coroutine_threadsafe(self.emit(number, item), self.loop)
-        while not self.is_stopping(number, attempt_number):
-            with contextlib.suppress(TimeoutError):
-                sent.result(timeout=_LOOK_EVERY_S)
-                return
-        sent.cancel()
-
-    async def run_child(
-        self,
-        number: int,
-        pipeline: Pipeline[Any],
-        key: str,
-        inputs: Mapping[str, Any],
-        deadline_s: float,
-        *,
-        caller: asyncio.Task[Any] | None = None,
-    ) -> Run[Any]:
-        """Runs a child in tasks of its own, so that depth costs no stack. `caller` is the stage's
-        task that waits for it, when that is not the current one.
-
-        A child that this stage ran before under the same key is not run again when it ended ok;
-        one that a crash cut off, or that failed, goes on.
-        """
-        again = self._take_key(number, pipeline, key)
-        try:
-            making = self._make_child(number, pipeline, key, inputs, deadline_s, again=again)
-            child, first, is_cancelled = await making
-            run = await self.drive_child(
-                number, child, first, is_cancelled=is_cancelled, caller=caller
-            )
-            if child.flows:
-                self.flows = True
-                self.flow.child_gave(number, child.flow.outputs())
-            return run
-        finally:
-            self.keys[number, key] = False
-
-    def _take_key(self, number: int, pipeline: Pipeline[Any], key: str) -> bool:
-        """Keeps `key` for a child of this node; True when the node may have had one under it."""
-        if self.depth + 1 >= self.limits.depth:
-            raise StageflowError(
-                "run.too_deep",
-                f"pipelines are nested deeper than {self.limits.depth}",
-                pipeline=pipeline.name,
-                node=self.nodes[number].name,
-                expected=f"at most {self.limits.depth} levels",
-                fix="end the recursion, or raise Limits(depth=...)",
-            )
-        under_way = self.keys.get((number, key))
-        if under_way:
-            raise StageflowError(
-                "run.key_in_use",
-                f"stage {self.nodes[number].name!r} runs two children under one key at a time",
-                pipeline=self.plan.name,
-                node=self.nodes[number].name,
-                expected="a key of its own for each child",
-                got=repr(key)[:80],
-                fix="ctx.run(pipeline, key=f'item-{number}', ...)",
-            )
-        self.keys[number, key] = True
-        return under_way is not None or self.scheduler.attempt[number] > 1
-
-    async def _make_child(
-        self,
-        number: int,
-        pipeline: Pipeline[Any],
-        key: str,
-        inputs: Mapping[str, Any],
-        deadline_s: float,
-        *,
-        again: bool,
-    ) -> tuple[Driver, list[Action] | None, bool]:
-        """The child's driver, its first actions when it was recovered, and whether the stage was
-        cancelled meanwhile."""
-        # Another revision answers other feedback: its children are others too.
-        revision = self.scheduler.revision[number]
-        name = self.nodes[number].name
-        making = self.runtime.child(
-            self,
-            pipeline,
-            node=name if revision == 1 else f"{name}#{revision}",
-            key=key,
-            inputs=inputs,
-            labels=self.taken_labels(number),
-            deadline_s=deadline_s,
-            again=again,
-        )
-        if again and self.history is not None:
-            (child, first), is_cancelled = await self.taken_up(making)
-        else:
-            (child, first), is_cancelled = await making, False
-        child.parent_undoes = self.nodes[number].kind is Kind.CHILD
-        if self.history is None and child.scheduler.is_saga:
-            self.kept_children.setdefault((number, key), []).append(child)
-        child.priority = self.priority + self.nodes[number].priority + pipeline.options.priority
-        return child, first, is_cancelled
-
-    async def undo_child(self, number: int, pipeline: Pipeline[Any], key: str) -> None:
-        """Takes back what the step that node `number` undoes has run under `key`."""
-        undone = self.nodes[number].undoes
-        if undone is None:
-            raise RunError(
-                "run.not_an_undo",
-                f"node {self.nodes[number].name!r} undoes nothing",
-                pipeline=self.plan.name,
-                node=self.nodes[number].name,
-                expected="ctx.undo(...) in the undo of the stage that ran the child",
-                fix="@work(undo=taken_back) on that stage, and ctx.undo in taken_back",
-            )
-        name = self.nodes[undone].name
-        if self.history is not None:
-            making = self.runtime.to_take_back(self, pipeline, node=name, key=key)
-            found, is_cancelled = await self.taken_up(making)
-            if found is not None:
-                child, first = found
-                run = await self.drive_child(number, child, first, is_cancelled=is_cancelled)
-                self._check_undone(name, run)
-            return
-        for kept in reversed(self.kept_children.get((undone, key), ())):
-            child, first = self.runtime.taken_back(kept)
-            self._check_undone(name, await self.drive_child(number, child, first))
-
-    def _check_undone(self, name: str, run: Run[Any]) -> None:
-        word = run.reason.partition(":")[0]
-        if run.status != "suspended" and word not in NEEDS_PERSON:
-            return
-        is_past = word == "past_pivot"
-        raise RunError(
-            PAST_PIVOT if is_past else "run.undo_stuck",
-            f"the run that {name!r} started can't be taken back: {run.reason}",
-            pipeline=self.plan.name,
-            node=name,
-            expected="every step of it undone",
-            got=f"run {run.id}: {run.reason}",
-            fix="resume this run when what failed is mended: it only goes forward"
-            if is_past
-            else "runtime.settle(...) what is stuck in that run, then resume this one",
-        )
-
-    async def drive_child(
-        self,
-        number: int,
-        child: Driver,
-        first: list[Action] | None,
-        *,
-        is_cancelled: bool = False,
-        caller: asyncio.Task[Any] | None = None,
-    ) -> Run[Any]:
-        """Runs `child` to its end, for the stage of node `number`."""
-        task = self._start_child(number, child, first, caller)
-        assert child.left is not None, "it was started just now"
-        if is_cancelled:
-            child.left.cancel()
-        try:
-            await child.left
-        except asyncio.CancelledError:
-            await self._end_child(number, child, task)
-            raise
-        return task.result()
-
-    async def taken_up(
-        self, making: Coroutine[Any, Any, tuple[Driver, list[Action] | None] | None]
-    ) -> tuple[Any, bool]:
-        """What `making` gives, and whether the stage was cancelled meanwhile: a run that was
-        claimed must be driven to an end, or it would stand as running for ever."""
-        task = self.loop.create_task(making, context=self.neutral.copy())
-        self.workers[task] = None
-        task.add_done_callback(self.workers.pop, context=self.neutral)
-        try:
-            return await asyncio.shield(task), False
-        except asyncio.CancelledError:
-            await self._settled([task])
-            if task.cancelled() or task.exception() is not None:
-                raise
-            found = task.result()
-            if found is None or found[1] is None:
-                raise  # no run, or a new one, of which nothing is on record yet
-            return found, True
-
-    def _start_child(
-        self,
-        number: int,
-        child: Driver,
-        first: list[Action] | None,
-        caller: asyncio.Task[Any] | None = None,
-    ) -> asyncio.Task[Run[Any]]:
-        waits = asyncio.current_task() if caller is None else caller
-        assert waits is not None, "stages run in tasks"
-        context = contextvars.copy_context()
-        context.run(RUN.set, None)  # the child's engine is nothing that a stage left behind
-        task = self.loop.create_task(child.execute(first), context=context)
-        child.parent = self
-        child.left = self.loop.create_future()
-        self.workers[task] = child
-        task.add_done_callback(child._leave, context=self.neutral)
-        child.caller = Caller(waits, self.nodes[number].name)
-        return task
-
-    def _leave(self, task: asyncio.Task[Run[Any]]) -> None:
-        """This child is over: its parent forgets it, and the stage that started it goes on."""
-        assert self.parent is not None and self.left is not None, "only a child leaves"
-        self.parent.workers.pop(task)
-        if not task.cancelled():
-            task.exception()  # heard of, also when the stage is cancelled before it asks
-        if not self.left.done():
-            self.left.set_result(None)
-
-    async def _end_child(self, number: int, child: Driver, task: asyncio.Task[Any]) -> None:
-        """The stage was cancelled: so is its child, and the stage waits until that is over."""
-        attempt = self.attempts.get(number)
-        is_stopped = attempt is not None and attempt.why is not None
-        over_by_s = attempt.over_by_s if attempt is not None and is_stopped else self.over_by_s
-        child.cancel(BY_PARENT[0], over_by_s=over_by_s)
-        if attempt is None or attempt.task is not asyncio.current_task():
-            await self._settled([task])  # the stage runs its child in a task of its own
-            return
-        attempt.child = child
-        try:
-            await self._settled([task])
-        finally:
-            attempt.child = None
-
-    async def _settled(self, tasks: Collection[asyncio.Task[Any]]) -> None:
+    async def settled(self, tasks: Collection[asyncio.Task[Any]]) -> None:
         """Waits until the engine's own `tasks` are over. A cancellation meanwhile changes nothing:
         whoever waits here is being cancelled already, or is cleaning up."""
         while pending := [task for task in tasks if not task.done()]:

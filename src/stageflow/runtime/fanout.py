@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stageflow.model.errors import BuildError
+from stageflow.runtime import children
 
 if TYPE_CHECKING:
     from stageflow.runtime.context import Context
@@ -37,8 +38,8 @@ async def mapped(
     async def serve() -> None:
         for place, item in source:
             name = str(place) if key is None else key(item)
-            run: Run[O] = await ctx._driver.run_child(
-                ctx._node, pipeline, name, item, ctx.deadline_s, caller=stage
+            run: Run[O] = await children.run_child(
+                ctx._driver, ctx._node, pipeline, name, item, ctx.deadline_s, caller=stage
             )
             outputs[place] = run.value_or_raise()
 

@@ -28,6 +28,7 @@ from stageflow.runtime.history import (
     decode_value,
 )
 from stageflow.runtime.outcome import Run, make_run
+from stageflow.runtime.questions import expire_overdue
 from stageflow.runtime.sealing import RunSeal, check_not_erased, is_shredded, shredded_inputs
 from stageflow.scheduler import (
     UNDOES,
@@ -94,7 +95,7 @@ async def recovered(
             return driver, [scheduler.ending]
         asks = put_questions(scheduler, loaded.records)
         _drop_old_times(driver)
-        return driver, driver.expire_overdue([*asks, scheduler.ending])
+        return driver, expire_overdue(driver, [*asks, scheduler.ending])
     actions = _on_time(take_over(scheduler, loaded.records), loaded, driver)
     reached("run_taken_over")
     if scheduler.unknown:
@@ -109,7 +110,7 @@ async def recovered(
                 status="abandoned",
                 attempt=record.attempt,
             )
-    return driver, driver.expire_overdue(actions)
+    return driver, expire_overdue(driver, actions)
 
 
 def _drop_old_times(driver: Driver) -> None:

@@ -50,7 +50,7 @@ from stageflow.runtime.capacity import Pool, SharedPool
 from stageflow.runtime.clock import Clock, SystemClock
 from stageflow.runtime.dependencies import Dependencies
 from stageflow.runtime.deps import DepScopes
-from stageflow.runtime.driver import Driver, going_on
+from stageflow.runtime.driver import Driver
 from stageflow.runtime.events import Subscription
 from stageflow.runtime.handle import Handle
 from stageflow.runtime.heir import Heir
@@ -70,6 +70,7 @@ from stageflow.runtime.nested import (
 from stageflow.runtime.outcome import Run
 from stageflow.runtime.pools import Pools
 from stageflow.runtime.processes import ProcessPool
+from stageflow.runtime.questions import answer, going_on
 from stageflow.runtime.recovery import recovered
 from stageflow.runtime.request import Requests, request_run_id
 from stageflow.runtime.sealing import Seals
@@ -367,7 +368,7 @@ class Runtime:
             if driver is None:
                 driver, actions = await reopened_for(self, run, pipeline=pipeline, events=events)
                 try:
-                    answered = driver.answer(node, value, by=by, shown=shown)
+                    answered = answer(driver, node, value, by=by, shown=shown)
                 except StageflowError:
                     # The claim is on record: leave the run suspended as it was, owned by nobody.
                     await driver.execute(actions)

@@ -10,9 +10,10 @@ from stageflow.model.errors import RunError, StageflowError
 from stageflow.model.labels import NONE
 from stageflow.model.outputs import Happened, Inquiry, LetStand, NotHappened
 from stageflow.model.record import SETTLE_RUN
-from stageflow.runtime.driver import Driver, going_on
+from stageflow.runtime.driver import Driver
 from stageflow.runtime.events import Subscription
 from stageflow.runtime.handle import Handle
+from stageflow.runtime.questions import going_on
 from stageflow.runtime.recovery import locate, recovered
 from stageflow.scheduler import Action
 

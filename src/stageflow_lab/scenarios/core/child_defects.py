@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from stageflow.model.bag import MISSING, Entry, OutputBag
 from stageflow.model.kinds import Kind
+from stageflow.runtime import children
 from stageflow.runtime.driver import Driver
 from stageflow.runtime.runtime import Runtime
 from stageflow.runtime.step import Step
@@ -90,17 +91,18 @@ def exports_by_dictionary_update() -> Iterator[None]:
 @sabotage(metric="amnesia")
 def context_restored_after_child() -> Iterator[None]:
     """When a child has ended, its parent's context is again what it was when the child began."""
-    run_child = Driver.run_child
+    run_child = children.run_child
 
-    async def restoring(self: Driver, *rest: Any) -> Any:
-        accepted, values = list(self.bag.accepted), list(self.bag.values)
+    async def restoring(driver: Driver, *rest: Any) -> Any:
+        bag = driver.bag
+        accepted, values = list(bag.accepted), list(bag.values)
         try:
-            return await run_child(self, *rest)
+            return await run_child(driver, *rest)
         finally:
-            self.bag.accepted[:], self.bag.values[:] = accepted, values
-            self.bag._position, self.bag._indexed = {}, 0
+            bag.accepted[:], bag.values[:] = accepted, values
+            bag._position, bag._indexed = {}, 0
 
-    with patched(Driver, "run_child", restoring):
+    with patched(children, "run_child", restoring):
         yield
 
 

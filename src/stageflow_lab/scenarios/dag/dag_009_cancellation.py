@@ -203,7 +203,7 @@ def children_not_awaited() -> Iterator[None]:
     async def settled(self: driver.Driver, tasks: Collection[asyncio.Task[Any]]) -> None:
         return None
 
-    with patched(driver.Driver, "_settled", settled):
+    with patched(driver.Driver, "settled", settled):
         yield
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 from stageflow.model.record import RecordType
 from stageflow.runtime import (
     attempt,
+    children,
     driver,
     heartbeat,
     history,
@@ -158,14 +159,14 @@ def stuck_threads_not_counted() -> Iterator[None]:
 @sabotage(metric="budgets_exceeded")
 def budget_of_its_own() -> Iterator[None]:
     """A tool below a tool has all the time that it asks for."""
-    run_child = driver.Driver.run_child
+    run_child = children.run_child
 
     async def run_freely(
-        self: driver.Driver, number: int, pipeline: Any, key: str, inputs: Any, deadline_s: float
+        of: driver.Driver, number: int, pipeline: Any, key: str, inputs: Any, deadline_s: float
     ) -> Any:
-        return await run_child(self, number, pipeline, key, inputs, math.inf)
+        return await run_child(of, number, pipeline, key, inputs, math.inf)
 
-    with patched(driver.Driver, "run_child", run_freely):
+    with patched(children, "run_child", run_freely):
         yield
 
 
