@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from stageflow.scheduler import RankedLine
-from stageflow.scheduler.line import Rank, urgency
+from stageflow.scheduler.line import SERVED_MAX, Rank, urgency
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,3 +159,19 @@ def test_what_was_moved_often_leaves_no_heap_behind() -> None:
     assert len(line._heaps["t"]) < 200
     assert len(served(line)) == 10
     assert not line._heaps
+
+
+def test_tenants_that_were_served_and_went_are_forgotten_but_for_those_furthest_ahead() -> None:
+    line: RankedLine[Ask] = RankedLine()
+    greedy = Ask("greedy", units=50)
+    line.put(greedy, {"greedy": rank(0)})
+    line.take(greedy)
+    for number in range(1, 20 * SERVED_MAX):
+        ask = Ask(str(number))
+        line.put(ask, {ask.name: rank(number)})
+        line.take(ask)
+        assert len(line._finish) <= 2 * SERVED_MAX + 65
+    again, other = Ask("greedy"), Ask("other")
+    line.put(again, {"greedy": rank(-2)})
+    line.put(other, {"other": rank(-1)})
+    assert served(line) == ["other", "greedy"], "what it took before still counts"

@@ -30,6 +30,9 @@ class Asking(Hashable, Protocol):
 
 
 Q = TypeVar("Q", bound=Asking)
+SERVED_MAX = 1_024
+"""Tenants that wait no more and were served ahead of others: so many are remembered, those furthest
+ahead. The rest start with everybody else."""
 
 
 class Rank(NamedTuple):
@@ -67,6 +70,8 @@ class RankedLine(Generic[Q]):
         """Start tag of a waiting tenant's next request."""
         self._finish: dict[str, float] = {}
         """Finish tag of a tenant's last one, while that lies ahead of `_now`."""
+        self._finish_max = 64
+        """With more of them, those that need not be remembered are forgotten."""
         self._now = 0.0
         """Virtual time: the start tag of what was served last."""
         self._pushed = 0
@@ -86,7 +91,7 @@ class RankedLine(Generic[Q]):
             return
         rest: RankedLine[Q] = RankedLine(self._weights)
         rest._finish, rest._now = dict(self._finish), self._now
-        rest._start = dict(self._start)
+        rest._start, rest._finish_max = dict(self._start), self._finish_max
         for request, ranks in self._ranks.items():
             rest.put(request, ranks)
         while (first := rest.first()) is not None:
@@ -148,10 +153,17 @@ class RankedLine(Generic[Q]):
 
     def _charge(self, tenant: str, start: float, units: int) -> None:
         self._now = max(self._now, start)
-        if len(self._finish) > 2 * len(self._start) + 64:
-            # Who lies behind starts now, as if never served.
-            self._finish = {who: at for who, at in self._finish.items() if at > self._now}
+        if len(self._finish) > self._finish_max:
+            self._forget()
         self._finish[tenant] = start + units / self._weights.get(tenant, 1.0)
+
+    def _forget(self) -> None:
+        """Who lies behind starts now, as if never served."""
+        ahead = {who: at for who, at in self._finish.items() if at > self._now}
+        if len(ahead) > SERVED_MAX:
+            ahead = dict(heapq.nlargest(SERVED_MAX, ahead.items(), key=lambda served: served[1]))
+        self._finish = ahead
+        self._finish_max = 2 * max(len(ahead), len(self._start)) + 64
 
     def _next(self) -> str:
         """The tenant whose turn it is; among equals the one with the most urgent rank."""

@@ -215,3 +215,11 @@ def test_a_weight_that_is_none_is_refused() -> None:
     with pytest.raises(BuildError) as caught:
         RateLimiter(Rate(1), weights={"a": 0.0})
     assert caught.value.code == "rate.weight"
+
+
+async def test_who_waits_no_more_is_held_no_more() -> None:
+    """However many ask one after another, and have no deadline."""
+    limiter = RateLimiter(Rate(100_000))
+    for number in range(500):
+        await limiter.wait(client=str(number))
+        assert len(limiter._soonest) + len(limiter._latest) < 140

@@ -145,11 +145,10 @@ class RateLimiter:
         self._asking[waiter.client] += 1
         heapq.heappush(self._soonest, (waiter.until_s, self._asked, waiter))
         heapq.heappush(self._latest, (-waiter.until_s, self._asked, waiter))
-        if len(self._latest) > 2 * len(self._line) + 64:
-            self._soonest = [each for each in self._soonest if each[2] in self._line]
-            self._latest = [each for each in self._latest if each[2] in self._line]
-            heapq.heapify(self._soonest)
-            heapq.heapify(self._latest)
+        for heap in (self._soonest, self._latest):
+            if len(heap) > 2 * len(self._line) + 64:
+                heap[:] = [each for each in heap if each[2] in self._line]
+                heapq.heapify(heap)
 
     async def _served(self, waiter: _Waiter) -> None:
         """Until it has its slot; takes slots for others when nobody else does."""
