@@ -69,6 +69,17 @@ def lacking(fake: Any, declared: Any) -> list[str]:
     return [name for name in wanted if not hasattr(fake, name)]
 
 
+class _Scope:
+    """What is open for one run, one tenant or the runtime."""
+
+    __slots__ = ("locks", "open", "stack")
+
+    def __init__(self) -> None:
+        self.open: dict[str, Any] = {}
+        self.locks: dict[str, asyncio.Lock] = {}
+        self.stack = AsyncExitStack()
+
+
 class DepScopes:
     """The open deps of one Runtime. Never journalled; opened anew after a restart."""
 
@@ -80,9 +91,8 @@ class DepScopes:
         self.labels: Mapping[str, Labels] = {
             name: checked_labels(dep.labels, field="labels") for name, dep in self._given.items()
         }
-        self._open: dict[tuple[str, str], Any] = {}
-        self._stacks: dict[tuple[str, str], AsyncExitStack] = {}
-        self._locks: dict[tuple[str, str], asyncio.Lock] = {}
+        self._scopes: dict[tuple[str, str], _Scope] = {}
+        """By kind of scope and whose it is, in the order in which they were first used."""
 
     @classmethod
     def of_run(cls, given: Mapping[str, Any]) -> DepScopes:
@@ -115,31 +125,30 @@ class DepScopes:
 
     async def close_run(self, run: str, close_s: float) -> None:
         """Closes what lived for this run only."""
-        await self._close([key for key in self._stacks if key == ("run", run)], close_s)
+        await self._close(("run", run), close_s)
 
     async def close(self, close_s: float) -> None:
         """Closes everything, latest first."""
-        await self._close(list(reversed(self._stacks)), close_s)
+        for place in list(reversed(self._scopes)):
+            await self._close(place, close_s)
 
     async def _opened(self, name: str, tenant: str, run: str) -> Any:
         dep = self._given[name]
-        place = {"runtime": "", "tenant": tenant, "run": run}[dep.scope]
-        scope, key = (dep.scope, place), (f"{dep.scope}:{place}", name)
+        place = dep.scope, {"runtime": "", "tenant": tenant, "run": run}[dep.scope]
+        scope = self._scopes.get(place)
+        if scope is None:
+            scope = self._scopes[place] = _Scope()
         # One opening at a time per dep: two runs must not open a shared client twice.
-        async with self._locks.setdefault(key, asyncio.Lock()):
-            if key not in self._open:
-                stack = self._stacks.setdefault(scope, AsyncExitStack())
-                self._open[key] = await _enter(dep, stack, tenant)
-            return self._open[key]
+        async with scope.locks.setdefault(name, asyncio.Lock()):
+            if name not in scope.open:
+                scope.open[name] = await _enter(dep, scope.stack, tenant)
+            return scope.open[name]
 
-    async def _close(self, scopes: list[tuple[str, str]], close_s: float) -> None:
-        for scope in scopes:
-            stack = self._stacks.pop(scope)
-            for key in [k for k in self._open if k[0] == f"{scope[0]}:{scope[1]}"]:
-                del self._open[key]
-                self._locks.pop(key, None)
+    async def _close(self, place: tuple[str, str], close_s: float) -> None:
+        scope = self._scopes.pop(place, None)
+        if scope is not None:
             async with asyncio.timeout(close_s):
-                await stack.aclose()
+                await scope.stack.aclose()
 
 
 async def _enter(dep: Dep, stack: AsyncExitStack, tenant: str) -> Any:
