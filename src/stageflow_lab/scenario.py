@@ -26,7 +26,7 @@ from .world import World
 SizeName = Literal["quick", "full", "soak"]
 SIZE_NAMES: Final[tuple[SizeName, ...]] = ("quick", "full", "soak")
 WALL_LIMIT_S: Final[Mapping[str, float]] = MappingProxyType(
-    {"quick": 300.0, "full": 3_600.0, "soak": 9 * 3_600.0}
+    {"quick": 300.0, "full": 6 * 3_600.0, "soak": 9 * 3_600.0}
 )
 MEMORY_LIMIT_BYTES: Final = 8 * 1024**3
 
