@@ -175,3 +175,58 @@ def test_tenants_that_were_served_and_went_are_forgotten_but_for_those_furthest_
     line.put(again, {"greedy": rank(-2)})
     line.put(other, {"other": rank(-1)})
     assert served(line) == ["other", "greedy"], "what it took before still counts"
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_next_is_the_smallest_of_all_turns_whatever_came_and_went(seed: int) -> None:
+    rng = random.Random(seed)
+    line: RankedLine[Ask] = RankedLine({"t0": 3.0, "t1": 0.5})
+    waiting: dict[Ask, dict[str, Rank]] = {}
+
+    def ranks() -> dict[str, Rank]:
+        several = rng.sample([f"t{number}" for number in range(6)], rng.choice([1, 1, 1, 2, 3]))
+        return {tenant: rank(next(numbers), priority=rng.randint(0, 2)) for tenant in several}
+
+    numbers = iter(range(10_000))
+    for _ in range(400):
+        doing = rng.random()
+        if doing < 0.45 or not waiting:
+            ask = Ask(str(len(waiting)), units=rng.randint(1, 4))
+            waiting[ask] = ranks()
+            line.put(ask, waiting[ask])
+        elif doing < 0.6:
+            ask = rng.choice(list(waiting))
+            waiting[ask] = ranks()
+            line.move(ask, waiting[ask])
+        elif doing < 0.7:
+            ask = rng.choice(list(waiting))
+            del waiting[ask]
+            line.drop(ask)
+        else:
+            ask = line.first() or pytest.fail("somebody waits")
+            tops: dict[str, Rank] = {}
+            for its in waiting.values():
+                for tenant, own in its.items():
+                    tops[tenant] = min(own, tops.get(tenant, own))
+            turns = [(line._start[tenant], top, tenant) for tenant, top in tops.items()]
+            assert min(turns)[1] in waiting[ask].values()
+            del waiting[ask]
+            line.take(ask)
+        assert len(line._turns) <= 2 * len(line._turn) + 65
+    assert sorted(ask.name for ask in line) == sorted(ask.name for ask in waiting)
+
+
+def test_a_turn_costs_no_look_at_all_tenants() -> None:
+    line: RankedLine[Ask] = RankedLine()
+    tenants = 3_000
+    for number in range(tenants):
+        line.put(Ask(str(number)), {str(number): rank(number)})
+    tops, top = [0], line._top
+
+    def counted(tenant: str) -> tuple[Rank, int, Ask]:
+        tops[0] += 1
+        return top(tenant)
+
+    line._top = counted  # type: ignore[method-assign]
+    assert len(served(line)) == tenants
+    assert tops[0] < 5 * tenants

@@ -48,6 +48,8 @@ class Rank(NamedTuple):
     """Of the request whose own it is."""
 
 
+Turn = tuple[float, Rank, str]
+"""A tenant's start tag, its most urgent rank, its name: the smallest is next."""
 Ranks = Mapping[str, Rank]
 """Tenant to its rank: a request's own, and those of others that wait for it."""
 
@@ -74,6 +76,10 @@ class RankedLine(Generic[Q]):
         """With more of them, those that need not be remembered are forgotten."""
         self._now = 0.0
         """Virtual time: the start tag of what was served last."""
+        self._turns: list[Turn] = []
+        """When whose turn is, as a heap; those that hold no more among them."""
+        self._turn: dict[str, Turn] = {}
+        """Waiting tenant to its turn that holds."""
         self._pushed = 0
 
     def __len__(self) -> int:
@@ -127,6 +133,7 @@ class RankedLine(Generic[Q]):
                 self._start[tenant] = max(self._now, self._finish.get(tenant, 0.0))
             elif len(heap) > 2 * len(self._ranks) + 64:
                 self._sweep(tenant)
+            self._place(tenant)
         for tenant in before.keys() - ranks.keys():
             self._settle(tenant)
 
@@ -167,11 +174,23 @@ class RankedLine(Generic[Q]):
 
     def _next(self) -> str:
         """The tenant whose turn it is; among equals the one with the most urgent rank."""
-        if len(self._heaps) == 1:
-            return next(iter(self._heaps))
-        return min(
-            self._heaps, key=lambda tenant: (self._start[tenant], self._top(tenant)[0], tenant)
-        )
+        turns = self._turns
+        while self._turn.get(turns[0][2]) is not turns[0]:
+            heapq.heappop(turns)
+        return turns[0][2]
+
+    def _place(self, tenant: str) -> None:
+        """The tenant's first request or its start tag may be another: so is its turn."""
+        if tenant not in self._heaps:
+            self._turn.pop(tenant, None)
+            return
+        turn = (self._start[tenant], self._top(tenant)[0], tenant)
+        if self._turn.get(tenant) != turn:
+            self._turn[tenant] = turn
+            heapq.heappush(self._turns, turn)
+            if len(self._turns) > 2 * len(self._turn) + 64:
+                self._turns = list(self._turn.values())
+                heapq.heapify(self._turns)
 
     def _top(self, tenant: str) -> tuple[Rank, int, Q]:
         heap = self._heaps[tenant]
@@ -190,6 +209,7 @@ class RankedLine(Generic[Q]):
             heapq.heappop(heap)
         if not heap:
             del self._heaps[tenant], self._start[tenant]
+        self._place(tenant)
 
     def _sweep(self, tenant: str) -> None:
         heap = [entry for entry in self._heaps[tenant] if self._holds(tenant, entry)]
