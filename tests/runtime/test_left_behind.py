@@ -26,6 +26,7 @@ from stageflow import (
     enrich,
     transform,
 )
+from stageflow.runtime import lingering
 from stageflow.runtime.lingering import RUN
 from stageflow.sim import Sim, SimResult, simulate
 
@@ -417,3 +418,47 @@ async def test_what_a_stage_leaves_open_holds_nothing_of_its_run() -> None:
     kept = [context[RUN] for context in left_open]
     assert [kin is not None and kin.driver for kin in kept] == [None, None]
     assert kept[1] is not None and kept[1].parent is kept[0]
+
+
+async def test_runs_that_fail_at_one_time_share_a_look_at_all_tasks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked = [0]
+    context_of = lingering._context_of
+
+    def counted(task: asyncio.Task[Any]) -> contextvars.Context:
+        looked[0] += 1
+        return context_of(task)
+
+    monkeypatch.setattr(lingering, "_context_of", counted)
+
+    @transform
+    async def away() -> int:
+        async with asyncio.timeout(30):  # its timer is known to the loop for a while
+            await asyncio.sleep(0.01)
+            raise ConnectionError("the service is away")
+
+    @transform
+    async def refused() -> int:
+        raise ConnectionError("the service is away")
+
+    for stage, most in ((away, 2_000), (refused, 0)):
+        looked[0] = 0
+        pipeline = Pipeline("one", [stage], outputs=stage)
+        runs = await asyncio.gather(*(pipeline.run() for _ in range(200)))
+        assert {run.status for run in runs} == {"failed"}
+        assert looked[0] <= most, "each of 200 runs has looked at the tasks of all"
+
+
+async def test_a_task_left_behind_ends_also_when_others_fail_at_the_time() -> None:
+    left: list[asyncio.Task[None]] = []
+
+    @transform
+    async def leaving() -> int:
+        left.append(asyncio.create_task(asyncio.sleep(FOREVER_S)))
+        await asyncio.sleep(0.01)
+        raise ConnectionError("the service is away")
+
+    pipeline = Pipeline("one", [leaving], outputs=leaving)
+    await asyncio.gather(*(pipeline.run() for _ in range(50)))
+    assert len(left) == 50 and all(task.cancelled() for task in left)

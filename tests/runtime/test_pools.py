@@ -19,6 +19,7 @@ from stageflow import (
     Runtime,
     transform,
 )
+from stageflow.runtime.waits import WaitGraph
 from stageflow.sim import Sim, simulate
 
 
@@ -399,3 +400,31 @@ def test_a_planted_ring_is_named_exactly_among_others_that_wait(seed: int) -> No
         assert failed[0] in runs[:length]
 
     simulate(main, seed=seed)
+
+
+async def test_who_waits_without_holding_anything_is_no_reason_to_look_for_deadlocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many runs wait in child runs: each look reads everybody who waits."""
+    looks = [0]
+    state = WaitGraph.state
+
+    def counted(graph: WaitGraph) -> Any:
+        looks[0] += 1
+        return state(graph)
+
+    monkeypatch.setattr(WaitGraph, "state", counted)
+
+    @transform
+    async def slow(ctx: Context) -> None:
+        async with ctx.pool("gpu"):
+            await asyncio.sleep(0)
+
+    @transform
+    async def calls(ctx: Context) -> None:
+        await ctx.run(Pipeline("below", [slow]), key="k")
+
+    async with Runtime(pools={"gpu": 2}) as runtime:
+        pipeline = Pipeline("above", [calls]).using(runtime=runtime)
+        runs = await asyncio.gather(*(pipeline.run() for _ in range(20)))
+    assert all(run.is_ok for run in runs) and looks[0] == 0

@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import contextvars
 import math
+import weakref
 from array import array
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
@@ -606,8 +607,11 @@ class Driver:
         if self.over_by_s is None:
             self.over_by_s = self.cut_by_s
         over_by_s = self._over_by_s()
-        for child in [child for child in self.workers.values() if child is not None]:
+        below = [child for child in self.workers.values() if child is not None]
+        for child in below:
             child.cancel(BY_PARENT[1], over_by_s=over_by_s)
+        if not below and self._is_forgotten():
+            return
         left = await end_lingering(self.kin, workers=self.workers, over_by_s=over_by_s)
         children = [task for task, child in self.workers.items() if child is not None]
         if children:
@@ -615,6 +619,16 @@ class Driver:
             left += await end_lingering(self.kin, workers=self.workers, over_by_s=over_by_s)
         for name in left:
             self._quarantine(name)
+
+    def _is_forgotten(self) -> bool:
+        """True when no context of its stages is left, and so none of their tasks: spares a look at
+        all tasks of the loop, which thousands of runs that fail at one time can't afford."""
+        self.context.run(RUN.set, None)
+        known = weakref.ref(self.kin)
+        del self.kin
+        kin = known()
+        self.kin = Kin(self, None) if kin is None else kin
+        return kin is None
 
     def _let_go(self) -> None:
         self.is_over = True

@@ -356,6 +356,16 @@ class Pools:
         """Whether somebody waits for units of a pool of which it holds some."""
         return any(len(supply.line) for supply in self.inheritance.held_by(who))
 
+    def has_waiting_holder(self) -> bool:
+        """Whether somebody holds units that others wait for, and waits himself, or awaits a run in
+        which somebody does."""
+        return any(
+            self.inheritance.is_working(who)
+            for supply in self._supplies.values()
+            if len(supply.line)
+            for who in supply.held
+        )
+
     def states(self) -> dict[str, PoolState[Any]]:
         """Who holds and waits, as of now, in the order in which they are served."""
         return {

@@ -155,6 +155,8 @@ class WaitGraph:
         self.numbers: dict[asyncio.Task[Any], int] = {}
         """Of the wait of each; one that begins anew, or for less than before, has another."""
         self._count = count(1)
+        self._hoping = 0
+        """How many of them wait for messages."""
         self.shared: SharedPools | None = None
         self.deadlocks: deque[Deadlock] = deque(maxlen=DEADLOCKS_KEPT)
         """The last that were found, of all tenants; for whoever operates the runtime."""
@@ -168,10 +170,12 @@ class WaitGraph:
         `number` is given by whoever has looked up from the same wait, and goes on with it."""
         self.waiting[task] = waiter
         self.numbers[task] = self.new_number() if number is None else number
+        self._hoping += waiter.hope is not None
         try:
             self.refuse_deadlock(task)
             yield
         finally:
+            self._hoping -= waiter.hope is not None
             del self.waiting[task], self.numbers[task]
 
     def new_number(self) -> int:
@@ -198,6 +202,8 @@ class WaitGraph:
     def _may_close(self, task: asyncio.Task[Any], waiter: Waiter) -> bool:
         """False when it is plain that nobody waits for `task`, or that what it waits for goes on;
         spares the look at everybody who waits."""
+        if not self._hoping and not self._pools.has_waiting_holder():
+            return False  # whatever anybody waits for here will be given back
         run, mine = waiter.run, waiter.run.plan.index[waiter.node]
         hope = waiter.hopes_for
         if hope is not None:

@@ -231,6 +231,10 @@ class Inheritance(Generic[W]):
         """Pool to units."""
         return {supply.name: supply.held[who] for supply in self._holdings.get(who, ())}
 
+    def is_working(self, who: W) -> bool:
+        """Whether it stands in the line of a demand that waits."""
+        return who in self._working
+
     def held_by(self, who: W) -> Iterable[Supply[W]]:
         """Those of which it holds units."""
         return self._holdings.get(who, ())
