@@ -356,15 +356,10 @@ class Pools:
         """Whether somebody waits for units of a pool of which it holds some."""
         return any(len(supply.line) for supply in self.inheritance.held_by(who))
 
-    def has_waiting_holder(self) -> bool:
-        """Whether somebody holds units that others wait for, and waits himself, or awaits a run in
-        which somebody does."""
-        return any(
-            self.inheritance.is_working(who)
-            for supply in self._supplies.values()
-            if len(supply.line)
-            for who in supply.held
-        )
+    def go_round(self) -> bool:
+        """Whether holders of units wait for one another's pools in a circle, so that some may be
+        deadlocked."""
+        return self.inheritance.goes_round(self._supplies.values())
 
     def states(self) -> dict[str, PoolState[Any]]:
         """Who holds and waits, as of now, in the order in which they are served."""

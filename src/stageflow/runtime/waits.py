@@ -202,8 +202,8 @@ class WaitGraph:
     def _may_close(self, task: asyncio.Task[Any], waiter: Waiter) -> bool:
         """False when it is plain that nobody waits for `task`, or that what it waits for goes on;
         spares the look at everybody who waits."""
-        if not self._hoping and not self._pools.has_waiting_holder():
-            return False  # whatever anybody waits for here will be given back
+        if not self._hoping and not self._pools.go_round():
+            return False
         run, mine = waiter.run, waiter.run.plan.index[waiter.node]
         hope = waiter.hopes_for
         if hope is not None:

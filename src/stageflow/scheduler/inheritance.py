@@ -177,7 +177,8 @@ class Inheritance(Generic[W]):
             yield from self._holdings.get(who, ())
 
     def _lent_by(self, supply: Supply[W]) -> dict[str, Rank]:
-        return {tenant: rank._replace(rung=-1) for tenant, rank in supply.line.best().items()}
+        best = supply.line.best()
+        return {each: Rank(top[0], top[1], -1, top[3]) for each, top in best.items()}
 
     def _lend(self, supply: Supply[W], *, lowered: bool) -> None:
         """Those in the queue of `supply` are others than before: so is what its holders are lent.
@@ -189,20 +190,30 @@ class Inheritance(Generic[W]):
             self._raise(works)
 
     def _settle(self, demands: Iterable[Demand[W]]) -> None:
-        """What was lent to `demands` may have ended: they and all to whom they lent it on begin
-        with their own ranks, and are lent what is still there. Those who lend to one another in a
-        circle would keep an ended rank alive otherwise."""
-        reached = dict.fromkeys(demands)
-        look = deque(reached)
+        """What was lent to `demands` may have ended: they and all to whom they lent it on are lent
+        what is still there, each after those who lend to it. Those who lend to one another in a
+        circle begin with their own ranks: it would keep an ended rank alive."""
+        lenders = dict.fromkeys(demands, 0)
+        look = deque(lenders)
         while look:
             for demand in self._lent_to(look.popleft()):
-                if demand not in reached:
-                    reached[demand] = None
+                if demand not in lenders:
+                    lenders[demand] = 0
                     look.append(demand)
-        for demand in reached:
+                lenders[demand] += 1
+        look.extend(demand for demand, count in lenders.items() if not count)
+        while look:
+            demand = look.popleft()
+            self._move(demand, self._ranks_of(demand))
+            for other in self._lent_to(demand):
+                lenders[other] -= 1
+                if not lenders[other]:
+                    look.append(other)
+        circling = [demand for demand, count in lenders.items() if count]
+        for demand in circling:
             assert demand.own is not None, "it was asked"
             self._move(demand, {demand.tenant: demand.own})
-        self._raise(reached)
+        self._raise(circling)
 
     def _raise(self, demands: Iterable[Demand[W]]) -> None:
         """Gives them, and those to whom they lend it on, what is lent now: ranks only rise here,
@@ -231,9 +242,19 @@ class Inheritance(Generic[W]):
         """Pool to units."""
         return {supply.name: supply.held[who] for supply in self._holdings.get(who, ())}
 
-    def is_working(self, who: W) -> bool:
-        """Whether it stands in the line of a demand that waits."""
-        return who in self._working
+    def goes_round(self, supplies: Iterable[Supply[W]]) -> bool:
+        """Whether holders of some of `supplies` wait, themselves or for those who do, in a circle
+        from supply to supply. Without one all that is waited for will be given back, as far as it
+        depends on `supplies`."""
+        awaited = {
+            supply: {demand.supply for who in supply.held for demand in self._working.get(who, ())}
+            for supply in supplies
+            if len(supply.line)
+        }
+        while ends := [each for each, of in awaited.items() if of.isdisjoint(awaited)]:
+            for each in ends:
+                del awaited[each]
+        return bool(awaited)
 
     def held_by(self, who: W) -> Iterable[Supply[W]]:
         """Those of which it holds units."""

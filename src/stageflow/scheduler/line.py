@@ -106,7 +106,7 @@ class RankedLine(Generic[Q]):
 
     def best(self) -> dict[str, Rank]:
         """Each waiting tenant's most urgent rank."""
-        return {tenant: self._top(tenant)[0] for tenant in list(self._heaps)}
+        return {tenant: turn[1] for tenant, turn in self._turn.items()}
 
     def ranks(self, request: Q) -> Ranks:
         """Of somebody who waits; none of somebody who doesn't."""
@@ -122,6 +122,11 @@ class RankedLine(Generic[Q]):
     def put(self, request: Q, ranks: Ranks) -> None:
         """Somebody begins to wait."""
         before = self._ranks.get(request, {})
+        if before:  # what stays the same keeps its place, by which it is known
+            ranks = {
+                tenant: rank if (held := before.get(tenant)) != rank or held is None else held
+                for tenant, rank in ranks.items()
+            }
         self._ranks[request] = ranks
         for tenant, rank in ranks.items():
             if before.get(tenant) is rank:
