@@ -1,6 +1,7 @@
 """Sync stages get threads of their own, up to the pool's bound."""
 
 import asyncio
+import gc
 import threading
 import weakref
 from collections.abc import Callable
@@ -76,3 +77,25 @@ async def test_a_thread_that_waits_for_its_next_call_holds_nothing_of_the_last()
             await asyncio.sleep(0.01)
         assert not held, stage.name
         made.clear()
+
+
+async def test_idle_threads_end_with_their_runtime() -> None:
+    """Also with that of a pipeline that nobody has any more: a program may make thousands."""
+
+    @transform
+    def one() -> int:
+        made.append(threading.current_thread())
+        return 1
+
+    made: list[threading.Thread] = []
+    for _ in range(3):
+        await Pipeline("one", [one], outputs=one).run()
+    async with Runtime() as runtime:
+        await Pipeline("one", [one], outputs=one).using(runtime=runtime).run()
+    gc.collect()
+    for thread in made:
+        await asyncio.to_thread(thread.join, 2)  # less than an idle thread waits
+    assert not any(thread.is_alive() for thread in made)
+    async with runtime:
+        run = await Pipeline("one", [one], outputs=one).using(runtime=runtime).run()
+    assert run.is_ok, "others are begun when there is work again"

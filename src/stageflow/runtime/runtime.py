@@ -137,6 +137,7 @@ class Runtime:
         self.pools = Pools({} if pools is None else pools, limits=self.limits, weights=weights)
         """What `ctx.pool` gives; `pools.deadlocks` are the last that were found."""
         self.threads = ThreadPool(self.limits.threads, self.pools, self.limits.stuck_threads)
+        weakref.finalize(self, self.threads.dismiss).atexit = False
         self.processes = ProcessPool(self.limits.processes, self.pools, self.limits.grace_s)
         self.waits = self.pools.waits
         """Who waits for whom."""
@@ -217,6 +218,7 @@ class Runtime:
         if owed:
             await asyncio.wait(owed)
         await self._deps.close(self.limits.close_s)
+        self.threads.dismiss()
         await self.processes.close()
         if self.pools.shared is not None:
             await self.pools.shared.close()

@@ -102,6 +102,8 @@ class ThreadPool:
         self._idle = 0
         self._starting = 0
         self._alive = 0
+        self._dismissed = 0
+        """How often all idle threads were told to end."""
         self.stuck = 0
         """Threads whose attempt has ended and that have not come back."""
         self.simulated_s: Callable[[], float] | None = None
@@ -219,13 +221,20 @@ class ThreadPool:
             with self._lock:
                 while (job := self._jobs.first()) is None:
                     self._idle += 1
-                    called = self._wake.wait(_IDLE_S)
+                    before = self._dismissed
+                    called = self._wake.wait(_IDLE_S) and self._dismissed == before
                     self._idle -= 1
                     if not called and not self._jobs:
                         self._alive -= 1
                         return
                 self._jobs.take(job)
             self._carry_out(job)
+
+    def dismiss(self) -> None:
+        """Idle threads end now, not when they have waited for long."""
+        with self._lock:
+            self._dismissed += 1
+            self._wake.notify_all()
 
     def _carry_out(self, job: _Job) -> None:
         # A frame of its own: a thread that waits for its next call holds nothing of the last.
