@@ -104,3 +104,14 @@ async def test_a_run_that_is_over_is_freed_at_once(
             await asyncio.sleep(0.01)
         else:
             pytest.fail("the run is held by a cycle, or by what outlives it")
+
+
+async def test_a_run_that_ends_its_tasks_after_it_was_let_go_of_is_not_held_again(
+    sound_runs: list[Driver], uncollected: None
+) -> None:
+    """As one does whose caller is cancelled while it ends."""
+    await Pipeline("one", [failing], inputs=INPUTS, outputs=failing).run(x=1)
+    driver = sound_runs.pop()
+    assert driver.is_over
+    await driver._end_tasks()
+    assert driver.kin.driver is None

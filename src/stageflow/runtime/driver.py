@@ -628,6 +628,8 @@ class Driver:
         del self.kin
         kin = known()
         self.kin = Kin(self, None) if kin is None else kin
+        if kin is None:
+            self.kin.driver = None  # it may have been let go of before
         return kin is None
 
     def _let_go(self) -> None:
