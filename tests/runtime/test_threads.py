@@ -103,3 +103,17 @@ async def test_idle_threads_end_with_their_runtime(sound_runs: list[Driver]) -> 
     async with runtime:
         run = await Pipeline("one", [one], outputs=one).using(runtime=runtime).run()
     assert run.is_ok, "others are begun when there is work again"
+
+
+async def test_a_thread_that_is_busy_when_it_is_dismissed_ends_with_its_call() -> None:
+    pool = ThreadPool(2, Runtime().pools)
+
+    def call() -> threading.Thread:
+        pool.dismiss()
+        return threading.current_thread()
+
+    thread = await pool.call(call)
+    begun_s = time.monotonic()
+    await asyncio.to_thread(thread.join)
+    assert time.monotonic() - begun_s < 2, "an idle thread waits for 5 seconds"
+    assert await pool.call(int) == 0, "others are begun when there is work again"

@@ -102,8 +102,8 @@ class ThreadPool:
         self._idle = 0
         self._starting = 0
         self._alive = 0
-        self._dismissed = 0
-        """How often all idle threads were told to end."""
+        self._dismissed = False
+        """A thread with nothing to do ends at once, until there is a call again."""
         self.stuck = 0
         """Threads whose attempt has ended and that have not come back."""
         self.simulated_s: Callable[[], float] | None = None
@@ -162,6 +162,7 @@ class ThreadPool:
     def _begin(self, job: _Job) -> None:
         with self._lock:
             self._inheritance.enter(job)
+            self._dismissed = False
             # A notified thread counts as idle, and a new one as starting, until it takes its job.
             if len(self._jobs) <= self._idle:
                 self._wake.notify()
@@ -220,20 +221,23 @@ class ThreadPool:
         while True:
             with self._lock:
                 while (job := self._jobs.first()) is None:
-                    self._idle += 1
-                    before = self._dismissed
-                    called = self._wake.wait(_IDLE_S) and self._dismissed == before
-                    self._idle -= 1
-                    if not called and not self._jobs:
+                    if self._dismissed or not self._called():
                         self._alive -= 1
                         return
                 self._jobs.take(job)
             self._carry_out(job)
 
+    def _called(self) -> bool:
+        """Waits idly, and says whether there is work or word; the lock is held."""
+        self._idle += 1
+        called = self._wake.wait(_IDLE_S)
+        self._idle -= 1
+        return called or bool(self._jobs)
+
     def dismiss(self) -> None:
-        """Idle threads end now, not when they have waited for long."""
+        """Idle threads end now, and busy ones with their call, not when they have waited long."""
         with self._lock:
-            self._dismissed += 1
+            self._dismissed = True
             self._wake.notify_all()
 
     def _carry_out(self, job: _Job) -> None:
