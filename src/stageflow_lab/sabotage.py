@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
 from typing import Any, Final
 
 from .errors import LabError
@@ -53,14 +56,17 @@ def patched(owner: Any, attribute: str, replacement: Any) -> Iterator[Any]:
     """Replace `owner.attribute` (`owner[attribute]` of a dict) for a while; yields the original.
 
     Owners are modules, classes, instances and dicts. Raises LabError `lab.patch_target` when there
-    is no such attribute: a sabotage whose target was renamed must say so, not change nothing.
+    is no such attribute, or when it is a name that a module imports and does not use: a sabotage
+    whose target was renamed or moved must say so, not change nothing.
     """
     if isinstance(owner, dict):
         original = owner.get(attribute, _ABSENT)
     else:
         original = getattr(owner, attribute, _ABSENT)
     if original is _ABSENT:
-        raise _no_target(owner, attribute)
+        raise _no_target(owner, attribute, "which does not exist")
+    if isinstance(owner, ModuleType) and attribute in _imported_in_vain(owner):
+        raise _no_target(owner, attribute, "which that module imports and does not use")
     own = _stored(owner, attribute)
     _put(owner, attribute, replacement)
     try:
@@ -90,12 +96,40 @@ def _put(owner: Any, attribute: str, value: Any) -> None:
         setattr(owner, attribute, value)
 
 
-def _no_target(owner: Any, attribute: str) -> LabError:
+@cache
+def _imported_in_vain(module: ModuleType) -> frozenset[str]:
+    """Names that a module takes from others and never looks up. Of a package, which takes them for
+    those that look them up in it, none; nor where there is no source."""
+    try:
+        tree = ast.parse(inspect.getsource(module))
+    except (OSError, TypeError):
+        return frozenset()
+    if hasattr(module, "__path__"):
+        return frozenset()
+    taken = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    for node in ast.walk(tree):  # annotations do nothing
+        for field in ("annotation", "returns"):
+            if hasattr(node, field):
+                setattr(node, field, None)
+    used = {
+        node.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    }
+    return frozenset(taken - used)
+
+
+def _no_target(owner: Any, attribute: str, why: str) -> LabError:
     shown = getattr(owner, "__qualname__", None) or getattr(owner, "__name__", type(owner).__name__)
     return LabError(
         "lab.patch_target",
-        f"a sabotage patches {shown}.{attribute}, which does not exist.",
-        expected=f"an attribute of {shown}",
+        f"a sabotage patches {shown}.{attribute}, {why}.",
+        expected=f"an attribute of {shown} that takes part in what it does",
         got=repr(attribute),
-        fix="point the sabotage at the component's present name",
+        fix="point the sabotage at the component's present name and place",
     )

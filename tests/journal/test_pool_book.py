@@ -226,34 +226,72 @@ def test_a_tenants_line_is_forgotten_when_nobody_stands_in_it() -> None:
     assert key not in book.pools
 
 
+async def _hears_of_its_units(holder: PoolStore, waits: PoolStore) -> None:
+    """Whoever waits is told when another gives back what it waits for."""
+    told = asyncio.Event()
+
+    def begin(book: PoolBook, now_s: float) -> None:
+        for owner in ("a", "b"):
+            book.begin(owner, now_s=now_s, lease_s=60.0)
+            asked(book, f"r{owner}", 1, owner=owner)
+
+    await holder.change(begin)
+    assert await waits.listen("b", told.set)
+    await asyncio.sleep(0)
+    assert told.is_set(), "what was told before must be asked for once"
+    told.clear()
+    await holder.change(lambda book, _: book.renew("a", now_s=0.0, lease_s=60.0))
+    await asyncio.sleep(0.1)
+    assert not told.is_set(), "nobody was given anything"
+    await holder.change(lambda book, _: book.give_back("ra"))
+    async with asyncio.timeout(5.0):
+        await told.wait()
+    told.clear()
+    waits.unlisten("b")
+
+    def again(book: PoolBook, now_s: float) -> None:
+        book.give_back("rb")
+        asked(book, "rb", 1, owner="b")
+
+    await holder.change(again)
+    await asyncio.sleep(0.1)
+    assert not told.is_set(), "it hears no more"
+
+
 def test_who_is_given_units_by_another_process_hears_of_it(postgres_url: str) -> None:
     from stageflow.journal.postgres.pools import PostgresPools
 
     async def main() -> None:
         holder, waits = PostgresPools(postgres_url), PostgresPools(postgres_url)
-        told = asyncio.Event()
-
-        def begin(book: PoolBook, now_s: float) -> None:
-            for owner in ("a", "b"):
-                book.begin(owner, now_s=now_s, lease_s=60.0)
-                asked(book, f"r{owner}", 1, owner=owner)
-
         try:
-            await holder.change(begin)
-            assert await waits.listen("b", told.set)
-            assert told.is_set(), "what was told before must be asked for once"
-            told.clear()
-            await holder.change(lambda book, _: book.renew("a", now_s=0.0, lease_s=60.0))
-            await asyncio.sleep(0.1)
-            assert not told.is_set(), "nobody was given anything"
-            await holder.change(lambda book, _: book.give_back("ra"))
-            async with asyncio.timeout(5.0):
-                await told.wait()
+            await _hears_of_its_units(holder, waits)
         finally:
             await holder.close()
             await waits.close()
 
     asyncio.run(main())
+
+
+def test_who_is_given_units_by_another_runtime_of_the_process_hears_of_it() -> None:
+    store = MemoryPools()
+    asyncio.run(_hears_of_its_units(store, store))
+
+
+def test_a_loop_that_was_closed_without_a_word_is_told_nothing() -> None:
+    store = MemoryPools()
+
+    async def listens() -> None:
+        await store.listen("b", lambda: None)
+
+    async def gives() -> None:
+        def begin(book: PoolBook, now_s: float) -> None:
+            book.begin("b", now_s=now_s, lease_s=60.0)
+            asked(book, "rb", 1, owner="b")
+
+        await store.change(begin)
+
+    asyncio.run(listens())
+    asyncio.run(gives())
 
 
 def test_a_lost_connection_of_news_is_opened_again_by_the_next_listen(postgres_url: str) -> None:
@@ -285,7 +323,7 @@ def test_a_lost_connection_of_news_is_opened_again_by_the_next_listen(postgres_u
             await holder.change(give)
             async with asyncio.timeout(5.0):
                 await told.wait()
-            waits.unlisten()
+            waits.unlisten("b")
             told.clear()
             await holder.change(lambda book, _: book.give_back("rb"))
             await holder.change(give)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import types
 from collections.abc import Iterator
 
 import pytest
 
+from stageflow.runtime import children, driver
 from stageflow_lab import LabError, patched, sabotage
 
 
@@ -66,6 +69,17 @@ def test_a_renamed_target_is_an_error_not_a_silent_success() -> None:
     with pytest.raises(LabError) as caught, patched(Base, "gret", None):
         pass
     assert caught.value.code == "lab.patch_target" and "Base.gret" in str(caught.value)
+
+
+def test_a_name_that_a_module_only_imports_is_no_target() -> None:
+    """The code that used it has moved: to patch it here would change nothing."""
+    with pytest.raises(LabError) as caught, patched(driver, "Caller", None):
+        pass
+    assert caught.value.code == "lab.patch_target" and "does not use" in str(caught.value)
+    with patched(children, "Caller", None):
+        pass
+    with patched(asyncio, "sleep", None), patched(os, "fsync", None):
+        pass
 
 
 def test_a_sabotage_carries_its_name_metric_and_defect() -> None:

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from stageflow.scheduler import AwaitedEnds, PoolState, Waits, cycles, knots
-from stageflow.scheduler.deadlock import stuck
+from stageflow.scheduler import AwaitedEnds, PoolState, Waits, cycles, knots, stuck
 
 
 def lock(holder: int | None, *queue: int) -> PoolState[int]:
@@ -156,6 +155,25 @@ def test_who_is_left_over_is_who_never_ends_in_any_order() -> None:
         assert all(cycle <= left for cycle in found)
         assert sum(map(len, found)) == len(frozenset().union(*found)), "cycles share nobody"
     assert 400 < deadlocked < 3_600, "both happen"
+
+
+def test_nobody_is_stuck_in_a_part_of_the_waits_who_is_not_in_all_of_them() -> None:
+    """So what surely stands need be searched only where something seems to be stuck."""
+    rng = random.Random(6)
+    fewer = 0
+    for _ in range(4_000):
+        waits = drawn(rng)
+        going_on = {who for who in range(12) if rng.random() < 0.2}
+        part = Waits(
+            {
+                name: replace(pool, queue=[each for each in pool.queue if each[0] not in going_on])
+                for name, pool in waits.pools.items()
+            },
+            {who: ends for who, ends in waits.ends.items() if who not in going_on},
+        )
+        assert stuck(part) <= stuck(waits), waits
+        fewer += stuck(part) != stuck(waits)
+    assert fewer > 400
 
 
 def test_a_long_chain_costs_no_stack() -> None:

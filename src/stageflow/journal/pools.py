@@ -301,8 +301,8 @@ class PoolStore(Protocol):
         """
         ...
 
-    def unlisten(self) -> None:
-        """No `wake` is called any more."""
+    def unlisten(self, owner: str) -> None:
+        """No `wake` is called for it any more."""
         ...
 
     async def close(self) -> None: ...
@@ -319,12 +319,23 @@ class MemoryPools:
         self._book = PoolBook().dumped()
         self._reader = BookReader()
         self._pictures: dict[str, str] = {}
+        self._listening: dict[str, tuple[asyncio.AbstractEventLoop, Callable[[], None]]] = {}
 
     async def change(self, decide: Callable[[PoolBook, float], T]) -> T:
         book = PoolBook.loaded(self._book)
+        last_number = book.last_number
         answer = decide(book, self._now_s())
         self._book = book.dumped()
+        for owner in sorted(book.granted_since(last_number) & self._listening.keys()):
+            self._tell(owner)
         return answer
+
+    def _tell(self, owner: str) -> None:
+        loop, wake = self._listening[owner]
+        try:
+            loop.call_soon(wake)
+        except RuntimeError:  # it is closed
+            self.unlisten(owner)
 
     async def read(self) -> tuple[PoolBook, float]:
         return self._reader.book(self._book), self._now_s()
@@ -336,10 +347,14 @@ class MemoryPools:
         return Sight(now_s, book, dict(self._pictures))
 
     async def listen(self, owner: str, wake: Callable[[], None]) -> bool:
-        return False
+        is_new = owner not in self._listening
+        self._listening[owner] = (asyncio.get_running_loop(), wake)
+        if is_new:
+            self._tell(owner)  # what was given before
+        return True
 
-    def unlisten(self) -> None:
-        pass
+    def unlisten(self, owner: str) -> None:
+        self._listening.pop(owner, None)
 
     async def close(self) -> None:
         pass

@@ -143,7 +143,7 @@ class RedisPools:
     async def listen(self, owner: str, wake: Callable[[], None]) -> bool:
         return False
 
-    def unlisten(self) -> None:
+    def unlisten(self, owner: str) -> None:
         pass
 
     async def close(self) -> None:

@@ -27,7 +27,7 @@ from stageflow.runtime.limits import Limits
 from stageflow.runtime.lingering import RUN
 from stageflow.runtime.picture import Evidence, Names, picture_of, sighting_of
 from stageflow.runtime.waits import Waiter, WaitGraph, deadlocked
-from stageflow.scheduler import Sighting, knots, standing
+from stageflow.scheduler import Sighting, knots, standing, stuck
 
 if TYPE_CHECKING:
     from stageflow.runtime.driver import Driver
@@ -313,6 +313,7 @@ class SharedPools:
 
     async def _keep_on(self) -> None:
         """Ends when nothing is held, waited for or owed, and the book knows that."""
+        owner = self._owner
         try:
             while self._is_needed:
                 await self._serve()
@@ -320,7 +321,7 @@ class SharedPools:
                 with contextlib.suppress(StageflowError):  # the lease ends by itself
                     await self._store.change(self._left)
         finally:
-            self._store.unlisten()
+            self._store.unlisten(owner)
 
     @property
     def _is_needed(self) -> bool:
@@ -422,7 +423,9 @@ class SharedPools:
             for pool in sight.book.pools.values()
             for each in pool.queue
         }
-        sure = {each for earlier in self._earlier for each in knots(standing(earlier, seen))}
+        sure: set[frozenset[str]] = set()
+        if stuck(seen.waits):  # nobody is surely stuck who does not seem to be
+            sure = {each for earlier in self._earlier for each in knots(standing(earlier, seen))}
         # One that seems to be part of a larger one, or to wait for another, is left until the next
         # look, which tells.
         seeming = set(knots(seen.waits)) if sure else set()

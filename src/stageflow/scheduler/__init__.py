@@ -1,7 +1,7 @@
 """The pure state machine of a run: events in, records and actions out."""
 
 from stageflow.scheduler.actions import Action, Ask, End, Launch, Stop, Wait
-from stageflow.scheduler.deadlock import AwaitedEnds, PoolState, Waits, cycles, knots
+from stageflow.scheduler.deadlock import AwaitedEnds, PoolState, Waits, cycles, knots, stuck
 from stageflow.scheduler.inheritance import Demand, Inheritance, Supply
 from stageflow.scheduler.line import RankedLine, Ranks
 from stageflow.scheduler.program import Program
@@ -51,6 +51,7 @@ __all__ = [
     "stall_of",
     "standing",
     "stands_of",
+    "stuck",
     "take_over",
     "text_of",
     "wording_of",

@@ -120,8 +120,9 @@ class PostgresPools:
                 return False
         return True
 
-    def unlisten(self) -> None:
-        self._news.unlisten()
+    def unlisten(self, owner: str) -> None:
+        if self._news.owner == owner:
+            self._news.unlisten()
 
     def _tell(self, connection: Connection, owners: Collection[str]) -> None:
         """With the commit, whoever was given units hears of it."""

@@ -116,6 +116,8 @@ def _undecided(history: History, whole: Sequence[Facts]) -> str | None:
     missing = [kind for kind in SAME_RUN if kind not in met]
     met = {data["escape"] for data in whole}
     missing += [escape for escape in ESCAPES if escape not in met]
+    if not any(data["mute"] and data["planted"] and data["hosts"] == 1 for data in whole):
+        missing.append("a cycle of pools alone")
     return f"never met: {', '.join(missing)}" if missing else None
 
 

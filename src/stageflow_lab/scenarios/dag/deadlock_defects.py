@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from stageflow.graph import order
 from stageflow.journal.pools import PoolBook
-from stageflow.runtime import driver, shared_pools, waits
+from stageflow.runtime import children, shared_pools, waits
 from stageflow.runtime.messages import Mailbox
-from stageflow.scheduler import AwaitedEnds, Sighting, Waits, cycles
-from stageflow.scheduler.deadlock import stuck
+from stageflow.runtime.pools import Pools
+from stageflow.scheduler import AwaitedEnds, Sighting, Waits, cycles, stuck
 
 from ...sabotage import Sabotage, patched, sabotage
 
@@ -37,7 +37,14 @@ def or_taken_for_and() -> Iterator[None]:
 @sabotage(metric="recall")
 def child_without_parent() -> Iterator[None]:
     """Nobody is told which stage awaits a child run."""
-    with patched(driver, "Caller", lambda *_: None):
+    with patched(children, "Caller", lambda *_: None):
+        yield
+
+
+@sabotage(metric="recall")
+def circles_of_pools_not_seen() -> Iterator[None]:
+    """Where nobody waits for messages, nobody looks for a cycle within the process."""
+    with patched(Pools, "go_round", lambda _: False):
         yield
 
 
@@ -152,6 +159,7 @@ def _searching(search: Any) -> Iterator[None]:
 DEFECTS: Final[tuple[Sabotage, ...]] = (
     or_taken_for_and,
     child_without_parent,
+    circles_of_pools_not_seen,
     everybody_stuck_is_named,
     pictures_taken_as_they_are,
     every_member_is_ended,

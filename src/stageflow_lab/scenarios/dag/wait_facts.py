@@ -48,6 +48,7 @@ def facts_of(plan: Plan, seen: Sequence[Seen], *, engine: str, scan_s: float) ->
         "escape": plan.escape,
         "kinds": sorted({each.wait.kind for each in plan.members if each.wait is not None}),
         "shared": len(plan.shared),
+        "mute": plan.is_mute,
         "happened": not plan.closer or plan.closer in waits_s,
         "reports": len(victims),
         "exact": exact,

@@ -16,12 +16,15 @@ STAGES_MAX: Final = 50
 LENGTH_MAX: Final = 20
 SAME_RUN: Final = ("all", "any", "some", "pool", "any_unit", "child", "any_branch", "some_branches")
 ACROSS: Final = ("pool", "any_unit", "child")
+"""Kinds of waits between runs; the only ones where nobody waits for messages."""
 BY_MESSAGE: Final = ("all", "any", "some")
 BY_JOIN: Final = ("any_branch", "some_branches")
 BY_POOL: Final = ("pool", "any_unit", "child", "behind")
 ESCAPES: Final = ("a free sender or holder", "no closing wait", "a message just sent")
 SHARE_OF_FADING: Final = 0.2
 """Of planted cycles: closed by the silent end of the last who could have sent."""
+SHARE_MUTE: Final = 0.2
+"""Of plans: nobody in them waits for a message, only for pools and child runs."""
 SHARE_SHARED: Final = 0.2
 """Of pools whose users are all in one process: shared all the same."""
 CLOSES_S: Final = 1.2
@@ -83,6 +86,14 @@ class Plan:
     """What kept the ring from being a cycle; "" where one is planted."""
     shared: frozenset[int]
     """Pools, by the stage that asks for their units, that lie in the shared store."""
+
+    @property
+    def is_mute(self) -> bool:
+        """Whether nobody waits for messages."""
+        return all(
+            each.after is None and (each.wait is None or each.wait.kind in BY_POOL)
+            for each in self.members
+        )
 
     def holders(self, asker: int) -> tuple[int, ...]:
         """Who holds a unit each of the pool that `asker` wants; empty when it wants none."""
@@ -237,7 +248,7 @@ def _drawn(rng: random.Random, seed: int, *, is_planted: bool, hosts: int | None
     runs = max(processes, rng.randint(1, 3))
     if length < runs:
         runs = processes = min(length, runs)
-    draw = _Draw(rng, length, runs)
+    draw = _Draw(rng, length, runs, is_mute=rng.random() < SHARE_MUTE)
     draw.ring()
     if is_planted and rng.random() < SHARE_OF_FADING:
         draw.fade()
@@ -264,10 +275,11 @@ def _drawn(rng: random.Random, seed: int, *, is_planted: bool, hosts: int | None
 class _Draw:
     """A plan that is being drawn."""
 
-    def __init__(self, rng: random.Random, length: int, runs: int) -> None:
+    def __init__(self, rng: random.Random, length: int, runs: int, *, is_mute: bool) -> None:
         self.rng = rng
         self.length = length
         self.runs = runs
+        self.is_mute = is_mute
         self.members: list[Member] = []
         self.closer = 0
 
@@ -287,7 +299,7 @@ class _Draw:
     def _link(self, number: int, target: int) -> PlannedWait:
         rng = self.rng
         same = self.members[number].run == self.members[target].run
-        kind = rng.choice(SAME_RUN if same else ACROSS)
+        kind = rng.choice(SAME_RUN if same and not self.is_mute else ACROSS)
         others = [
             each.number
             for each in self.members
@@ -362,11 +374,12 @@ class _Draw:
         if rng.random() < 0.3 or target.is_silent:
             self._add(Member(0, run, None, self._free_s()))
             return
-        kind = "pool" if target.run != run else rng.choice(("all", "pool", "behind", "any_branch"))
+        kinds = ("pool", "behind") if self.is_mute else ("all", "pool", "behind", "any_branch")
+        kind = "pool" if target.run != run else rng.choice(kinds)
         at_s = rng.uniform(0.1, 0.9)
         if kind == "behind":
             if target.wait is None or target.wait.kind not in ("pool", "any_unit"):
-                kind = "all"
+                kind = kinds[0]
             else:
                 at_s = target.at_s + 0.05
         self._add(Member(0, run, PlannedWait(kind, (target.number,), 1), at_s))

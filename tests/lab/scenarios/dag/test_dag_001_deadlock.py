@@ -37,6 +37,7 @@ FOUND: Mapping[str, Any] = {
     "escape": "",
     "kinds": list(SAME_RUN),
     "shared": 2,
+    "mute": False,
     "happened": True,
     "reports": 1,
     "exact": 1,
@@ -48,6 +49,7 @@ FOUND: Mapping[str, Any] = {
     "others": 4,
     "finished": 4,
 }
+POOLS_ONLY: Mapping[str, Any] = {**FOUND, "hosts": 1, "mute": True}
 QUIET: Mapping[str, Any] = {
     **FOUND,
     "planted": False,
@@ -65,6 +67,7 @@ def history(*more: Mapping[str, Any], static: Mapping[str, Any] = REFUSED) -> Hi
     made = History({"sim": 10, "real": 2})
     for engine in ("sim", "real"):
         made.record("world", **{**FOUND, "engine": engine})
+    made.record("world", **POOLS_ONLY)
     for escape in ESCAPES:
         made.record("world", **{**QUIET, "escape": escape})
     for world in more:
