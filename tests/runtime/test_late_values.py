@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable, Sequence
 
 from stageflow import (
     Allow,
@@ -11,6 +12,7 @@ from stageflow import (
     Decision,
     Event,
     EventType,
+    JournalError,
     Limits,
     Pipeline,
     Redact,
@@ -24,6 +26,7 @@ from stageflow import (
 from stageflow.contracts import contract_of
 from stageflow.journal.journal import GroupCommit
 from stageflow.journal.memory import MemoryStore
+from stageflow.journal.store import Append
 from stageflow.model.record import Record, RecordType
 from stageflow.model.values import thaw
 
@@ -149,6 +152,68 @@ def test_a_thread_that_comes_back_after_the_run_is_told_and_kept_before_closing(
         assert loaded.status == "ok"
         (record,) = late(loaded.records)
         assert (record.attempt, value_of(record)) == (1, [7, 1])
+
+    asyncio.run(main())
+
+
+class HeldStore(MemoryStore):
+    """Keeps the first late value waiting until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.came, self.go_on = threading.Event(), threading.Event()
+
+    def commit(self, batch: Sequence[Append]) -> list[JournalError | None]:
+        if any(record.type is RecordType.LATE for append in batch for record in append.records):
+            self.came.set()
+            self.go_on.wait(PATIENCE_S)
+        return super().commit(batch)
+
+
+def test_a_run_is_taken_up_anew_when_what_was_late_is_written() -> None:
+    """
+    1. two stages time out, their threads run on, and the run fails
+    2. the first thread is back, and its value is being written when the second is back
+    3. the run is resumed: once it is claimed, its former driver may write nothing any more
+    4. both values are kept, and the run is done
+    """
+    go_on = [threading.Event(), threading.Event()]
+    tries = []
+
+    def returning(place: int) -> Callable[[int], list[int]]:
+        def found(x: int) -> list[int]:
+            tries.append(place)
+            if len(tries) <= 2:
+                go_on[place].wait(PATIENCE_S)
+            return [x, place]
+
+        return found
+
+    stages = [
+        enrich(timeout=SOON_S, name=f"s{place}", on_failure="isolate")(returning(place))
+        for place in (0, 1)
+    ]
+    pipeline = Pipeline("late", stages, inputs={"x": int}, outputs=stages)
+
+    async def main() -> None:
+        store, events = HeldStore(), Subscription()
+        async with Runtime(journal=GroupCommit(store), limits=Limits(grace_s=0.001)) as runtime:
+            run = await pipeline.using(runtime=runtime, run_id="r", events=events).run(x=7)
+            assert run.status == "partial"
+            go_on[0].set()
+            await asyncio.to_thread(store.came.wait, PATIENCE_S)
+            go_on[1].set()
+            async with asyncio.timeout(PATIENCE_S):
+                while runtime.threads.stuck:
+                    await asyncio.sleep(SOON_S / 10)
+            resumed = asyncio.create_task(runtime.resume("r", pipeline=pipeline))
+            await asyncio.sleep(SOON_S)
+            store.go_on.set()
+            assert (await resumed).status == "ok"
+        records = store.load("r").records
+        kept = [value_of(record) for record in late(records)]
+        assert sorted(kept, key=repr) == [[7, 0], [7, 1]]
+        assert sorted(late_events(events.drain()), key=repr) == [("s0", 1), ("s1", 1)]
 
     asyncio.run(main())
 

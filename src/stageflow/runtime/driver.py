@@ -1234,7 +1234,7 @@ class Driver:
             self.step_aside(() if actions is None else actions)
         elif self.history is not None and (self.bug is None or _is_lost(self.bug)):
             # Of a run that is another's by now, too: the journal refuses and keeps it.
-            self.runtime.owe(self._journal_late())
+            self.runtime.owe(self.identity.run, self._journal_late())
 
     async def _journal_late(self) -> None:
         assert self.history is not None

@@ -76,6 +76,7 @@ async def recovered(
     elif known.status != "ok" or UNDO_RUN in (rerun or ()):
         heir = runtime.expect_heir(run)
         try:
+            await runtime.paid(run)
             loaded = await journal.claim(run, rerun=None if rerun is None else sorted(rerun))
         except BaseException:
             if heir is not None:

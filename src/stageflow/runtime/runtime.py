@@ -186,8 +186,8 @@ class Runtime:
         self._ids = RunIds()
         self._simulated_ids: tuple[weakref.ref[asyncio.AbstractEventLoop], RunIds] | None = None
         """Of the last simulated loop: its ids come from its seed alone, not from earlier runs."""
-        self._owed: set[asyncio.Task[None]] = set()
-        """What runs that are over still owe the journal: values that came too late."""
+        self._owed: dict[asyncio.Task[None], str] = {}
+        """What runs that are over still owe the journal, values that came too late; to the run."""
         self._deps = DepScopes({} if deps is None else deps)
         if isinstance(self.journal, TellsLosses):
             self.journal.when_lost(self._lost)
@@ -213,10 +213,7 @@ class Runtime:
 
     async def aclose(self) -> None:
         """Closes deps, processes and the journal. Runs must have ended."""
-        loop = asyncio.get_running_loop()
-        owed = [task for task in self._owed if task.get_loop() is loop]
-        if owed:
-            await asyncio.wait(owed)
+        await self._paid(self._owed.values())
         await self._deps.close(self.limits.close_s)
         self.threads.dismiss()
         await self.processes.close()
@@ -500,13 +497,24 @@ class Runtime:
         heir = self.heirs[run] = Heir()
         return heir
 
-    def owe(self, work: Coroutine[Any, Any, None]) -> None:
-        """Has `work` done, for a run that is over; `aclose` waits for it."""
+    def owe(self, run: str, work: Coroutine[Any, Any, None]) -> None:
+        """Has `work` done, for a run that is over; `aclose` and the run's next claim wait for it."""
         context = copy_context()
         context.run(RUN.set, None)  # nothing that a stage left behind, to be ended with its run
         task = asyncio.get_running_loop().create_task(work, context=context)
-        self._owed.add(task)
-        task.add_done_callback(self._owed.discard)
+        self._owed[task] = run
+        task.add_done_callback(self._owed.pop)
+
+    async def paid(self, run: str) -> None:
+        """Waits until nothing is owed to the journal of `run`: once it is claimed anew, what its
+        former driver still writes is refused there."""
+        await self._paid([run])
+
+    async def _paid(self, runs: Collection[str]) -> None:
+        loop = asyncio.get_running_loop()
+        owed = [t for t, run in self._owed.items() if run in runs and t.get_loop() is loop]
+        if owed:
+            await asyncio.wait(owed)
 
     def needs_journal(self) -> Journal:
         """The journal; BuildError "runtime.no_journal" when runs are kept in memory only."""
