@@ -204,7 +204,7 @@ def test_a_run_is_taken_up_anew_when_what_was_late_is_written() -> None:
             await asyncio.to_thread(store.came.wait, PATIENCE_S)
             go_on[1].set()
             async with asyncio.timeout(PATIENCE_S):
-                while runtime.threads.stuck:
+                while runtime.threads.stuck:  # noqa: ASYNC110 - it tells nobody of its threads
                     await asyncio.sleep(SOON_S / 10)
             resumed = asyncio.create_task(runtime.resume("r", pipeline=pipeline))
             await asyncio.sleep(SOON_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -56,6 +57,26 @@ async def test_another_call_under_the_same_key_has_diverged() -> None:
         return await ctx.step("key", effect, 2)
 
     run = await Pipeline("p", [stage], outputs=stage).run()
+    assert run.failure is not None
+    assert run.failure.reason == "resume.diverged"
+
+
+async def test_what_a_partial_binds_is_part_of_the_call_and_its_function_says_the_type() -> None:
+    def effect(x: int, y: int) -> tuple[int, int]:
+        return x, y
+
+    first = functools.partial(functools.partial(effect, 1), y=2)
+    later = functools.partial(effect, 1, y=3)
+
+    @agent
+    async def stage(ctx: Context) -> bool:
+        made = await ctx.step("key", first)
+        assert made == await ctx.step("key", effect, 1, y=2) == (1, 2)
+        await ctx.step("key", later)
+        return True
+
+    async with Runtime(journal=memory_journal()) as runtime:
+        run = await Pipeline("p", [stage], outputs=stage).using(runtime=runtime).run()
     assert run.failure is not None
     assert run.failure.reason == "resume.diverged"
 

@@ -231,10 +231,10 @@ class _Build:
         if unresolved is not None:
             self.wrong(
                 "stage.annotation",
-                f"an annotation of stage {stage.name!r} names something unknown: {unresolved}",
+                f"an annotation of stage {stage.name!r} is no type: {unresolved}",
                 node=stage.name,
                 expected="annotations that resolve where the stage is decorated or built",
-                fix="define or import the name before the stage, outside `if TYPE_CHECKING`",
+                fix="define or import each name before the stage, outside `if TYPE_CHECKING`",
             )
             return stage
         resolved = dataclasses.replace(

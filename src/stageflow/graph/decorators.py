@@ -25,6 +25,8 @@ from stageflow.graph.stage import (
     checked_name,
     checked_priority,
     checked_timeout,
+    function_of,
+    innermost,
     mode_of,
     signature_of,
 )
@@ -410,17 +412,15 @@ def _stage(
             node=body.name,
             fix="use one decorator, or body.named(...) for other options",
         )
-    function = body if callable(body) and not hasattr(body, "execute") else None
+    function = function_of(body)
     if function is None:
-        function = getattr(body, "execute", None)
-    if not callable(function):
         raise BuildError(
             "stage.not_callable",
-            f"a {kind.value} stage needs a function or an object with execute",
+            f"a {kind.value} stage needs a function, or an object that can be called or executed",
             got=type(body).__name__,
             fix=f"@{kind.value} on a function, or {kind.value}(obj, name=...)",
         )
-    default = getattr(body, "__name__", None) or type(body).__name__.lower()
+    default = getattr(innermost(body), "__name__", None) or type(body).__name__.lower()
     name = checked_name(options.get("name", default))
     mode = mode_of(function)
     place = _place(kind, mode, options.get("place"), name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import math
 import typing
@@ -350,6 +351,24 @@ def mode_of(function: Callable[..., Any]) -> Mode:
     return "sync"
 
 
+def function_of(body: Any) -> Callable[..., Any] | None:
+    """What the stage calls: a function, class or partial as it is; of another object its `execute`,
+    or else its `__call__`. None when there is neither."""
+    found = getattr(body, "execute", body)
+    if callable(found) and not (
+        inspect.isroutine(found) or isinstance(found, (type, functools.partial))
+    ):
+        found = found.__call__
+    return found if callable(found) else None
+
+
+def innermost(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of a partial, of a partial of one, and so on."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
+
+
 def signature_of(
     function: Callable[..., Any], *, name: str, local_names: Mapping[str, Any] | None
 ) -> tuple[tuple[Parameter, ...], Any, str | None]:
@@ -363,9 +382,11 @@ def signature_of(
     hints: dict[str, Any] = {}
     try:
         hints = typing.get_type_hints(
-            function, localns=dict(local_names) if local_names else None, include_extras=True
+            innermost(function),
+            localns=dict(local_names) if local_names else None,
+            include_extras=True,
         )
-    except NameError as error:
+    except (NameError, AttributeError, TypeError, SyntaxError) as error:
         unresolved = str(error)
     parameters = []
     for parameter in signature.parameters.values():

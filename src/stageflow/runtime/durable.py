@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import typing
@@ -38,6 +39,9 @@ async def do_step(
     kwargs: Mapping[str, Any],
 ) -> Any:
     """The result of a step: recorded, or made and recorded now."""
+    while isinstance(function, functools.partial):  # what it binds is part of the call
+        args, kwargs = (*function.args, *args), {**function.keywords, **kwargs}
+        function = function.func
     steps = driver.steps_done.setdefault((number, driver.scheduler.revision[number]), {})
     call = _call_hash(driver, function, args, kwargs)
     node = driver.nodes[number].name

@@ -17,6 +17,7 @@ import secrets
 import signal
 import struct
 import sys
+from types import ModuleType
 from typing import Any, Final
 
 from stageflow.graph import Stage
@@ -38,15 +39,16 @@ def check_portable(stage: Stage[..., Any], pipeline: str) -> None:
     function = stage.function
     module = getattr(function, "__module__", None)
     qualname = getattr(function, "__qualname__", "")
-    if module is None or "<" in qualname or module == "__main__":
+    is_of_object = not isinstance(getattr(function, "__self__", type), (type, ModuleType))
+    if not module or not qualname or "<" in qualname or module == "__main__" or is_of_object:
         raise BuildError(
             "stage.place_process",
             f"stage {stage.name!r} can't be found by a child process",
             pipeline=pipeline,
             node=stage.name,
             expected="a function defined at the top of an importable module",
-            got=f"{module}.{qualname}",
-            fix="move the function to a module, or use place='thread'",
+            got=f"a method of an object, {qualname}" if is_of_object else f"{module}.{qualname}",
+            fix="write a function at the top of a module, or use place='thread'",
         )
 
 

@@ -498,7 +498,7 @@ class Runtime:
         return heir
 
     def owe(self, run: str, work: Coroutine[Any, Any, None]) -> None:
-        """Has `work` done, for a run that is over; `aclose` and the run's next claim wait for it."""
+        """Has `work` done, for a run that is over; `aclose` and its next claim wait for that."""
         context = copy_context()
         context.run(RUN.set, None)  # nothing that a stage left behind, to be ended with its run
         task = asyncio.get_running_loop().create_task(work, context=context)

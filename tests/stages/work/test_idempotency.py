@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -477,6 +478,32 @@ async def test_a_users_statement_that_fails_is_his_own_error(tmp_path: Path) -> 
     assert run.reason == "error:OperationalError"
 
 
+async def test_a_partial_and_an_object_have_effects_under_the_names_they_are_given() -> None:
+    """Two partials of one function do different things: no parameter tells them apart."""
+    done: list[tuple[str, str]] = []
+
+    async def send(to: str, invoice: str) -> Receipt:
+        done.append((to, invoice))
+        return Receipt("ok", [to], 1, 1)
+
+    class Sender:
+        async def __call__(self, invoice: str) -> Receipt:
+            return await send("Cleo", invoice)
+
+    ledger = memory()
+    bodies = {"ada": functools.partial(send, "Ada"), "ben": functools.partial(send, "Ben")}
+    for name, body in (*bodies.items(), ("cleo", Sender())) * 2:
+        stage = work(keyed=True, name="send")(
+            idempotent(key="invoice:{invoice}", name=name, sink="keyed")(body)
+        )
+        inputs = {"invoice": str}
+        pipeline = Pipeline("p", [stage], inputs=inputs, outputs=stage, deps={"ledger": Ledger})
+        async with Runtime(deps={"ledger": lambda: _Kept(ledger)}) as runtime:
+            run = await pipeline.using(runtime=runtime, tenant="t").run(invoice="a")
+        assert run.output == Receipt("ok", [name.capitalize()], 1, 1)
+    assert done == [("Ada", "a"), ("Ben", "a"), ("Cleo", "a")]
+
+
 # -- mistakes ------------------------------------------------------------------------------------
 
 
@@ -501,6 +528,8 @@ def sync_body(invoice: str) -> str:
         (body, {"key": "invoice"}, "effect.key"),
         (body, {"key": "{}"}, "effect.key"),
         (body, {"key": "{"}, "effect.key"),
+        (functools.partial(body), {"key": "invoice:{invoice}"}, "effect.option"),
+        (7, {}, "effect.body"),
     ],
 )
 def test_mistakes_are_found_when_the_body_is_wrapped(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -374,3 +375,20 @@ def test_arguments_that_do_not_fit_are_refused_with_a_text_for_the_model(given: 
     for arguments in (Arguments(forecast), Arguments({**SCHEMA, "type": "object"}, name="f")):
         with pytest.raises(ToolError, match=r"tool\.arguments"):
             arguments.check(given)
+
+
+async def test_a_partial_and_an_object_that_can_be_called_are_tools() -> None:
+    def weather(unit: str, city: str) -> str:
+        return json.dumps({"city": city, "celsius": len(unit)})
+
+    class Station:
+        async def __call__(self, city: str) -> str:
+            return weather("C", city)
+
+    for body, name in ((functools.partial(weather, "C"), "weather"), (Station(), "Station")):
+        stage = tool(output=Weather)(body)
+        assert stage.name == name
+        run = await Pipeline("p", [stage], inputs={"city": str}, outputs=stage).run(city="Oslo")
+        assert run.output.value == Weather(city="Oslo", celsius=1)
+    with pytest.raises(BuildError, match=r"stage\.not_callable"):
+        tool(output=Weather)(7)  # type: ignore[arg-type]

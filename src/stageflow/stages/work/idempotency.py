@@ -25,6 +25,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 from stageflow.contracts import Contract, contract_of
 from stageflow.graph.decorators import value_type
+from stageflow.graph.stage import function_of, innermost
 from stageflow.model.errors import (
     BuildError,
     EffectError,
@@ -142,10 +143,15 @@ class _Once:
     def __init__(
         self, body: Callable[..., Any], options: _Options, local_names: dict[str, Any] | None
     ) -> None:
-        self.body = body
+        function = function_of(body)
+        if function is None:
+            raise _refused(str(options.name or body)[:80], "effect.body", None, "a function")
+        self.body = function
+        self.is_named = options.name is not None or inspect.isroutine(body)
         self.options = options
-        self.name = str(options.name or getattr(body, "__name__", type(body).__name__))
-        self.signature = inspect.signature(body)
+        name = getattr(innermost(body), "__name__", type(body).__name__)
+        self.name = str(options.name or name)
+        self.signature = inspect.signature(function)
         self.taken = tuple(self.signature.parameters)
         self.local_names = local_names
         self.repeatable = options.sink != "plain"
@@ -164,7 +170,9 @@ class _Once:
         """Of the body's value; resolved when first needed, as annotations may name what comes
         later in their module."""
         try:
-            hints = typing.get_type_hints(self.body, localns=self.local_names, include_extras=True)
+            hints = typing.get_type_hints(
+                innermost(self.body), localns=self.local_names, include_extras=True
+            )
         except NameError:
             hints = {}
         return contract_of(value_type(hints.get("return", Any), "async"))
@@ -172,7 +180,7 @@ class _Once:
     def function(self) -> Callable[..., Any]:
         """The stage's body: takes what the wrapped one takes, the context and the ledger."""
 
-        @functools.wraps(self.body)
+        @functools.wraps(innermost(self.body))
         async def once(**given: Any) -> Any:
             ctx: Context = given[CONTEXT] if CONTEXT in self.taken else given.pop(CONTEXT)
             ledger: Ledger = given[LEDGER] if LEDGER in self.taken else given.pop(LEDGER)
@@ -183,7 +191,7 @@ class _Once:
             for name, each in self.signature.parameters.items()
             if name not in (EFFECT, TRANSACTION)
         ]
-        annotations = dict(getattr(self.body, "__annotations__", {}))
+        annotations = dict(getattr(innermost(self.body), "__annotations__", {}))
         for name in (EFFECT, TRANSACTION):
             annotations.pop(name, None)
         for name, type_ in ((CONTEXT, Context), (LEDGER, Ledger)):
@@ -401,6 +409,9 @@ def _check_body(once: _Once) -> None:
         raise _refused(name, "effect.option", "sink", f"one of {', '.join(get_args(Sink))}")
     if not (options.wait_s >= 0 and options.reconcile_s > 0):
         raise _refused(name, "effect.option", "wait_s", "seconds, wait_s >= 0, reconcile_s > 0")
+    if options.key is not None and not once.is_named:
+        # Two partials of one function do different things, which no parameter tells apart.
+        raise _refused(name, "effect.option", "name", "a name for what is no function")
     is_async = inspect.iscoroutinefunction(once.body)
     transactional = options.sink == "transactional"
     if is_async == transactional or transactional != (TRANSACTION in taken):

@@ -7,6 +7,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+from stageflow.graph.stage import innermost
 from stageflow.model.errors import BuildError, ToolError
 from stageflow.stages.work.tools.check import OutputCheck
 from stageflow.stages.work.tools.rules import OutputRules
@@ -78,7 +79,7 @@ def _record(function: Callable[..., Any], name: str, without: tuple[str, ...]) -
     from pydantic import Field, create_model  # slow to import; only for tools that models call
 
     try:
-        hints = typing.get_type_hints(function, include_extras=True)
+        hints = typing.get_type_hints(innermost(function), include_extras=True)
     except NameError as error:
         raise BuildError(
             "tool.contract",

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, Unpack
 
 from stageflow.graph import Stage, enrich, work
 from stageflow.graph.decorators import WorkOptions
+from stageflow.graph.stage import function_of, innermost
 from stageflow.model.errors import BuildError
 from stageflow.model.labels import checked_labels
 from stageflow.model.outputs import StageOutput
@@ -48,7 +49,7 @@ def tool(
     local_names = None if caller.f_locals is caller.f_globals else dict(caller.f_locals)
 
     def decorate(body: Callable[..., Any]) -> Stage[..., ToolOutput[Any]]:
-        name = options.get("name", getattr(body, "__name__", type(body).__name__))
+        name = options.get("name", getattr(innermost(body), "__name__", type(body).__name__))
         check: OutputCheck[Any] = OutputCheck(output, tool=name, rules=rules, invariants=invariants)
         decorators = {"work": work, "enrich": enrich}
         if kind not in decorators:
@@ -63,7 +64,9 @@ def tool(
         labels = checked_labels(options.get("labels", ()), field="labels", node=name)
         given: dict[str, Any] = {**options, "name": name, "labels": labels | {EXTERNAL}}
         decorate: Any = decorators[kind]
-        made: Stage[..., ToolOutput[Any]] = decorate(**given)(_checked(body, check, local_names))
+        function = function_of(body)
+        checked = body if function is None else _checked(function, check, local_names)
+        made: Stage[..., ToolOutput[Any]] = decorate(**given)(checked)
         return made
 
     return decorate
@@ -107,7 +110,7 @@ def _annotations(
 ) -> dict[str, Any]:
     """The body's parameters, and what the stage gives in place of the body's own value."""
     try:
-        hints = typing.get_type_hints(body, localns=local_names, include_extras=True)
+        hints = typing.get_type_hints(innermost(body), localns=local_names, include_extras=True)
     except NameError:
         hints = dict(getattr(body, "__annotations__", {}))
     declared = check.contract.declared
