@@ -291,6 +291,56 @@ def test_timeouts_are_positive_seconds(timeout: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"name": ""}, "name"),
+        ({"name": 3}, "name"),
+        ({"stages": question}, "stages"),
+        ({"stages": "question"}, "stages"),
+        ({"stages": None}, "stages"),
+        ({"inputs": ["text"]}, "inputs"),
+        ({"deps": "db"}, "deps"),
+    ],
+)
+def test_arguments_of_a_pipeline_have_their_forms(given: dict[str, Any], field: str) -> None:
+    arguments = {"name": "desk", "stages": [question], "inputs": {"text": str}, **given}
+    with pytest.raises(BuildError) as caught:
+        Pipeline(arguments.pop("name"), arguments.pop("stages"), **arguments)
+    assert (caught.value.code, caught.value.field) == ("graph.argument", field)
+
+
+def test_stages_may_come_from_any_iterable() -> None:
+    assert len(Pipeline("desk", (s for s in [question]), inputs={"text": str}).plan.nodes) == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "code"),
+    [
+        ("run_id", "", "run.option"),
+        ("run_id", 4711, "run.option"),
+        ("session", "", "run.option"),
+        ("correlation", b"c", "run.option"),
+        ("request_key", 7, "run.option"),
+        ("target", "", "run.option"),
+        ("seed", "7", "run.option"),
+        ("seed", True, "run.option"),
+        ("window", 5, "run.option"),
+        ("events", print, "run.option"),
+        ("events", [print], "run.option"),
+        ("tenant", 7, "run.option"),
+        ("deadline", "1s", "policy.timeout"),
+        ("deadline", True, "policy.timeout"),
+        ("deadline", float("nan"), "policy.timeout"),
+        ("priority", "high", "policy.priority"),
+    ],
+)
+def test_options_of_runs_have_their_forms(option: str, value: Any, code: str) -> None:
+    with pytest.raises(BuildError) as caught:
+        Pipeline("desk", [question], inputs={"text": str}).using(**{option: value})
+    assert (caught.value.code, caught.value.field) == (code, option)
+
+
+@pytest.mark.parametrize(
     "options",
     [{"attempts": 0}, {"base_s": -1.0}, {"factor": 0.5}, {"max_s": -1.0}],
 )

@@ -24,7 +24,17 @@ async def test_an_absolute_address_has_four_slashes(tmp_path: Path, in_tmp: Path
     assert (tmp_path / "deep" / "runs.db").exists()
 
 
-@pytest.mark.parametrize("address", ["mysql://host/db", "sqlite:///", "redis://secret@host"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "mysql://host/db",
+        "sqlite:///",
+        "redis://secret@host",
+        "postgresql:/me:secret@host/db",
+        "postgres//me:secret@host/db",
+        "sqlite:runs.db",
+    ],
+)
 def test_an_unknown_address_is_refused_without_being_shown(address: str) -> None:
     with pytest.raises(BuildError) as caught:
         Runtime(journal=address)

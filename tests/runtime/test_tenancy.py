@@ -37,6 +37,7 @@ OPERATORS: dict[str, str] = {
     "expect_heir": "of the engine",
     "needs_journal": "the journal of all",
     "owe": "of the engine",
+    "paid": "of the engine",
     "begin": "of the engine: pipeline.using(runtime=handle)",
     "child": "of the engine",
     "to_take_back": "of the engine",

@@ -15,6 +15,7 @@ from stageflow.graph.decorators import (
 )
 from stageflow.graph.merging import merge_of
 from stageflow.graph.overriding import refused, stand_in
+from stageflow.graph.pipeline_arguments import check_arguments
 from stageflow.graph.plan import Argument, InputSpec, Node, Plan, Role, Source
 from stageflow.graph.stage import BranchRef, Join, Merge, Parameter, Stage
 
@@ -33,6 +34,7 @@ __all__ = [
     "agent",
     "any_of",
     "approval",
+    "check_arguments",
     "compile_plan",
     "enrich",
     "first_of",

@@ -14,6 +14,10 @@ from stageflow.model.errors import BuildError, JournalError
 
 _SQLITE = "sqlite:///"
 _POSTGRES = ("postgresql://", "postgres://")
+_MISSPELT = tuple(
+    f"{scheme}{mark}" for scheme in ("postgresql", "postgres", "sqlite") for mark in (":", "//")
+)
+"""How an address begins of which part of the mark was left out; a file would be made of it."""
 _REDIS = ("redis://", "rediss://", "unix://")
 
 
@@ -27,7 +31,7 @@ def opened(address: str | Path) -> Journal:
 
 
 def _store(address: str | Path) -> Store:
-    if isinstance(address, Path) or "://" not in address:
+    if isinstance(address, Path) or not ("://" in address or address.startswith(_MISSPELT)):
         return _sqlite(Path(address))
     if address.startswith(_SQLITE) and len(address) > len(_SQLITE):
         return _sqlite(Path(address.removeprefix(_SQLITE)))
@@ -38,7 +42,7 @@ def _store(address: str | Path) -> Store:
         "this journal address is not known",
         field="journal",
         expected="a path, sqlite:///path, postgresql://host/database, or a Journal",
-        got=address.partition("://")[0][:40] + "://...",
+        got=address.replace("//", ":").partition(":")[0][:40] + "...",
         fix="Runtime(journal='runs.db')",
     )
 

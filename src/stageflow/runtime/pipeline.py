@@ -5,16 +5,15 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Generic, NotRequired, TypeVar, overload
 
-from stageflow.graph import Plan, Stage, compile_plan, refused, stand_in
+from stageflow.graph import Plan, Stage, check_arguments, compile_plan, refused, stand_in
 from stageflow.graph.child import without_exports
 from stageflow.graph.draw import mermaid, text_diagram
-from stageflow.graph.stage import checked_priority
 from stageflow.model.errors import BuildError, InputError, StageflowError, nearest
 from stageflow.model.identity import DEFAULT_TENANT
-from stageflow.model.labels import NONE, Labels, checked_labels
+from stageflow.model.labels import checked_labels
 from stageflow.model.session import Window
 from stageflow.model.snapshot import ContextSnapshot
 from stageflow.model.values import Freezer
@@ -27,6 +26,7 @@ from stageflow.runtime.handle import Handle
 from stageflow.runtime.outcome import Run
 from stageflow.runtime.processes import check_portable
 from stageflow.runtime.request import Request
+from stageflow.runtime.run_options import RunOptions, check_options, subscriptions
 from stageflow.runtime.runtime import Runtime
 from stageflow.runtime.snapshots import SNAPSHOT_BYTES_MAX, dumped, loaded
 from stageflow.runtime.step import Compiled
@@ -35,33 +35,6 @@ from stageflow.runtime.submission import submit
 from stageflow.runtime.tenancy import TenantRuntime, check_bound, runtime_of
 
 O = TypeVar("O")  # noqa: E741
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """How runs are started; set through `Pipeline.using`."""
-
-    runtime: Runtime | None = None
-    tenant: str = DEFAULT_TENANT
-    within: str | None = None
-    """The tenant that later options can't leave; None when no tenant's handle was given."""
-    labels: Labels = NONE
-    """Of the inputs."""
-    session: str | None = None
-    window: Window = field(default_factory=Window)
-    correlation: str | None = None
-    deadline: float | None = None
-    """Seconds the whole run may take."""
-    seed: int | None = None
-    """Of jitter; the same seed gives the same waits. None: every run has its own, of its id."""
-    run_id: str | None = None
-    priority: int = 0
-    """Among the runs of one tenant: higher goes first in the queue, and where stages wait."""
-    request_key: str | None = None
-    events: tuple[Subscription, ...] = ()
-    target: str | None = None
-    fakes: DepScopes | None = None
-    """Deps that stand for the runtime's; set through `Pipeline.override`."""
 
 
 class Pipeline(Generic[O]):
@@ -108,6 +81,7 @@ class Pipeline(Generic[O]):
         outputs: Any = None,
         deps: Mapping[str, Any] | None = None,
     ) -> None:
+        check_arguments(name, stages, inputs=inputs, deps=deps)
         self._compile(
             name,
             tuple(stages),
@@ -191,18 +165,9 @@ class Pipeline(Generic[O]):
         `priority` counts among the runs of one tenant: higher goes first where stages wait for
         pools, threads and processes, and in the queue of submitted runs. A child run has that of
         the stage that starts it, and its own on top.
+
+        Raises BuildError `run.option`, `policy.timeout`, `policy.priority`.
         """
-        if priority is not None:
-            checked_priority(priority, self.name)
-        if deadline is not None and not deadline > 0:
-            raise BuildError(
-                "policy.timeout",
-                "a deadline must lie in the future",
-                pipeline=self.name,
-                field="deadline",
-                expected="seconds > 0",
-                got=repr(deadline)[:80],
-            )
         within = None
         if isinstance(runtime, TenantRuntime):
             within = runtime.name
@@ -222,13 +187,10 @@ class Pipeline(Generic[O]):
             "run_id": run_id,
             "priority": priority,
             "request_key": request_key,
-            "events": (events,)
-            if isinstance(events, Subscription)
-            else None
-            if events is None
-            else tuple(events),
+            "events": subscriptions(self.name, events),
             "target": target,
         }
+        check_options(self.name, given)
         other = copy.copy(self)
         other.options = replace(
             self.options, **{name: value for name, value in given.items() if value is not None}
