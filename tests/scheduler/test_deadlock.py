@@ -7,7 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from stageflow.scheduler import AwaitedEnds, PoolState, Waits, cycles, knots, stuck
+from stageflow.scheduler import (
+    AwaitedEnds,
+    PoolState,
+    Waits,
+    cycles,
+    knots,
+    own_cycle,
+    stuck,
+)
 
 
 def lock(holder: int | None, *queue: int) -> PoolState[int]:
@@ -192,3 +200,38 @@ def test_a_cycle_that_may_go_on_once_another_is_broken_is_no_knot() -> None:
     waits: Waits[int] = Waits({}, ends)
     assert sorted(map(sorted, cycles(waits))) == [[1, 2], [3, 4]]
     assert knots(waits) == [frozenset({1, 2})]
+
+
+def test_who_may_go_on_once_another_cycle_is_broken_has_no_cycle_of_his_own() -> None:
+    """5 and 6 wait for each other. What they make of their waiting for 1, who waits with 2:"""
+    one_and_two = {1: AwaitedEnds(frozenset({2}), 1), 2: AwaitedEnds(frozenset({1}), 1)}
+    six = {6: AwaitedEnds(frozenset({5}), 1)}
+    either: Waits[int] = Waits({}, {**one_and_two, **six, 5: AwaitedEnds(frozenset({6, 1}), 1)})
+    both: Waits[int] = Waits({}, {**one_and_two, **six, 5: AwaitedEnds(frozenset({6, 1}), 2)})
+    assert own_cycle(either, 5) is None and own_cycle(either, 6) is None
+    assert own_cycle(both, 5) == own_cycle(both, 6) == {5, 6}
+    for waits in (either, both):
+        assert own_cycle(waits, 1) == {1, 2}
+        assert sorted(map(sorted, cycles(waits))) == [[1, 2], [5, 6]]
+    # A unit that 1 holds would do for 6 as well as that of 5.
+    units = PoolState(2, {5: 1, 1: 1}, [(6, 1)])
+    pool: Waits[int] = Waits({"p": units}, {**one_and_two, 5: AwaitedEnds(frozenset({6}), 1)})
+    assert own_cycle(pool, 6) is None and own_cycle(pool, 1) == {1, 2}
+
+
+def test_the_own_cycles_of_random_waits() -> None:
+    """Each stays stuck when all others go on; and who breaks them all frees everybody."""
+    rng = random.Random(7)
+    other = 0
+    for _ in range(4_000):
+        waits = drawn(rng)
+        parts = cycles(waits)
+        for part in parts:
+            for who in part:
+                own = own_cycle(waits, who)
+                other += own != part
+                assert own is None or (own <= part and who in own)
+        for knot in knots(waits):
+            assert all(own_cycle(waits, who) == knot for who in knot)
+        assert not parts or any(own_cycle(waits, who) for part in parts for who in part)
+    assert other > 20, "some are no cycles of their own"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from stageflow.model.errors import BuildError
+from stageflow.model.forms import is_count, is_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,8 @@ class RetryBudget:
     reserve: int = 10
 
     def __post_init__(self) -> None:
-        if not (self.ratio >= 0 and self.window_s > 0 and self.reserve >= 0):
+        fine = is_number(self.ratio) and is_number(self.window_s) and self.ratio >= 0
+        if not (fine and self.window_s > 0 and is_count(self.reserve, least=0)):
             raise _wrong(
                 "RetryBudget(ratio=0.1, window_s=10.0, reserve=10)", "ratio, window_s, reserve"
             )
@@ -47,8 +49,10 @@ class CircuitBreaker:
     probes: int = 1
 
     def __post_init__(self) -> None:
-        fine = 0 < self.failure_ratio <= 1 and self.calls_min >= 1 and self.probes >= 1
-        if not (fine and self.window_s > 0 and self.open_s > 0):
+        numbers = (self.failure_ratio, self.window_s, self.open_s)
+        counts = (self.calls_min, self.probes)
+        fine = all(map(is_number, numbers)) and all(is_count(each, least=1) for each in counts)
+        if not (fine and 0 < self.failure_ratio <= 1 and self.window_s > 0 and self.open_s > 0):
             raise _wrong(
                 "CircuitBreaker(failure_ratio=0.5, calls_min=20, window_s=10.0, open_s=10.0)",
                 "failure_ratio, calls_min, window_s, open_s, probes",
@@ -61,6 +65,17 @@ class Dependency:
 
     budget: RetryBudget | None = field(default_factory=RetryBudget)
     breaker: CircuitBreaker | None = None
+
+    def __post_init__(self) -> None:
+        for value, kind in ((self.budget, RetryBudget), (self.breaker, CircuitBreaker)):
+            if value is not None and not isinstance(value, kind):
+                raise BuildError(
+                    "policy.dependency",
+                    f"a {type(value).__name__} is no bound of a dependency",
+                    expected=f"a {kind.__name__}, or None",
+                    got=type(value).__name__,
+                    fix=f"Dependency({kind.__name__}())",
+                )
 
 
 def _wrong(fix: str, fields: str) -> BuildError:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Final
 
 
 class StageflowError(Exception):
@@ -165,3 +166,47 @@ def _rebuild(
     error.__dict__.update(state)
     error.args = (error._text(),)
     return error
+
+
+BROKEN: Final = "stage.broken_error"
+_LOOKED_AT_MAX: Final = 1_000
+"""Errors of one chain or group that are looked at; what comes after them is told nowhere."""
+
+
+def tamed(error: BaseException) -> BaseException:
+    """An error of a stage as the engine may look at it: itself, or, when a method of its class
+    raises, a StageflowError that stands for it, with its traceback."""
+    try:
+        _look_at(error)
+    except Exception as raised:
+        name, why = type(error).__name__, type(raised).__name__
+        return StageflowError(
+            BROKEN,
+            f"the stage raised {name}, and looking at that raises {why}",
+            expected="an exception whose text and attributes can be read",
+            got=name,
+            fix=f"mend __str__ and the like of {name}",
+        ).with_traceback(BaseException.__dict__["__traceback__"].__get__(error))
+    return error
+
+
+def _look_at(error: BaseException) -> None:
+    """All that is asked of an error that a stage raised, of its causes, and of those in a group."""
+    todo: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while todo and len(seen) < _LOOKED_AT_MAX:
+        each = todo.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        str(each)
+        isinstance(each, _Nobodys)
+        each.with_traceback(each.__traceback__)
+        iter(each.args)
+        todo += (each.__cause__, each.__context__)
+        if isinstance(each, BaseExceptionGroup):
+            todo += each.exceptions
+
+
+class _Nobodys(Exception):
+    """Never raised: whoever is compared with it looks at his own class."""

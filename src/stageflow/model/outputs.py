@@ -5,7 +5,10 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, TypeAlias, TypeVar
+
+from stageflow.model.errors import ContractError
 
 T = TypeVar("T")
 
@@ -34,6 +37,11 @@ class StageOutput:
     """The stage's own data about a failure; readable on the run as `run.failure.data`."""
     after_s: float | None = None
     """Seconds to wait before the next attempt, when the stage knows (Retry-After)."""
+
+    def __post_init__(self) -> None:
+        _check_text(self, "reason", self.reason)
+        if self.after_s is not None:
+            _check_number(self, "after_s", self.after_s)
 
     @classmethod
     def ok(cls, value: Any) -> StageOutput:
@@ -77,6 +85,9 @@ class Block(Decision):
 
     reason: str
 
+    def __post_init__(self) -> None:
+        _check_text(self, "reason", self.reason)
+
 
 @dataclass(frozen=True, slots=True)
 class Redact(Decision):
@@ -87,6 +98,9 @@ class Redact(Decision):
 
     value: Any
     of: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_text(self, "of", self.of, or_none=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +114,11 @@ class Revise(Decision):
     feedback: str
     of: str | None = None
     score: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_text(self, "feedback", self.feedback)
+        _check_text(self, "of", self.of, or_none=True)
+        _check_number(self, "score", self.score)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +145,9 @@ class CantTell(Inquiry):
 
     reason: str = ""
 
+    def __post_init__(self) -> None:
+        _check_text(self, "reason", self.reason)
+
 
 @dataclass(frozen=True, slots=True)
 class LetStand(Inquiry):
@@ -133,6 +155,9 @@ class LetStand(Inquiry):
     before it may be taken back."""
 
     reason: str
+
+    def __post_init__(self) -> None:
+        _check_text(self, "reason", self.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +177,33 @@ class Branch:
     name: str
     confidence: float = field(default=1.0, kw_only=True)
     reason: str = field(default="", kw_only=True)
+
+    def __post_init__(self) -> None:
+        _check_text(self, "name", self.name)
+        _check_text(self, "reason", self.reason)
+        _check_number(self, "confidence", self.confidence)
+
+
+def _check_text(said: Any, name: str, value: Any, *, or_none: bool = False) -> None:
+    if not isinstance(value, str) and not (or_none and value is None):
+        raise _wrong(said, name, "text, or None" if or_none else "text", value)
+
+
+def _check_number(said: Any, name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real) or value != value:
+        raise _wrong(said, name, "a number", value)
+
+
+def _wrong(said: Any, name: str, expected: str, value: Any) -> ContractError:
+    kind = type(said).__name__
+    return ContractError(
+        "contract.said",
+        f"the {name} of a {kind} is no {expected.partition(',')[0].removeprefix('a ')}",
+        field=name,
+        expected=expected,
+        got="nan" if isinstance(value, float) and value != value else type(value).__name__,
+        fix=f"give {expected}: {kind}(..., {name}=...)",
+    )
 
 
 Stream: TypeAlias = AsyncIterator[T]

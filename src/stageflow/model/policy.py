@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from stageflow.model.errors import BuildError
+from stageflow.model.forms import is_count, is_number
+
+JITTERS: Final = ("full", "equal", "decorrelated", "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +45,20 @@ class Retry:
     least_s: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.attempts < 1:
+        if not is_count(self.attempts, least=1):
             raise BuildError(
                 "policy.retry",
                 "Retry needs at least one attempt",
                 field="attempts",
                 expected="an integer of 1 or more",
-                got=str(self.attempts),
+                got=repr(self.attempts)[:80],
                 fix="Retry(attempts=3)",
             )
+        self._check_names()
         waits = (self.base_s, self.max_s, self.retry_after_max_s, self.least_s)
-        if min(waits) < 0 or self.factor < 1:
+        if not all(is_number(each) for each in (*waits, self.factor)) or (
+            min(waits) < 0 or self.factor < 1
+        ):
             raise BuildError(
                 "policy.retry",
                 "Retry waits can't be negative and can't shrink",
@@ -61,13 +67,42 @@ class Retry:
                 fix="Retry(attempts=3, base_s=0.1, factor=2.0, max_s=30.0)",
             )
 
+    def _check_names(self) -> None:
+        """BuildError for what is no jitter, no exception types, or no name."""
+        on = () if self.on is None else self.on
+        fine = isinstance(on, tuple) and all(
+            isinstance(each, type) and issubclass(each, BaseException) for each in on
+        )
+        for field, is_fine, expected, example in (
+            ("jitter", self.jitter in JITTERS, " or ".join(map(repr, JITTERS)), "jitter='full'"),
+            ("on", fine, "a tuple of exception types", "on=(TimeoutError,)"),
+            (
+                "dependency",
+                self.dependency is None or (isinstance(self.dependency, str) and self.dependency),
+                "the name of a dependency",
+                "dependency='search'",
+            ),
+        ):
+            if not is_fine:
+                raise BuildError(
+                    "policy.retry",
+                    f"Retry can't have this {field}",
+                    field=field,
+                    expected=expected,
+                    got=type(getattr(self, field)).__name__,
+                    fix=f"Retry({example})",
+                )
+
     def names(self, error: BaseException) -> bool:
         """Whether `on` names its type, and not only every exception."""
         return any(each is not Exception and isinstance(error, each) for each in self.on or ())
 
     def wait_s(self, *, attempt: int, seed: int, node: str, after_s: float | None) -> float:
         """Seconds between the end of `attempt` (1, 2, ...) and the next; a pure function."""
-        wait = min(self.max_s, self.base_s * self.factor ** min(attempt - 1, 64))
+        try:
+            wait = min(self.max_s, self.base_s * self.factor ** min(attempt - 1, 64))
+        except OverflowError:
+            wait = self.max_s
         if self.jitter == "decorrelated":
             wait = self._decorrelated_s(attempt, seed, node)
         elif self.jitter != "none":

@@ -11,6 +11,7 @@ import sys
 from contextlib import suppress
 from typing import Any, BinaryIO
 
+from stageflow.model.errors import tamed
 from stageflow.runtime.process_tree import become_reaper
 
 _HEADER = struct.Struct("!Q")
@@ -76,7 +77,8 @@ def _answer(stage: _Stage, message: bytes) -> bytes:
         finally:
             stage.is_running = False
         return pickle.dumps((True, result))
-    except BaseException as error:  # the stage boundary: it travels back as data
+    except BaseException as raised:  # the stage boundary: it travels back as data
+        error = tamed(raised)
         try:
             return pickle.dumps((False, error))
         except Exception:  # an exception that can't be pickled is told by name

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from stageflow.graph import Node, Source
 from stageflow.journal.admission import Named, run_exists
 from stageflow.model.bag import MISSING, OutputBag
-from stageflow.model.errors import EffectUnknown, JournalError, RunError, StageflowError
+from stageflow.model.errors import EffectUnknown, JournalError, RunError, StageflowError, tamed
 from stageflow.model.identity import Identity
 from stageflow.model.labels import NONE, Labels
 from stageflow.model.marks import reached
@@ -832,7 +832,7 @@ class Driver:
                                 self.disturbed = True
                                 raise Stopped(attempt.why, raw, attempt.over_by_s)
                 except BaseException as raised:  # the stage boundary: it becomes the outcome
-                    error = raised
+                    error = tamed(raised)
                 now = time()
                 if has_waited:
                     slice_end_s = now + slice_s
@@ -892,11 +892,13 @@ class Driver:
         return attempt
 
     def _was_stopped(self, attempt: Attempt, step: Step, error: BaseException) -> bool:
-        """True when a wait raised because it was asked to stop; False when that is its own."""
-        if isinstance(error, Killed):
+        """True when a wait raised because it was asked to stop; False when that is its own.
+
+        By its type alone: its attributes are the stage's code, and may raise."""
+        if issubclass(type(error), Killed):
             self._quarantine(step.name)
         elif attempt.why is None:
-            if not isinstance(error, asyncio.CancelledError):
+            if not issubclass(type(error), asyncio.CancelledError):
                 return False
             if attempt.task is None or not attempt.task.cancelling():
                 return False
@@ -975,6 +977,8 @@ class Driver:
                 payload = history.encode(self, step.node, frozen)
         except StageflowError as error:
             return self._raised(step.node, token, error, ended_s - started_s)
+        except Exception as error:  # a method of the value's class, which is the stage's code too
+            return self._raised(step.node, token, tamed(error), ended_s - started_s)
         if control is None:
             actions = scheduler.completed(number, token)
         else:
@@ -1069,7 +1073,7 @@ class Driver:
         more; the type's name of what can't be kept."""
         try:
             return thaw(self.runtime.freezer.freeze(data))
-        except StageflowError:
+        except Exception:  # also what a method of its class raises
             return f"<{type(data).__name__}>"
 
     def _raised(

@@ -7,6 +7,9 @@ import enum
 from collections import deque
 from typing import NamedTuple, TypeAlias
 
+from stageflow.model.errors import BuildError
+from stageflow.model.forms import is_count
+
 
 class EventType(enum.Enum):
     """For each attempt there is one STAGE_STARTED and exactly one STAGE_ENDED."""
@@ -59,6 +62,16 @@ class Subscription:
     # Events would be walked by every full collection.
 
     def __init__(self, *, queue_max: int = 10_000) -> None:
+        """BuildError `runtime.option` when `queue_max` is no whole number above 0."""
+        if not is_count(queue_max, least=1):
+            raise BuildError(
+                "runtime.option",
+                "a queue of events must have room",
+                field="queue_max",
+                expected="a whole number, 1 or more",
+                got=repr(queue_max)[:80],
+                fix="Subscription(queue_max=10_000)",
+            )
         self.queue_max = queue_max
         self.dropped = 0
         """Events that found the queue full."""

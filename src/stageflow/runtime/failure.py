@@ -6,7 +6,7 @@ import traceback
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stageflow.model.errors import StageflowError
+from stageflow.model.errors import BROKEN, StageflowError
 
 _FRAMES_MAX = 12
 _MESSAGE_MAX = 2_000
@@ -95,7 +95,8 @@ def failure_of(error: BaseException, node: str) -> Failure:
     message = str(error)
     if isinstance(error, StageflowError):
         reason = "deadlock" if error.code == "run.deadlock" else error.code
-        return Failure((node,), reason, type(error).__name__, message[:_MESSAGE_MAX])
+        trace = _trace(error) if error.code == BROKEN else ""
+        return Failure((node,), reason, type(error).__name__, message[:_MESSAGE_MAX], trace)
     return Failure(
         (node,),
         f"error:{type(error).__name__}",

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
+
+from stageflow.model.errors import BuildError
+from stageflow.model.forms import is_count, is_number
+
+_LEAST: Final = {"threads": 1, "processes": 1, "depth": 1, "stream_items": 1, "owners": 1}
+"""Counts that can't be 0: nothing would ever run."""
+_ABOVE_0: Final = ("aging_s", "scan_s")
 
 
 def _threads() -> int:
@@ -12,7 +20,8 @@ def _threads() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one Runtime."""
+    """Bounds of one Runtime. Counts are whole numbers, times seconds. BuildError `runtime.limits`
+    for one that is neither."""
 
     grace_s: float = 5.0
     """How long a cancelled stage may clean up before it is killed or quarantined."""
@@ -63,3 +72,34 @@ class Limits:
     """Turns of one session that are not over; one more is refused."""
     requests: int = 1_000
     """Without a journal: requests whose finished runs are remembered by their key."""
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name.endswith("_s"):
+                _check_seconds(each.name, value)
+            elif not (each.name == "stuck_threads" and value is None):
+                _check_count(each.name, value)
+
+
+def _check_seconds(name: str, value: Any) -> None:
+    if not is_number(value) or not (value > 0 if name in _ABOVE_0 else value >= 0):
+        expected = "seconds above 0" if name in _ABOVE_0 else "seconds, 0 or more"
+        raise _out_of_range(name, value, expected, f"{name}=1.0")
+
+
+def _check_count(name: str, value: Any) -> None:
+    least = _LEAST.get(name, 0)
+    if not is_count(value, least=least):
+        raise _out_of_range(name, value, f"a whole number, {least} or more", f"{name}={least + 1}")
+
+
+def _out_of_range(name: str, value: Any, expected: str, example: str) -> BuildError:
+    return BuildError(
+        "runtime.limits",
+        f"{name} can't be a limit of this size",
+        field=name,
+        expected=expected,
+        got=repr(value)[:80],
+        fix=f"Limits({example}), or leave it out",
+    )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stageflow.graph.stage import checked_priority
 from stageflow.model.errors import BuildError
+from stageflow.model.forms import is_number
 from stageflow.model.identity import DEFAULT_TENANT
 from stageflow.model.labels import NONE, Labels
 from stageflow.model.session import Window
@@ -80,8 +81,7 @@ def subscriptions(pipeline: str, events: Any) -> tuple[Subscription, ...] | None
 
 
 def _check_deadline(pipeline: str, deadline: Any) -> None:
-    is_number = isinstance(deadline, (int, float)) and not isinstance(deadline, bool)
-    if not is_number or not deadline > 0:
+    if not is_number(deadline) or not deadline > 0:
         raise BuildError(
             "policy.timeout",
             "a deadline must lie in the future",

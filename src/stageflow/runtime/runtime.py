@@ -68,6 +68,7 @@ from stageflow.runtime.nested import (
     to_take_back,
 )
 from stageflow.runtime.outcome import Run
+from stageflow.runtime.parts import check_parts
 from stageflow.runtime.pools import Pools
 from stageflow.runtime.processes import ProcessPool
 from stageflow.runtime.questions import answer, going_on
@@ -110,6 +111,9 @@ class Runtime:
     sealed: `Keys`, the path of a KeyFile, or UNSEALED; by default a file beside a SQLite journal
     (docs/sealing.md). `sealed` says which: those that guards look at, or all. Close it (`async
     with`, or `aclose`) when it holds a journal, deps or shared pools.
+
+    Raises BuildError `runtime.option`, `runtime.journal`, `runtime.limits` and what each part
+    raises that is opened.
     """
 
     def __init__(
@@ -129,6 +133,20 @@ class Runtime:
         adapters: Iterable[Adapter[Any]] = (),
         clock: Clock | None = None,
     ) -> None:
+        check_parts(
+            journal=journal,
+            deps=deps,
+            pools=pools,
+            weights=weights,
+            locks=locks,
+            dependencies=dependencies,
+            keys=keys,
+            sealed=sealed,
+            limits=limits,
+            events=events,
+            adapters=adapters,
+            clock=clock,
+        )
         self.limits = Limits() if limits is None else limits
         self.events = tuple(events)
         self.freezer = Freezer(adapters)

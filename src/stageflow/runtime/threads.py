@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
-from stageflow.model.errors import StageflowError
+from stageflow.model.errors import StageflowError, tamed
 from stageflow.model.marks import reached
 from stageflow.runtime.pools import Pools, Precedence
 from stageflow.runtime.simulated import is_simulated
@@ -180,7 +180,7 @@ class ThreadPool:
         try:
             result = job.call()
         except BaseException as raised:  # the stage boundary: it is the attempt's outcome
-            error = raised
+            error = tamed(raised)
         with self._lock:
             job.finished = True
             if job.abandoned:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from stageflow.graph import Role
 from stageflow.model.errors import RunError
-from stageflow.scheduler import AwaitedEnds, NodeState, PoolState, Waits, cycles
+from stageflow.scheduler import AwaitedEnds, NodeState, PoolState, Waits, own_cycle
 
 if TYPE_CHECKING:
     from stageflow.runtime.driver import Driver
@@ -192,12 +192,11 @@ class WaitGraph:
         waiter = self.waiting[task]
         if not self._may_close(task, waiter):
             return
-        waits = self.state()
-        for cycle in cycles(waits):
-            if task in cycle:
-                found = self._told(cycle, task)
-                self.deadlocks.append(found)
-                raise deadlocked(found, waiter)
+        cycle = own_cycle(self.state(), task)
+        if cycle is not None:
+            found = self._told(cycle, task)
+            self.deadlocks.append(found)
+            raise deadlocked(found, waiter)
 
     def _may_close(self, task: asyncio.Task[Any], waiter: Waiter) -> bool:
         """False when it is plain that nobody waits for `task`, or that what it waits for goes on;

@@ -1,7 +1,15 @@
 """The pure state machine of a run: events in, records and actions out."""
 
 from stageflow.scheduler.actions import Action, Ask, End, Launch, Stop, Wait
-from stageflow.scheduler.deadlock import AwaitedEnds, PoolState, Waits, cycles, knots, stuck
+from stageflow.scheduler.deadlock import (
+    AwaitedEnds,
+    PoolState,
+    Waits,
+    cycles,
+    knots,
+    own_cycle,
+    stuck,
+)
 from stageflow.scheduler.inheritance import Demand, Inheritance, Supply
 from stageflow.scheduler.line import RankedLine, Ranks
 from stageflow.scheduler.program import Program
@@ -46,6 +54,7 @@ __all__ = [
     "in_doubt",
     "knots",
     "next_move",
+    "own_cycle",
     "put_questions",
     "replay",
     "stall_of",

@@ -12,7 +12,7 @@ cycles are the strongly connected parts of what is left, found as of Tarjan 1972
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -124,6 +124,28 @@ def knots(waits: Waits[W]) -> list[frozenset[W]]:
     """
     targets = _stuck_targets(waits)
     return [part for part in _cycles(targets) if all(part.issuperset(targets[w]) for w in part)]
+
+
+def own_cycle(waits: Waits[W], who: W) -> frozenset[W] | None:
+    """The cycle in which `who` stands and which stays one whatever the others do who are stuck;
+    None when there is none. Who can go on once another cycle is broken is not to be ended."""
+    targets = _stuck_targets(waits)
+    cycle = next((part for part in _cycles(targets) if who in part), None)
+    if cycle is None or all(cycle.issuperset(targets[each]) for each in cycle):
+        return cycle
+    alone = _without(waits, targets.keys() - cycle)
+    return next((part for part in cycles(alone) if who in part), None)
+
+
+def _without(waits: Waits[W], going_on: Collection[W]) -> Waits[W]:
+    """The same, as if some of those who wait went on."""
+    pools = {
+        name: PoolState(
+            pool.units, pool.held, [each for each in pool.queue if each[0] not in going_on]
+        )
+        for name, pool in waits.pools.items()
+    }
+    return Waits(pools, {who: of for who, of in waits.ends.items() if who not in going_on})
 
 
 def _cycles(targets: Mapping[W, Sequence[W]]) -> list[frozenset[W]]:

@@ -152,7 +152,11 @@ def after_is_no_edge() -> Iterator[None]:
 @contextmanager
 def _searching(search: Any) -> Iterator[None]:
     """Within a process and between processes."""
-    with patched(waits, "cycles", search), patched(shared_pools, "knots", search):
+
+    def own(seen: Waits[Any], who: Any) -> frozenset[Any] | None:
+        return next((cycle for cycle in search(seen) if who in cycle), None)
+
+    with patched(waits, "own_cycle", own), patched(shared_pools, "knots", search):
         yield
 
 

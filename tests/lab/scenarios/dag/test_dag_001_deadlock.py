@@ -229,3 +229,14 @@ def test_static_cycles_are_refused(tmp_path: Any) -> None:
 
 def test_the_catalogues_defects_are_there() -> None:
     assert {"or_taken_for_and", "child_without_parent"} <= {each.name for each in DEFECTS}
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [1530884844372660239, 4256631507677138191, 6980900588530155745, 5607675677770626683],
+)
+def test_a_wait_that_goes_on_once_another_cycle_is_broken_is_not_ended(seed: int) -> None:
+    """The last who could have sent ends in silence: several cycles are there at one moment."""
+    facts = simulate(seed, is_planted=True)
+    assert (facts["false"], facts["missed"], facts["finished"]) == (0, 0, facts["others"])
+    assert facts["reports"] == facts["exact"] > 1
