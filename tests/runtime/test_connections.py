@@ -271,7 +271,10 @@ async def test_never_more_than_size_are_open_and_who_asks_first_is_served_first(
         tasks[7].cancel()
         await asyncio.wait(tasks)
         assert served == [number for number in range(30) if number != 7]
-        assert (most, pool.used, pool.idle) == (2, 0, 2)
+        async with asyncio.timeout(5.0):
+            while pool.used:  # noqa: ASYNC110 - one that broke is closed beside the next
+                await asyncio.sleep(0.001)
+        assert most == 2 and 1 <= pool.idle <= 2
     assert living == 0
 
 

@@ -9,7 +9,18 @@ from typing import Any, Literal
 
 import pytest
 
-from stageflow import BuildError, Dep, InputError, Pipeline, Runtime, transform
+from stageflow import (
+    BuildError,
+    Dep,
+    InputError,
+    Limits,
+    Pipeline,
+    RunError,
+    Runtime,
+    transform,
+)
+from stageflow.journal.journal import GroupCommit
+from stageflow.journal.memory import MemoryStore
 
 LOG: list[str]
 
@@ -174,3 +185,75 @@ async def test_a_dep_that_can_not_be_opened_leaves_nothing_open() -> None:
         with pytest.raises(OSError, match="down"):
             await DESK.using(runtime=one).run(x=1)
         assert log == ["open db", "close db"]
+
+
+async def yields(log: list[str], name: str) -> AsyncIterator[str]:
+    log.append(f"open {name}")
+    yield name
+    log.append(f"close {name}")
+
+
+def yields_at_once(log: list[str], name: str) -> Iterator[str]:
+    log.append(f"open {name}")
+    yield name
+    log.append(f"close {name}")
+
+
+async def test_a_factory_may_yield_the_dep_and_close_it_afterwards() -> None:
+    log: list[str] = []
+    db = Dep(lambda: yields(log, "db"), scope="run")
+    async with Runtime(deps={"db": db, "model": lambda: yields_at_once(log, "model")}) as one:
+        assert (await DESK.using(runtime=one).run(x=1)).status == "ok"
+        assert log == ["open db", "open model", "close db"]
+    assert log == ["open db", "open model", "close db", "close model"]
+
+
+async def closes_badly(log: list[str], name: str, error: Exception | None) -> AsyncIterator[str]:
+    yield name
+    log.append(f"close {name}")
+    if error is not None:
+        raise error
+    await asyncio.sleep(60)
+
+
+@pytest.mark.parametrize("error", [OSError("gone"), None])
+async def test_a_run_keeps_its_outcome_when_a_dep_of_it_can_not_be_closed(
+    error: Exception | None,
+) -> None:
+    log: list[str] = []
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    deps = {
+        "db": Dep(opening(log, "db"), scope="run"),
+        "model": Dep(lambda: closes_badly(log, "model", error), scope="run"),
+    }
+    async with Runtime(deps=deps, limits=Limits(close_s=0.05)) as one:
+        run = await DESK.using(runtime=one).run(x=1)
+    assert run.status == "ok"
+    assert log == ["open db", "close model", "close db"]
+    (context,) = told
+    failed = context["exception"]
+    assert isinstance(failed, RunError) and failed.code == "runtime.dep_close"
+    assert isinstance(failed.__cause__, type(error) if error is not None else TimeoutError)
+    assert run.id in context["message"]
+
+
+async def test_what_can_not_be_closed_keeps_nothing_else_open() -> None:
+    log: list[str] = []
+    deps = {
+        "db": Dep(lambda: closes_badly(log, "db", OSError("gone")), scope="tenant"),
+        "model": lambda: closes_badly(log, "model", ValueError("odd")),
+    }
+    closed: list[str] = []
+
+    class Watched(GroupCommit):
+        async def close(self) -> None:
+            closed.append("journal")
+            await super().close()
+
+    one = Runtime(journal=Watched(MemoryStore()), deps=deps)
+    assert (await DESK.using(runtime=one).run(x=1)).status == "ok"
+    with pytest.raises(ExceptionGroup) as failed:
+        await one.aclose()
+    assert {type(each.__cause__) for each in failed.value.exceptions} == {OSError, ValueError}
+    assert sorted(log) == ["close db", "close model"] and closed == ["journal"]

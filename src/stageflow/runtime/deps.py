@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import typing
-from collections.abc import Collection, Iterable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
-from stageflow.model.errors import BuildError, InputError, nearest
+from stageflow.model.errors import BuildError, InputError, RunError, nearest
 from stageflow.model.labels import Labels, checked_labels
 
 Scope: TypeAlias = Literal["runtime", "tenant", "run"]
@@ -20,8 +21,9 @@ Scope: TypeAlias = Literal["runtime", "tenant", "run"]
 @dataclass(frozen=True, slots=True)
 class Dep:
     """How a dep is made. `factory` returns the dep, an awaitable of it, or a context manager
-    (async or not) that is entered and, in the end, left. It is called without arguments, or with
-    the name of the tenant for whom it is made when it has a parameter `tenant`.
+    (async or not) that is entered and, in the end, left; or it yields the dep once, and goes on
+    when it is to be closed. It is called without arguments, or with the name of the tenant for
+    whom it is made when it has a parameter `tenant`.
 
     `scope` says how long one lives: as long as the Runtime, the same for one tenant, or one run.
     """
@@ -72,12 +74,14 @@ def lacking(fake: Any, declared: Any) -> list[str]:
 class _Scope:
     """What is open for one run, one tenant or the runtime."""
 
-    __slots__ = ("locks", "open", "stack")
+    __slots__ = ("exits", "locks", "open")
 
     def __init__(self) -> None:
         self.open: dict[str, Any] = {}
         self.locks: dict[str, asyncio.Lock] = {}
-        self.stack = AsyncExitStack()
+        self.exits: list[tuple[str, AsyncExitStack]] = []
+        """What closes each dep, by name, in the order of opening. Each of its own: that one can't
+        be closed is nothing that happened to the others."""
 
 
 class DepScopes:
@@ -124,13 +128,19 @@ class DepScopes:
         return {name: await self._opened(name, tenant, run) for name in names}
 
     async def close_run(self, run: str, close_s: float) -> None:
-        """Closes what lived for this run only."""
-        await self._close(("run", run), close_s)
+        """Closes what lived for this run only. What can't be closed is told to the loop's exception
+        handler, which logs it: the run's outcome stands."""
+        try:
+            await self._close(("run", run), close_s)
+        except Exception as error:
+            told = {"message": f"deps of run {run} could not be closed", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(told)
 
     async def close(self, close_s: float) -> None:
-        """Closes everything, latest first."""
-        for place in list(reversed(self._scopes)):
-            await self._close(place, close_s)
+        """Closes everything, latest first. RunError `runtime.dep_close` once all were tried."""
+        await in_turn(
+            partial(self._close, place, close_s) for place in list(reversed(self._scopes))
+        )
 
     async def _opened(self, name: str, tenant: str, run: str) -> Any:
         dep = self._given[name]
@@ -141,14 +151,49 @@ class DepScopes:
         # One opening at a time per dep: two runs must not open a shared client twice.
         async with scope.locks.setdefault(name, asyncio.Lock()):
             if name not in scope.open:
-                scope.open[name] = await _enter(dep, scope.stack, tenant)
+                exits = AsyncExitStack()
+                scope.open[name] = await _enter(dep, exits, tenant)
+                scope.exits.append((name, exits))
             return scope.open[name]
 
     async def _close(self, place: tuple[str, str], close_s: float) -> None:
         scope = self._scopes.pop(place, None)
         if scope is not None:
-            async with asyncio.timeout(close_s):
-                await scope.stack.aclose()
+            await in_turn(
+                partial(_close_one, name, exits, close_s) for name, exits in reversed(scope.exits)
+            )
+
+
+async def _close_one(name: str, exits: AsyncExitStack, close_s: float) -> None:
+    try:
+        async with asyncio.timeout(close_s):
+            await exits.aclose()
+    except Exception as error:
+        raise RunError(
+            "runtime.dep_close",
+            f"dep {name!r} could not be closed",
+            field=name,
+            expected=f"a dep that closes without an error, within {close_s} s",
+            got=type(error).__name__,
+            fix="look at what it does when it is left, or raise Limits(close_s=...)",
+        ) from error
+
+
+async def in_turn(closes: Iterable[Callable[[], Awaitable[None]]]) -> None:
+    """Closes one after another, also when one raises; then raises what they did: the one error, or
+    an ExceptionGroup of several."""
+    errors: list[Exception] = []
+    for close in closes:
+        try:
+            await close()
+        except ExceptionGroup as several:
+            errors += several.exceptions
+        except Exception as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise ExceptionGroup("several parts of a runtime could not be closed", errors)
 
 
 async def _enter(dep: Dep, stack: AsyncExitStack, tenant: str) -> Any:
@@ -156,6 +201,10 @@ async def _enter(dep: Dep, stack: AsyncExitStack, tenant: str) -> Any:
     made = dep.factory(tenant=tenant) if asks else dep.factory()
     if inspect.isawaitable(made):
         made = await made
+    if inspect.isasyncgen(made):
+        made = asynccontextmanager(lambda: made)()
+    elif inspect.isgenerator(made):
+        made = contextmanager(lambda: made)()
     if hasattr(made, "__aenter__"):
         return await stack.enter_async_context(made)
     if hasattr(made, "__enter__"):

@@ -16,6 +16,7 @@ from collections.abc import (
     Sequence,
 )
 from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -49,7 +50,7 @@ from stageflow.runtime.cache import ResultCache
 from stageflow.runtime.capacity import Pool, SharedPool
 from stageflow.runtime.clock import Clock, SystemClock
 from stageflow.runtime.dependencies import Dependencies
-from stageflow.runtime.deps import DepScopes
+from stageflow.runtime.deps import DepScopes, in_turn
 from stageflow.runtime.driver import Driver
 from stageflow.runtime.events import Subscription
 from stageflow.runtime.handle import Handle
@@ -230,16 +231,23 @@ class Runtime:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Closes deps, processes and the journal. Runs must have ended."""
+        """Closes deps, processes and the journal. Runs must have ended.
+
+        What can't be closed keeps nothing else open: RunError `runtime.dep_close` and the like are
+        raised when all were tried, several as one ExceptionGroup.
+        """
         await self._paid(self._owed.values())
-        await self._deps.close(self.limits.close_s)
         self.threads.dismiss()
-        await self.processes.close()
+        closes: list[Callable[[], Awaitable[None]]] = [
+            partial(self._deps.close, self.limits.close_s),
+            self.processes.close,
+        ]
         if self.pools.shared is not None:
-            await self.pools.shared.close()
-        await self.locks.close()
+            closes.append(self.pools.shared.close)
+        closes.append(self.locks.close)
         if self.journal is not None:
-            await self.journal.close()
+            closes.append(self.journal.close)
+        await in_turn(closes)
 
     def tenant(self, name: str) -> TenantRuntime:
         """This runtime as one tenant sees it: for code that serves that tenant. BuildError
