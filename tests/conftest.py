@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import os
 import secrets
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ import pytest
 import pytest_asyncio
 
 ROOT = Path(__file__).parent.parent
+
+# Who begins the tests in the background of a shell may have it ignored, and every child with it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
