@@ -236,7 +236,7 @@ class Runtime:
         What can't be closed keeps nothing else open: RunError `runtime.dep_close` and the like are
         raised when all were tried, several as one ExceptionGroup.
         """
-        await self._paid(self._owed.values())
+        await self.paid()
         self.threads.dismiss()
         closes: list[Callable[[], Awaitable[None]]] = [
             partial(self._deps.close, self.limits.close_s),
@@ -531,14 +531,13 @@ class Runtime:
         self._owed[task] = run
         task.add_done_callback(self._owed.pop)
 
-    async def paid(self, run: str) -> None:
-        """Waits until nothing is owed to the journal of `run`: once it is claimed anew, what its
-        former driver still writes is refused there."""
-        await self._paid([run])
-
-    async def _paid(self, runs: Collection[str]) -> None:
+    async def paid(self, run: str | None = None) -> None:
+        """Waits until nothing is owed to the journal of `run`, by default of any run: once one is
+        claimed anew, what its former driver still writes is refused there."""
         loop = asyncio.get_running_loop()
-        owed = [t for t, run in self._owed.items() if run in runs and t.get_loop() is loop]
+        owed = [
+            task for task, of in self._owed.items() if run in (None, of) and task.get_loop() is loop
+        ]
         if owed:
             await asyncio.wait(owed)
 
