@@ -10,6 +10,7 @@ import pytest
 
 from stageflow import (
     Allow,
+    Block,
     Branch,
     BuildError,
     BuildErrors,
@@ -510,3 +511,34 @@ def test_a_childs_inputs_are_wired_and_typed_like_any_parameter() -> None:
     assert (error.node, error.field) == ("review", "text")
     error = mistake("graph.unknown_name", CHECKS.as_stage("review"), inputs={"txt": str})
     assert error.field == "text"
+
+
+@pytest.mark.parametrize(
+    ("makes", "returns", "code"),
+    [
+        (guard, bool, "contract.no_decision"),
+        (guard, None, "contract.no_decision"),
+        (guard, bool | None, "contract.no_decision"),
+        (guard, dict[str, bool], "contract.no_decision"),
+        (route(branches=("l", "r")), str, "contract.no_branch"),
+    ],
+)
+def test_who_says_that_he_never_decides_is_refused(makes: Any, returns: Any, code: str) -> None:
+    def decides(question: str) -> Any:
+        return None
+
+    decides.__annotations__["return"] = returns
+    error = mistake(code, question, makes(decides))
+    assert (error.node, error.field) == ("decides", "return")
+
+
+@pytest.mark.parametrize("returns", [Any, Decision, Block | None, object, "unannotated"])
+def test_who_may_decide_is_looked_at_when_he_returns(returns: Any) -> None:
+    def decides(question: str) -> Any:
+        return None
+
+    if returns == "unannotated":
+        del decides.__annotations__["return"]
+    else:
+        decides.__annotations__["return"] = returns
+    Pipeline("desk", [question, guard(decides)], inputs={"text": str}, outputs=question)

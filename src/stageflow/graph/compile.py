@@ -11,6 +11,7 @@ from typing import Any, NotRequired
 from stageflow.contracts import Contract, assignable, contract_of, why_not_assignable
 from stageflow.graph import order
 from stageflow.graph.child import exported
+from stageflow.graph.deciding import undecided
 from stageflow.graph.decorators import value_type
 from stageflow.graph.labelling import cleared_by_guards, is_labelled, refused_labels
 from stageflow.graph.plan import Argument, InputSpec, Node, Plan, Role, Source
@@ -151,6 +152,10 @@ class _Build:
             return
         if stage.unresolved is not None:
             stage = self._resolved(stage)
+        wrong = undecided(stage)
+        if wrong is not None:
+            wrong.at(pipeline=self.name)
+            self.errors.append(wrong)
         self.index[name] = len(self.stages)
         self.templates[id(stage)] = len(self.stages)
         self.stages.append(stage)
