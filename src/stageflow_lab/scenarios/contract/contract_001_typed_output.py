@@ -78,8 +78,8 @@ def _give_shape(
     admission.base = valid[0] if valid else None
     path = world.scratch / f"shape{number}.db"
     durable, memory = Runtime(journal=path), Runtime()
-    tally, invalid = _Tally(history, number), 0
-    for turn in range(-(-count // SLOTS)):
+    tally, turn, told, invalid = _Tally(history, number), 0, 0, 0
+    while told < count:  # a shape without a valid payload has no guards that could give values
         mode = MODES[turn % len(MODES)]
         admission.given = [
             given(made, oracle, payloads[(turn * SLOTS + at) % len(payloads)], rng)
@@ -93,8 +93,10 @@ def _give_shape(
         for at, each in enumerate(seen):
             if admission.base is not None or not is_guarded(at):
                 tally.add(mode, at, admission.given[at], each)
+                told += 1
                 if admission.given[at].expected is None:
                     invalid += 1
+        turn += 1
     tally.tell()
     history.fired("invalid outputs", invalid)
     runner.run(durable.aclose())
