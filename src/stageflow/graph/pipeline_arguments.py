@@ -7,6 +7,7 @@ from typing import Any
 
 from stageflow.graph.stage import Stage
 from stageflow.model.errors import BuildError
+from stageflow.model.forms import form_of
 
 
 def check_arguments(name: Any, stages: Any, *, inputs: Any, deps: Any) -> None:
@@ -29,6 +30,6 @@ def _of_another_form(pipeline: str, field: str, expected: str, got: Any, fix: st
         pipeline=pipeline,
         field=field,
         expected=expected,
-        got=type(got).__name__ if got != "" else "no text",
+        got=form_of(got),
         fix=fix,
     )

@@ -13,3 +13,8 @@ def is_number(value: Any) -> bool:
 def is_count(value: Any, *, least: int) -> bool:
     """Whether it is a whole number, at least `least`."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def form_of(value: Any) -> str:
+    """What stands where something else belongs, as errors tell it: its type, not the value."""
+    return "no text" if isinstance(value, str) and not value else type(value).__name__

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stageflow.graph.stage import checked_priority
 from stageflow.model.errors import BuildError
-from stageflow.model.forms import is_number
+from stageflow.model.forms import form_of, is_number
 from stageflow.model.identity import DEFAULT_TENANT
 from stageflow.model.labels import NONE, Labels
 from stageflow.model.session import Window
@@ -100,6 +100,6 @@ def _wrong(pipeline: str, option: str, expected: str, got: Any) -> BuildError:
         pipeline=pipeline,
         field=option,
         expected=expected,
-        got=type(got).__name__ if got != "" else "no text",
+        got=form_of(got),
         fix=f"leave {option} out, or give {expected}",
     )
