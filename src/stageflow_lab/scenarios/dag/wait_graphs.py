@@ -118,16 +118,13 @@ class Plan:
 
     def knots(self, *, without: Sequence[str] = ()) -> list[frozenset[str]]:
         """The sets that may be reported: cycles within one process, which are found at once and by
-        themselves, and where there are none those through several. Only what stays stuck though
-        everybody else went on: the others may go on when these are broken."""
+        themselves, and where there are none those through several. Only those that wait for nobody
+        else who is stuck: the others may go on when these are broken."""
         graph = self.graph(without=without)
         within = self._within(graph)
         if not cycles(within):
             within = graph
-        found = [
-            own for each in cycles(within) for own in cycles({who: within[who] for who in each})
-        ]
-        return sorted(found, key=sorted)
+        return [each for each in cycles(within) if not _waits_for_others(each, within)]
 
     @property
     def is_across(self) -> bool:
@@ -194,6 +191,11 @@ def cycles(graph: Graph) -> list[frozenset[str]]:
     reach = {who: _reached(who, graph, left) for who in left}
     groups = {frozenset(o for o in reach[who] if who in reach[o]) for who in left}
     return sorted((group for group in groups if group), key=sorted)
+
+
+def _waits_for_others(cycle: frozenset[str], graph: Graph) -> bool:
+    left = stuck(graph)
+    return any(other in left and other not in cycle for who in cycle for other in graph[who][1])
 
 
 def _reached(start: str, graph: Graph, left: set[str]) -> set[str]:
