@@ -11,13 +11,10 @@ from stageflow.journal.locks import LockStore
 from stageflow.journal.pools import PoolStore
 from stageflow.journal.store import Store
 from stageflow.model.errors import BuildError, JournalError
+from stageflow.model.forms import is_address, scheme_of
 
 _SQLITE = "sqlite:///"
 _POSTGRES = ("postgresql://", "postgres://")
-_MISSPELT = tuple(
-    f"{scheme}{mark}" for scheme in ("postgresql", "postgres", "sqlite") for mark in (":", "//")
-)
-"""How an address begins of which part of the mark was left out; a file would be made of it."""
 _REDIS = ("redis://", "rediss://", "unix://")
 
 
@@ -31,7 +28,7 @@ def opened(address: str | Path) -> Journal:
 
 
 def _store(address: str | Path) -> Store:
-    if isinstance(address, Path) or not ("://" in address or address.startswith(_MISSPELT)):
+    if isinstance(address, Path) or not is_address(address):
         return _sqlite(Path(address))
     if address.startswith(_SQLITE) and len(address) > len(_SQLITE):
         return _sqlite(Path(address.removeprefix(_SQLITE)))
@@ -42,7 +39,7 @@ def _store(address: str | Path) -> Store:
         "this journal address is not known",
         field="journal",
         expected="a path, sqlite:///path, postgresql://host/database, or a Journal",
-        got=address.replace("//", ":").partition(":")[0][:40] + "...",
+        got=f"{scheme_of(address)}...",
         fix="Runtime(journal='runs.db')",
     )
 
@@ -81,12 +78,22 @@ def keeps_locks(address: str) -> bool:
 
 
 def lock_store(place: str | Path) -> LockStore:
-    """Where locks are kept: in PostgreSQL at that address, or in a SQLite file."""
+    """Where locks are kept: in PostgreSQL at that address, or in a SQLite file. BuildError
+    `runtime.option` for another address."""
     if isinstance(place, str) and place.startswith(_POSTGRES):
         _check_driver()
         from stageflow.journal.postgres.locks import PostgresLocks
 
         return PostgresLocks(place)
+    if isinstance(place, str) and is_address(place):
+        raise BuildError(
+            "runtime.option",
+            "this address of locks is not known",
+            field="locks",
+            expected="a path, postgresql://host/database, or a LockStore",
+            got=f"{scheme_of(place)}...",
+            fix="Runtime(journal='runs.db', locks='locks.db')",
+        )
     from stageflow.journal.sqlite_locks import SQLiteLocks  # not at `import stageflow`
 
     return SQLiteLocks(place)

@@ -19,7 +19,7 @@ import inspect
 import string
 import sys
 import typing
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
@@ -34,6 +34,7 @@ from stageflow.model.errors import (
     ValueRefused,
     nearest,
 )
+from stageflow.model.forms import is_number
 from stageflow.model.outputs import (
     CantTell,
     Happened,
@@ -110,9 +111,7 @@ def idempotent(
     local_names = None if caller.f_locals is caller.f_globals else dict(caller.f_locals)
 
     def wrapped(body: F) -> F:
-        options = _Options(
-            key, name, sink, reconcile, reconcile_s, tuple(unknown_on), tuple(clients), wait_s
-        )
+        options = _Options(key, name, sink, reconcile, reconcile_s, unknown_on, clients, wait_s)
         return _Once(body, options, local_names).function()  # type: ignore[return-value]
 
     return wrapped
@@ -132,8 +131,8 @@ class _Options:
     sink: Sink
     reconcile: Reconcile | None
     reconcile_s: float
-    unknown_on: tuple[type[BaseException], ...]
-    clients: tuple[str, ...]
+    unknown_on: Sequence[type[BaseException]]
+    clients: Sequence[str]
     wait_s: float
 
 
@@ -150,7 +149,10 @@ class _Once:
         self.is_named = options.name is not None or inspect.isroutine(body)
         self.options = options
         name = getattr(innermost(body), "__name__", type(body).__name__)
-        self.name = str(options.name or name)
+        _check_options(name, options)
+        self.name = options.name or name
+        self.unknown_on = tuple(options.unknown_on)
+        self.clients = tuple(options.clients)
         self.signature = inspect.signature(function)
         self.taken = tuple(self.signature.parameters)
         self.local_names = local_names
@@ -162,7 +164,7 @@ class _Once:
     @property
     def named(self) -> list[str]:
         """The parameters that the effect is about."""
-        apart = (CONTEXT, LEDGER, EFFECT, TRANSACTION, *self.options.clients)
+        apart = (CONTEXT, LEDGER, EFFECT, TRANSACTION, *self.clients)
         return [name for name in self.taken if name not in apart]
 
     @functools.cached_property
@@ -332,12 +334,12 @@ class _Call:
 
     async def _fell(self, fence: int, error: BaseException) -> None:
         """The body ended without a value: by its own word, or cut off."""
-        doubtful: tuple[type[BaseException], ...] = (EffectUnknown, *self._once.options.unknown_on)
+        doubtful: tuple[type[BaseException], ...] = (EffectUnknown, *self._once.unknown_on)
         if isinstance(error, Exception) and not isinstance(error, doubtful):
             await self._ledger.release(self._key, fence, may_change=True)
             return
         await self._left(fence)
-        if isinstance(error, self._once.options.unknown_on) and not self._once.repeatable:
+        if isinstance(error, self._once.unknown_on) and not self._once.repeatable:
             raise self._unknown(type(error).__name__) from error
 
     async def _left(self, fence: int) -> None:
@@ -407,8 +409,6 @@ def _check_body(once: _Once) -> None:
     options, name, taken = once.options, once.name, once.taken
     if options.sink not in get_args(Sink):
         raise _refused(name, "effect.option", "sink", f"one of {', '.join(get_args(Sink))}")
-    if not (options.wait_s >= 0 and options.reconcile_s > 0):
-        raise _refused(name, "effect.option", "wait_s", "seconds, wait_s >= 0, reconcile_s > 0")
     if options.key is not None and not once.is_named:
         # Two partials of one function do different things, which no parameter tells apart.
         raise _refused(name, "effect.option", "name", "a name for what is no function")
@@ -419,10 +419,30 @@ def _check_body(once: _Once) -> None:
             "a sync function that takes tx" if transactional else "an async function without tx"
         )
         raise _refused(name, "effect.body", None, expected)
-    for client in options.clients:
+    for client in once.clients:
         if client not in taken:
             close = nearest(client, taken)
             raise _refused(name, "effect.option", "clients", "parameters of the body", close)
+
+
+def _check_options(name: str, options: _Options) -> None:
+    """That each is something of its kind."""
+    if options.name is not None and not (isinstance(options.name, str) and options.name):
+        raise _refused(name, "effect.option", "name", "text of at least one character")
+    if options.key is not None and not isinstance(options.key, str):
+        raise _refused(name, "effect.key", "key", "a text: 'invoice:{invoice_id}'")
+    if options.reconcile is not None and not callable(options.reconcile):
+        raise _refused(name, "effect.option", "reconcile", "a function")
+    times = (options.wait_s, options.reconcile_s)
+    if not all(map(is_number, times)) or not (options.wait_s >= 0 and options.reconcile_s > 0):
+        raise _refused(name, "effect.option", "wait_s", "seconds, wait_s >= 0, reconcile_s > 0")
+    for field, values, kind, example in (
+        ("clients", options.clients, str, "('http',)"),
+        ("unknown_on", options.unknown_on, type, "(TimeoutError, ConnectionError)"),
+    ):
+        is_several = isinstance(values, Iterable) and not isinstance(values, str | type)
+        if not is_several or not all(isinstance(each, kind) for each in values):
+            raise _refused(name, "effect.option", field, f"a tuple such as {example}")
 
 
 def _fields(key: str | None, named: Sequence[str], name: str) -> tuple[str, ...]:

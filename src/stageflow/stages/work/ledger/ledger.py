@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from stageflow.model.errors import BuildError
+from stageflow.model.forms import form_of, is_address, scheme_of
 from stageflow.model.marks import reached
 from stageflow.stages.work.holders import Holders, ProcessHolders
 from stageflow.stages.work.ledger import entry as machine
@@ -45,8 +46,8 @@ class Ledger:
         rules: LedgerRules | None = None,
         holders: Holders | None = None,
     ) -> None:
-        self.store = _opened(store) if isinstance(store, (str, os.PathLike)) else store
-        self.rules = LedgerRules() if rules is None else rules
+        self.store = _opened(store)
+        self.rules = _checked(rules)
         self.holders: Holders = ProcessHolders() if holders is None else holders
 
     async def __aenter__(self) -> Ledger:
@@ -205,26 +206,48 @@ def _mark(answer: Claim) -> None:
         reached("effect_unknown")
 
 
-def _opened(store: str | os.PathLike[str]) -> EffectStore:
+def _opened(store: str | os.PathLike[str] | EffectStore) -> EffectStore:
     # Each store is loaded when it is asked for: two of them need extras.
-    if isinstance(store, str) and "://" in store:
-        scheme = store.partition("://")[0]
-        if scheme in ("postgresql", "postgres"):
+    if not isinstance(store, (str, os.PathLike)):
+        if not hasattr(store, "change_within"):
+            raise _unknown(form_of(store))
+        return store
+    if isinstance(store, str) and (not store or is_address(store)):
+        if store.startswith(("postgresql://", "postgres://")):
             from stageflow.stages.work.ledger.postgres import PostgresEffects
 
             return PostgresEffects(store)
-        if scheme in ("redis", "rediss"):
+        if store.startswith(("redis://", "rediss://")):
             from stageflow.stages.work.ledger.redis import RedisEffects
 
             return RedisEffects(store)
-        raise BuildError(
-            "effect.address",
-            "this address of an effect ledger is not known",
-            field="store",
-            expected="the path of a SQLite file, postgresql://..., or redis://...",
-            got=f"{scheme[:40]}://",
-            fix="Ledger('effects.db')",
-        )
+        raise _unknown(f"{scheme_of(store)}..." if store else form_of(store))
     from stageflow.stages.work.ledger.sqlite import SQLiteEffects
 
     return SQLiteEffects(Path(store))
+
+
+def _unknown(got: str) -> BuildError:
+    return BuildError(
+        "effect.address",
+        "this address of an effect ledger is not known",
+        field="store",
+        expected="the path of a SQLite file, postgresql://..., redis://..., or an EffectStore",
+        got=got,
+        fix="Ledger('effects.db')",
+    )
+
+
+def _checked(rules: LedgerRules | None) -> LedgerRules:
+    if rules is None:
+        return LedgerRules()
+    if not isinstance(rules, LedgerRules):
+        raise BuildError(
+            "effect.rules",
+            "the rules of a ledger are LedgerRules",
+            field="rules",
+            expected="LedgerRules",
+            got=type(rules).__name__,
+            fix="Ledger('effects.db', rules=LedgerRules(lease_s=60.0))",
+        )
+    return rules

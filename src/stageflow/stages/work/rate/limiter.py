@@ -20,9 +20,10 @@ from types import TracebackType
 from typing import Any, Final, TypeVar
 
 from stageflow.model.errors import BuildError, RunError
+from stageflow.model.forms import is_count, is_number
 from stageflow.scheduler.line import Rank, RankedLine
 from stageflow.stages.work.rate.answer import EXHAUSTED_S, Answer, RateLimited, lesson_of
-from stageflow.stages.work.rate.meter import Lesson, Rate, Slot
+from stageflow.stages.work.rate.meter import Lesson, Rate, Slot, wrong_option
 from stageflow.stages.work.rate.store import RateStore, opened
 
 WAITERS_MAX: Final = 10_000
@@ -53,7 +54,8 @@ class RateLimiter:
     `store` is an address of Redis or PostgreSQL, a RateStore, or None for this process alone.
     `weights` are the shares of clients that wait at the same time, 1 for those not named. At most
     `waiters_max` wait. Used from one event loop; close it (`async with`, or `aclose`) when it has a
-    store of its own. Raises BuildError `rate.address`, `rate.missing_extra`, `rate.weight`.
+    store of its own. Raises BuildError `rate.option`, `rate.address`, `rate.missing_extra`,
+    `rate.weight`.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class RateLimiter:
         waiters_max: int = WAITERS_MAX,
         wall_s: Callable[[], float] = time.time,
     ) -> None:
+        _check_limiter(rate, key, weights, waiters_max)
         self.rate = rate
         self.key = key
         self._store = opened(store)
@@ -115,8 +118,10 @@ class RateLimiter:
 
         RateLimited `rate.too_late`, at once when it is known that the permitted instant lies beyond
         the deadline, with the seconds it would take; `rate.full` when too many wait already.
+        BuildError `rate.option` for a deadline that is no number.
         """
         loop = asyncio.get_running_loop()
+        _check_request(client, deadline_s)
         self._refuse_late(client, loop.time(), deadline_s)
         if len(self._line) >= self._waiters_max:
             raise RunError(
@@ -303,8 +308,12 @@ class RateLimiter:
         A refusal (429, or 503 with Retry-After) is learned from. With `repeatable`, for requests
         that may be sent again, `send` is called again at the permitted instant, `attempts` times in
         all; else the refusal is raised as RateLimited `rate.refused`, and never sent again.
-        RateLimited `rate.too_late` as in `wait`. What `send` raises goes through.
+        RateLimited `rate.too_late` as in `wait`. What `send` raises goes through. BuildError
+        `rate.option` for `attempts` below 1.
         """
+        if not is_count(attempts, least=1):
+            fix = "call(send, repeatable=True, attempts=5)"
+            raise wrong_option("a call", "attempts", "a whole number from 1 on", attempts, fix)
         left = attempts if repeatable else 1
         while True:
             await self.wait(client=client, deadline_s=deadline_s)
@@ -344,10 +353,30 @@ async def _until(at_s: float, waiter: _Waiter) -> None:
             await asyncio.shield(waiter.signal)
 
 
+def _check_limiter(rate: Any, key: Any, weights: Any, waiters_max: Any) -> None:
+    fix, what = "RateLimiter(Rate(50), key='search')", "a rate limiter"
+    if not isinstance(rate, Rate):
+        raise wrong_option(what, "rate", "a Rate", rate, fix)
+    if not (isinstance(key, str) and key):
+        raise wrong_option(what, "key", "text of at least one character", key, fix)
+    if weights is not None and not isinstance(weights, Mapping):
+        raise wrong_option(what, "weights", "a dict of clients to numbers", weights, fix)
+    if not is_count(waiters_max, least=1):
+        raise wrong_option(what, "waiters_max", "a whole number from 1 on", waiters_max, fix)
+
+
+def _check_request(client: Any, deadline_s: Any) -> None:
+    fix = "wait(client='acme', deadline_s=ctx.deadline_s)"
+    if not isinstance(client, str):
+        raise wrong_option("a request", "client", "the client's name, or nothing", client, fix)
+    if not is_number(deadline_s):
+        expected = "a time of the event loop's clock; math.inf, or nothing, for none"
+        raise wrong_option("a request", "deadline_s", expected, deadline_s, fix)
+
+
 def _checked(weights: Mapping[str, float]) -> Mapping[str, float]:
     for client, weight in weights.items():
-        is_number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
-        if not is_number or not 0 < weight < math.inf:
+        if not is_number(weight) or not 0 < weight < math.inf:
             raise BuildError(
                 "rate.weight",
                 f"client {client!r} has no weight",

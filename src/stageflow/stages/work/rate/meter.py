@@ -20,9 +20,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from stageflow.model.errors import BuildError
+from stageflow.model.forms import is_count, is_number
 
 DECREASE: Final = 0.95
 DECREASE_AGAIN: Final = 0.8
@@ -51,8 +52,8 @@ class Rate:
 
     def __post_init__(self) -> None:
         _check(_is_count(self.permits), "permits", "an integer between 1 and 100000", self.permits)
-        seconds = isinstance(self.per_s, (int, float)) and not isinstance(self.per_s, bool)
-        _check(seconds and 0 < self.per_s < math.inf, "per_s", "seconds above 0", self.per_s)
+        seconds = is_number(self.per_s) and 0 < self.per_s < math.inf
+        _check(seconds, "per_s", "seconds above 0", self.per_s)
         known = ("token_bucket", "gcra", "sliding_window")
         _check(self.algorithm in known, "algorithm", "one of " + ", ".join(known), self.algorithm)
         fits = self.burst is None or (_is_count(self.burst) and self.algorithm != "sliding_window")
@@ -166,17 +167,22 @@ class Meter:
         return max(0.0, self.until_s - now_s)
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= PERMITS_MAX
+def _is_count(value: Any) -> bool:
+    return is_count(value, least=1) and value <= PERMITS_MAX
 
 
 def _check(holds: bool, option: str, expected: str, got: object) -> None:
     if not holds:
-        raise BuildError(
-            "rate.option",
-            "a rate can't be like this",
-            field=option,
-            expected=expected,
-            got=repr(got)[:80],
-            fix="Rate(50, per_s=1.0, burst=10)",
-        )
+        raise wrong_option("a rate", option, expected, got, "Rate(50, per_s=1.0, burst=10)")
+
+
+def wrong_option(what: str, option: str, expected: str, got: object, fix: str) -> BuildError:
+    """An option, of a rate or of whoever keeps it, has a value that it can't have."""
+    return BuildError(
+        "rate.option",
+        f"{what} can't be like this",
+        field=option,
+        expected=expected,
+        got=repr(got)[:80],
+        fix=fix,
+    )

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from stageflow.model.errors import BuildError, RunError
+from stageflow.model.forms import form_of, scheme_of
 from stageflow.stages.work.rate.meter import Lesson, Meter, Rate, Slot
 
 METERS_MAX: Final = 10_000
@@ -65,6 +66,8 @@ def opened(place: str | RateStore | None) -> RateStore:
     if place is None:
         return MemoryRates()
     if not isinstance(place, str):
+        if not hasattr(place, "reserve"):
+            raise _unknown(form_of(place))
         return place
     if place.startswith(("redis://", "rediss://", "unix://")):
         from stageflow.stages.work.rate.redis import RedisRates  # an extra
@@ -74,12 +77,16 @@ def opened(place: str | RateStore | None) -> RateStore:
         from stageflow.stages.work.rate.postgres import PostgresRates  # an extra
 
         return PostgresRates(place)
-    raise BuildError(
+    raise _unknown(f"{scheme_of(place)}..." if place else form_of(place))
+
+
+def _unknown(got: str) -> BuildError:
+    return BuildError(
         "rate.address",
         "this address of a rate limiter's store is not known",
         field="store",
-        expected="redis://host:6379/0, postgresql://host/database, or nothing",
-        got=place.partition("://")[0][:40],
+        expected="redis://host:6379/0, postgresql://host/database, a RateStore, or nothing",
+        got=got,
         fix="RateLimiter(rate, store='redis://host:6379/0')",
     )
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, NoReturn
 
 from stageflow.model.errors import SandboxError
+from stageflow.model.forms import form_of, is_number
 
 MIB: Final = 1024 * 1024
 MEMORY_MIN_BYTES: Final = 16 * MIB
@@ -17,6 +18,8 @@ MEMORY_MIN_BYTES: Final = 16 * MIB
 _HOST: Final = re.compile(r"^(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")
 _NAME: Final = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 ENDPOINTS_MAX: Final = 64
+MOST: Final = 2**53
+"""No cap is as large as this, so that infinity is none."""
 _RESERVED: Final = ("/dev", "/proc", "/sys", "/program", "/tmp")
 _LOADERS: Final = ("LD_", "GLIBC_TUNABLES")
 
@@ -63,25 +66,13 @@ class SandboxPolicy:
     def __post_init__(self) -> None:
         for name in ("read", "write", "network"):
             given: Any = getattr(self, name)
-            if isinstance(given, str | bytes):
-                _refuse(name, "a tuple of texts", "one text", f"{name}=(...,)")
-            object.__setattr__(self, name, tuple(os.fspath(each) for each in given))
-        object.__setattr__(self, "environment", MappingProxyType(dict(self.environment)))
+            object.__setattr__(self, name, _texts(name, given))
+        object.__setattr__(self, "environment", _variables(self.environment))
         for name in ("read", "write"):
             for path in getattr(self, name):
                 _check_path(name, path)
         for name, least in _LEAST.items():
             _check_number(name, getattr(self, name), least)
-        for name in self.environment:
-            if not _NAME.match(name) or name.startswith(_LOADERS):
-                _refuse(
-                    "environment",
-                    "names of letters, digits and underscores that don't steer the loader",
-                    repr(name[:40]),
-                    "rename or leave out this variable",
-                )
-            if "\0" in str(self.environment[name]):
-                _refuse("environment", "texts without NUL", f"a NUL in {name}", "take it out")
         if len(self.endpoints()) > ENDPOINTS_MAX:
             _refuse("network", f"at most {ENDPOINTS_MAX} endpoints", "more", "list fewer")
 
@@ -105,6 +96,48 @@ _LEAST: Final[Mapping[str, float]] = MappingProxyType(
 """The smallest value of each cap. There is no way to say "without limit"."""
 
 
+def _variables(given: Any) -> Mapping[str, str]:
+    if not isinstance(given, Mapping):
+        _refuse("environment", "a dict of texts", form_of(given), '{"LANG": "C"}')
+    for name, value in given.items():
+        if not _is_text(name) or not _NAME.match(name) or name.startswith(_LOADERS):
+            _refuse(
+                "environment",
+                "names of letters, digits and underscores that don't steer the loader",
+                repr(name)[:40],
+                "rename or leave out this variable",
+            )
+        if not _is_text(value):
+            told = f"a text that is none in {name}" if isinstance(value, str) else form_of(value)
+            _refuse("environment", "texts without NUL or lone surrogates", told, "mend it")
+    return MappingProxyType(dict(given))
+
+
+def _texts(name: str, given: Any) -> tuple[str, ...]:
+    if isinstance(given, str | bytes):
+        _refuse(name, "a tuple of texts", "one text", f"{name}=(...,)")
+    if not isinstance(given, Iterable):
+        _refuse(name, "a tuple of texts", form_of(given), f"{name}=(...,)")
+    texts = []
+    for each in given:
+        text = os.fspath(each) if isinstance(each, os.PathLike) and name != "network" else each
+        if not _is_text(text):
+            _refuse(name, "texts without NUL or lone surrogates", form_of(each), f"{name}=(...,)")
+        texts.append(text)
+    return tuple(texts)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a program can be given it: a text that has bytes, none of them NUL."""
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _endpoint(text: str) -> Endpoint:
     host, colon, port = text.rpartition(":")
     if not colon or not _HOST.match(host) or not port.isdecimal() or not 0 < int(port) < 65_536:
@@ -113,7 +146,7 @@ def _endpoint(text: str) -> Endpoint:
 
 
 def _check_path(name: str, path: str) -> None:
-    if not path.startswith("/") or os.path.normpath(path) != path or "\0" in path:
+    if not path.startswith("/") or os.path.normpath(path) != path:
         _refuse(name, "an absolute path without . or ..", path[:80], "os.path.abspath(path)")
     if path == "/" or any(path == each or path.startswith(f"{each}/") for each in _RESERVED[:4]):
         _refuse(
@@ -128,10 +161,12 @@ def _check_path(name: str, path: str) -> None:
         _refuse(name, "a folder or file that exists", path[:80], "make it first")
 
 
-def _check_number(name: str, value: object, least: float) -> None:
-    kinds = (int, float) if name in ("cpu_s", "wall_s") else (int,)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value < 2**53:
-        _refuse(name, f"a number from {least:g} on", type(value).__name__, f"{name}={least:g}")
+def _check_number(name: str, value: Any, least: float) -> None:
+    is_time = name in ("cpu_s", "wall_s")
+    if not is_number(value) or not (is_time or isinstance(value, int)) or not least <= value < MOST:
+        expected = f"{'seconds' if is_time else 'a whole number'} from {least:,} on"
+        got = repr(value)[:40] if isinstance(value, int | float) else form_of(value)
+        _refuse(name, expected, got, f"{name}={least:_}")
 
 
 def _refuse(name: str, expected: str, got: str, fix: str) -> NoReturn:

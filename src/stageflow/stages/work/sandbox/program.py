@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from stageflow.model.errors import SandboxError
+from stageflow.model.forms import form_of
 
 OUT_OF_MEMORY: Final = 113
 """Exit status of a program whose MemoryError nobody caught. WASI has none above 125."""
@@ -67,6 +68,15 @@ class PythonProgram:
 
 def python_program(code: str, inputs: Mapping[str, Any], *, nonce: str) -> PythonProgram:
     """`nonce` is hexadecimal and never used twice. Raises SandboxError `sandbox.inputs`."""
+    if not isinstance(code, str):
+        raise SandboxError(
+            "sandbox.inputs",
+            "a sandboxed program is Python text",
+            field="code",
+            expected="a str",
+            got=form_of(code),
+            fix='run_python("output = 6 * 7")',
+        )
     try:
         given = json.dumps(dict(inputs), allow_nan=False)
     except (TypeError, ValueError):

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from stageflow.model.errors import SandboxError
+from stageflow.model.forms import form_of, is_count
 from stageflow.stages.work.sandbox.machine import Machine, machine_from
 from stageflow.stages.work.sandbox.needs import BACK_ENDS, BackEnd, needs
 from stageflow.stages.work.sandbox.policy import SandboxPolicy
@@ -68,8 +69,10 @@ class Sandbox:
     ) -> None:
         if back_end not in BACK_ENDS:
             raise _policy("back_end", " or ".join(BACK_ENDS), repr(back_end)[:40])
-        if not isinstance(at_once, int) or at_once < 1:
+        if not is_count(at_once, least=1):
             raise _policy("at_once", "a number of runs from 1 on", repr(at_once)[:40])
+        if policy is not None and not isinstance(policy, SandboxPolicy):
+            raise _policy("policy", "a SandboxPolicy", form_of(policy))
         self.policy = SandboxPolicy() if policy is None else policy
         self.back_end = back_end
         self._binds = granted(self.policy, wasm=back_end == "wasm")
@@ -150,6 +153,7 @@ class Sandbox:
         `sandbox.start`, and what `open` raises. Cancelling ends the program and all it started.
         """
         given = _checked(argv)
+        _check_input(stdin)
         if self.back_end != "process":
             raise SandboxError(
                 "sandbox.command",
@@ -172,7 +176,9 @@ class Sandbox:
         `value`. Both are JSON. Raises SandboxError `sandbox.inputs`, `sandbox.start`, and what
         `open` raises. Cancelling ends the program and all it started.
         """
-        made = python_program(code, inputs or {}, nonce=secrets.token_hex(16))
+        given = {} if inputs is None else inputs
+        _check_input(stdin)
+        made = python_program(code, given, nonce=secrets.token_hex(16))
         python = "python" if self.back_end == "wasm" else interpreter()[0]
         argv = (python, "-I", "-S", "-B", f"{PROGRAM}/{START_NAME}")
         ran = await self._ran(
@@ -334,6 +340,11 @@ def _checked(argv: Sequence[str]) -> tuple[str, ...]:
             fix='["sh", "-c", text] where a shell is really wanted',
         )
     return given
+
+
+def _check_input(stdin: Any) -> None:
+    if not isinstance(stdin, bytes):
+        raise _policy("stdin", "bytes", form_of(stdin))
 
 
 def _found(name: str) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeAlias
 
 from stageflow.model.errors import SandboxError
+from stageflow.model.forms import form_of
 from stageflow.stages.work.sandbox.result import SandboxResult
 from stageflow.stages.work.sandbox.sandbox import Sandbox
 
@@ -30,9 +31,10 @@ def python_tool() -> PythonTool:
 def command_tool(*, allowed: Sequence[str]) -> CommandTool:
     """As `python_tool`, with a parameter `command`, a list of texts whose first is a program among
     `allowed`. Another one is SandboxError `sandbox.command`: a sandbox bounds what a program may
-    do, and this list which programs are asked at all.
+    do, and this list which programs are asked at all. SandboxError `sandbox.policy` for `allowed`
+    that is no list of names.
     """
-    names = frozenset(allowed)
+    names = frozenset(_programs(allowed))
 
     async def command(command: list[str], sandbox: Sandbox) -> SandboxResult:
         if not command or command[0] not in names:
@@ -47,3 +49,20 @@ def command_tool(*, allowed: Sequence[str]) -> CommandTool:
         return await sandbox.run(command)
 
     return command
+
+
+def _programs(allowed: Any) -> list[str]:
+    """The names, as a list. A text alone would allow each of its letters."""
+    is_list = isinstance(allowed, Iterable) and not isinstance(allowed, str | bytes)
+    names: list[Any] = list(allowed) if is_list else [None]
+    for name in names:
+        if not (isinstance(name, str) and name):
+            raise SandboxError(
+                "sandbox.policy",
+                "a tool was given something that is no list of programs",
+                field="allowed",
+                expected="names of programs",
+                got=form_of(name if is_list else allowed),
+                fix='command_tool(allowed=["sort", "wc"])',
+            )
+    return names

@@ -31,7 +31,7 @@ import msgspec
 from stageflow.model.errors import BuildError, EffectError
 from stageflow.stages.work.unbroken import to_its_end
 from stageflow.stages.work.undo.records import State
-from stageflow.stages.work.undo.resource import Changed, FormLost, WriteRefused
+from stageflow.stages.work.undo.resource import Changed, FormLost, WriteRefused, wrong_option
 
 try:
     import fcntl
@@ -90,6 +90,8 @@ class Files:
                 got=sys.platform,
                 fix="declare changes of files as Irreversible(...) here",
             )
+        if not isinstance(root, (str, os.PathLike)) or root == "":
+            raise wrong_option("Files", "root", "the path of a folder", root)
         self._root = Path(root).resolve()
         self.name = f"files of {self._root.name}" if name is None else name
 

@@ -79,7 +79,8 @@ class PostgresRows:
                 expected="psycopg 3 with libpq",
                 fix="pip install 'stageflow[postgres]'",
             ) from error
-        if not all(part.isidentifier() for part in (*table.split("."), key)):
+        is_text = isinstance(table, str) and isinstance(key, str)
+        if not is_text or not all(part.isidentifier() for part in (*table.split("."), key)):
             raise BuildError(
                 "undo.table",
                 f"{table!r} or {key!r} is no name of a table or a column",

@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from stageflow.model.errors import EffectError
+from stageflow.model.errors import BuildError, EffectError
+from stageflow.model.forms import form_of
 from stageflow.stages.work.undo.records import State
 
 
@@ -70,10 +71,29 @@ class Resource(Protocol):
 class Irreversible:
     """A kind of act that nobody can take back, such as a letter or a message to a queue.
 
-    `send` is given the payload, and a key that is the same when the act is tried again.
+    `send` is given the payload, and a key that is the same when the act is tried again. Raises
+    BuildError `undo.option`.
     """
 
     name: str
     send: Callable[[bytes, str], Awaitable[object]]
     keyed: bool = False
     """Whether the receiver recognises the key, so that asking it twice is asking it once."""
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.name, str) and self.name):
+            raise wrong_option("Irreversible", "name", "text of at least one character", self.name)
+        if not callable(self.send):
+            raise wrong_option("Irreversible", "send", "an async function", self.send)
+
+
+def wrong_option(what: str, field: str, expected: str, got: object) -> BuildError:
+    """A part of a resource or of a final act is nothing of its kind."""
+    return BuildError(
+        "undo.option",
+        f"{what} has a value for {field} that it can't have",
+        field=field,
+        expected=expected,
+        got=form_of(got),
+        fix="docs/undo.md shows each of them",
+    )

@@ -18,7 +18,7 @@ import msgspec
 from stageflow.model.errors import BuildError, EffectError
 from stageflow.stages.work.unbroken import to_its_end
 from stageflow.stages.work.undo.records import State
-from stageflow.stages.work.undo.resource import Changed, FormLost, WriteRefused
+from stageflow.stages.work.undo.resource import Changed, FormLost, WriteRefused, wrong_option
 
 BUSY_S: Final = 15.0
 """How long a read or write waits for another transaction; less than `UndoRules.act_s`."""
@@ -49,7 +49,7 @@ class Rows:
     that was put back by its author leaves no trace. The log never sets it back: a row that is put
     back gets a version of its own when the column is an integer, by one more than the row's last.
 
-    Raises BuildError `undo.table` for names that are none.
+    Raises BuildError `undo.table` for names that are none, `undo.option`.
     """
 
     in_flight_s = 0.0
@@ -63,11 +63,13 @@ class Rows:
         version: str | None = None,
         name: str | None = None,
     ) -> None:
+        if not isinstance(database, (str, os.PathLike)) or database == "":
+            raise wrong_option("Rows", "database", "the path of a SQLite file", database)
         self.name = f"{table} of {Path(database).name}" if name is None else name
         self._path = Path(database).absolute()
         self._table, self._key, self._version = table, key, version
         for given in (table, key, *(() if version is None else (version,))):
-            if not given.isidentifier():
+            if not (isinstance(given, str) and given.isidentifier()):
                 raise BuildError(
                     "undo.table",
                     f"{given!r} is no name of a table or a column",

@@ -11,6 +11,7 @@ from types import TracebackType
 
 from stageflow.journal.keys import Keys, check_installed
 from stageflow.model.errors import BuildError, EffectError, nearest
+from stageflow.model.forms import form_of, is_address, is_number, scheme_of
 from stageflow.runtime.context import Context
 from stageflow.stages.work.holders import Holders, ProcessHolders
 from stageflow.stages.work.undo.log import Restored
@@ -43,7 +44,7 @@ class UndoRules:
 
     def __post_init__(self) -> None:
         times = (self.lease_s, self.act_s, self.wait_s, self.skew_s)
-        is_right = all(isinstance(each, (int, float)) and each >= 0 for each in times)
+        is_right = all(is_number(each) and each >= 0 for each in times)
         if not (is_right and 0 < self.act_s < self.lease_s / 2):
             raise BuildError(
                 "undo.rules",
@@ -74,14 +75,14 @@ class UndoLog:
         holders: Holders | None = None,
         keys: Keys | None = None,
     ) -> None:
-        self.store = _opened(store) if isinstance(store, (str, os.PathLike)) else store
+        _check_names(resources)
+        self.store = _opened(store)
         self.resources = {resource.name: resource for resource in resources}
-        self.rules = UndoRules() if rules is None else rules
+        self.rules = _checked(rules)
         self.holders: Holders = ProcessHolders() if holders is None else holders
         self.keys = keys
         if keys is not None:
             check_installed()
-        _check_names(resources)
 
     async def __aenter__(self) -> UndoLog:
         return self
@@ -223,22 +224,44 @@ async def put_back(ctx: Context, undo: UndoLog) -> None:
     )
 
 
-def _opened(store: str | os.PathLike[str]) -> UndoStore:
-    if not (isinstance(store, str) and "://" in store):
+def _opened(store: str | os.PathLike[str] | UndoStore) -> UndoStore:
+    if not isinstance(store, (str, os.PathLike)):
+        if not hasattr(store, "unfinished"):
+            raise _unknown(form_of(store))
+        return store
+    if isinstance(store, os.PathLike) or (store and not is_address(store)):
         return SQLiteUndo(Path(store))
-    scheme = store.partition("://")[0]
-    if scheme in ("postgresql", "postgres"):
+    if store.startswith(("postgresql://", "postgres://")):
         from stageflow.stages.work.undo.postgres import PostgresUndo  # needs an extra
 
         return PostgresUndo(store)
-    raise BuildError(
+    raise _unknown(f"{scheme_of(store)}..." if store else form_of(store))
+
+
+def _unknown(got: str) -> BuildError:
+    return BuildError(
         "undo.address",
         "this address of an undo log is not known",
         field="store",
-        expected="the path of a SQLite file, or postgresql://...",
-        got=f"{scheme[:40]}://",
+        expected="the path of a SQLite file, postgresql://..., or an UndoStore",
+        got=got,
         fix="UndoLog('undo.db', ...)",
     )
+
+
+def _checked(rules: UndoRules | None) -> UndoRules:
+    if rules is None:
+        return UndoRules()
+    if not isinstance(rules, UndoRules):
+        raise BuildError(
+            "undo.rules",
+            "the rules of an undo log are UndoRules",
+            field="rules",
+            expected="UndoRules",
+            got=type(rules).__name__,
+            fix="UndoLog('undo.db', rules=UndoRules(lease_s=60.0))",
+        )
+    return rules
 
 
 def _run_name(tenant: str, run: str) -> str:
@@ -252,6 +275,16 @@ def _summary(name: str, head: TimelineHead) -> TimelineSummary:
 
 
 def _check_names(resources: Sequence[Resource]) -> None:
+    for each in resources:
+        if not all(hasattr(each, part) for part in ("name", "read", "write")):
+            raise BuildError(
+                "undo.resources",
+                "an undo log was given something that is no resource",
+                field="resources",
+                expected="Rows, PostgresRows, Files, WebResources, or a Resource of your own",
+                got=form_of(each),
+                fix="UndoLog('undo.db', Files('notes'), Rows('shop.db', 'orders'))",
+            )
     names = [resource.name for resource in resources]
     twice = sorted({name for name in names if names.count(name) > 1 or not name})
     if twice:

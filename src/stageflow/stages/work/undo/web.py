@@ -15,7 +15,7 @@ import msgspec
 
 from stageflow.model.errors import EffectError
 from stageflow.stages.work.undo.records import State
-from stageflow.stages.work.undo.resource import Changed, FormLost, WriteRefused
+from stageflow.stages.work.undo.resource import Changed, FormLost, WriteRefused, wrong_option
 
 NOT_THERE: Final = (404, 410)
 FAILED_CONDITION: Final = (409, 412)
@@ -73,6 +73,10 @@ class WebResources:
         in_flight_s: float = 10.0,
         name: str | None = None,
     ) -> None:
+        if not hasattr(client, "request"):
+            raise wrong_option("WebResources", "client", "an httpx.AsyncClient, or such", client)
+        if not (isinstance(base, str) and "://" in base):
+            raise wrong_option("WebResources", "base", "an address: https://host/path", base)
         self.name = base if name is None else name
         self._client = client
         self._base = base.rstrip("/")
