@@ -216,6 +216,8 @@ def test_an_address_keeps_what_belongs_to_the_client() -> None:
 
     place = RedisPlace.parsed("redis://u:p@host:1/2?lease_s=3&protocol=3")
     assert place == ("redis://u:p@host:1/2?protocol=3", 3.0, "stageflow:pools")
+    place = RedisPlace.parsed("unix:///run/redis.sock?db=1&prefix=a%3Ab")
+    assert place == ("unix:///run/redis.sock?db=1", 30.0, "a:b")
 
 
 def test_a_tenants_line_is_forgotten_when_nobody_stands_in_it() -> None:

@@ -411,3 +411,19 @@ def test_an_address_keeps_what_libpq_reads() -> None:
     address = parsed("postgresql://u:p%40@h:1,i:2/d?sslmode=require&schema=s&tenant=t&lease_s=5")
     assert address.conninfo == "postgresql://u:p%40@h:1,i:2/d?sslmode=require"
     assert (address.schema, address.tenant, address.lease_s) == ("s", "t", 5.0)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql:///d",  # the host that libpq takes by itself
+        "postgresql:///d?host=/var/run/postgresql",
+        "postgresql://h/d?options=-c%20statement_timeout%3D5s",
+        "postgresql://h/d?password=a+b",  # libpq knows no other plus
+    ],
+)
+def test_an_address_without_settings_of_ours_stays_as_it_is(url: str) -> None:
+    assert parsed(url).conninfo == url
+    mark = "&" if "?" in url else "?"
+    assert parsed(f"{url}{mark}schema=a%26b").conninfo == url
+    assert parsed(f"{url}{mark}schema=a%26b").schema == "a&b"

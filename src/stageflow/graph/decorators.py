@@ -318,6 +318,7 @@ def approval(
     that was shown, and given once. With a journal the run is suspended meanwhile: it costs no
     task and survives restarts. After `expires` seconds the node fails with reason `expired`.
     """
+    check_policies(str(name), of=of, after=after, when=when, on_failure=on_failure)
     return Stage(
         name=checked_name(name),
         kind=Kind.WAIT,
@@ -357,6 +358,7 @@ def joined(
     collects: bool,
 ) -> Stage[..., Any]:
     """A join of `branches`. BuildError `graph.join_never_fires` when it needs more than it has."""
+    check_policies(name, joins=branches)
     if isinstance(need, bool) or not isinstance(need, int) or not 1 <= need <= len(branches):
         raise BuildError(
             "graph.join_never_fires",
@@ -433,6 +435,10 @@ def _stage(
         on_failure=options.get("on_failure"),
         fallback=options.get("fallback"),
         progress=options.get("progress"),
+        after=options.get("after"),
+        keyed=options.get("keyed"),
+        pivot=options.get("pivot"),
+        version=options.get("version"),
     )
     branches = options.get("branches")
     of = options.get("of")

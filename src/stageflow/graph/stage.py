@@ -211,7 +211,15 @@ class Stage(Generic[P, T]):
         `bind` does what keywords do, for parameters whose names are options here. BuildError when
         a bound name is no parameter.
         """
-        check_policies(self.name, retry=retry, when=when, on_failure=on_failure, fallback=fallback)
+        check_policies(
+            self.name,
+            retry=retry,
+            when=when,
+            on_failure=on_failure,
+            fallback=fallback,
+            after=after,
+            bind=bind,
+        )
         bound = {**self.bindings, **(bind or {}), **bindings}
         names = [parameter.name for parameter in self.parameters]
         for parameter in bound:
@@ -302,11 +310,18 @@ def checked_priority(priority: int, name: str) -> int:
 def check_policies(
     name: str,
     *,
-    retry: object,
-    when: object,
-    on_failure: object,
-    fallback: object,
+    retry: object = None,
+    when: object = None,
+    on_failure: object = None,
+    fallback: object = None,
     progress: object = None,
+    after: object = None,
+    of: object = None,
+    joins: object = None,
+    bind: object = None,
+    keyed: object = None,
+    pivot: object = None,
+    version: object = None,
 ) -> None:
     """BuildError for an option of another type or value; None is an option not given."""
     for option, value, accepted, expected in (
@@ -315,6 +330,13 @@ def check_policies(
         ("when", when, isinstance(when, BranchRef), "a branch: when=route.branch(name)"),
         ("on_failure", on_failure, on_failure in ("stop", "isolate"), "'stop' or 'isolate'"),
         ("fallback", fallback, isinstance(fallback, (Stage, str)), "a stage, or a node's name"),
+        ("after", after, _are_references(after), "stages, or their names"),
+        ("of", of, isinstance(of, (Stage, str)), "a stage, or a node's name"),
+        ("branches", joins, _are_references(joins), "stages, or their names"),
+        ("bind", bind, isinstance(bind, Mapping), "a dict of parameters to stages"),
+        ("keyed", keyed, isinstance(keyed, bool), "True or False"),
+        ("pivot", pivot, isinstance(pivot, bool), "True or False"),
+        ("version", version, isinstance(version, str), "text"),
     ):
         if value is not None and not accepted:
             raise BuildError(
@@ -329,8 +351,22 @@ def check_policies(
                     "on_failure": "on_failure='isolate'",
                     "fallback": "fallback=other_stage",
                     "progress": "progress=Progress(repeats=2)",
+                    "after": "after=other_stage",
+                    "of": "of=stage_before",
+                    "branches": "any_of(first, second, name='either')",
+                    "bind": "bind={'text': other_stage}",
+                    "keyed": "keyed=True",
+                    "pivot": "pivot=True",
+                    "version": "version='2'",
                 }.get(option, "when=route.branch('name')"),
             )
+
+
+def _are_references(after: Any) -> bool:
+    if isinstance(after, (str, Stage)):
+        return True
+    is_several = isinstance(after, Sequence)
+    return is_several and all(isinstance(each, (str, Stage)) for each in after)
 
 
 def as_references(

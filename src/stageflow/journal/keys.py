@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from stageflow.model.errors import BuildError, JournalError
+from stageflow.model.forms import form_of
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -106,6 +107,8 @@ class KeyFile(LocalKeys):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        if not isinstance(path, (str, os.PathLike)) or path == "":
+            raise _bad_key(form_of(path), "what is no path")
         self._path = Path(path).absolute()
         self._key = b""
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
+from stageflow.journal.address import without
 from stageflow.journal.journal import GroupCommit, Journal
 from stageflow.journal.locks import LockStore
 from stageflow.journal.pools import PoolStore
@@ -72,9 +72,7 @@ def _check_driver() -> None:
 
 def keeps_locks(address: str) -> bool:
     """Whether locks can be kept where the journal at `address` is: PostgreSQL, of all tenants."""
-    return address.startswith(_POSTGRES) and "tenant" not in dict(
-        parse_qsl(urlsplit(address).query)
-    )
+    return address.startswith(_POSTGRES) and "tenant" not in without(address, ("tenant",))[1]
 
 
 def lock_store(place: str | Path) -> LockStore:

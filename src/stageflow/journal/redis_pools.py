@@ -13,8 +13,8 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+from stageflow.journal.address import without
 from stageflow.journal.pools import BookReader, PoolBook, Sight
 from stageflow.model.errors import BuildError, JournalError
 
@@ -47,10 +47,9 @@ class RedisPlace(NamedTuple):
     @staticmethod
     def parsed(address: str) -> RedisPlace:
         """`redis://host:6379/0?lease_s=30&prefix=name`. BuildError `pool.address`."""
-        parts = urlsplit(address)
-        options = dict(parse_qsl(parts.query, keep_blank_values=True))
-        lease = options.pop("lease_s", str(LEASE_S))
-        prefix = options.pop("prefix", PREFIX)
+        url, options = without(address, ("lease_s", "prefix"))
+        lease = options.get("lease_s", str(LEASE_S))
+        prefix = options.get("prefix", PREFIX)
         try:
             lease_s = float(lease)
         except ValueError:
@@ -64,7 +63,6 @@ class RedisPlace(NamedTuple):
                 got=(lease if prefix else prefix)[:40],
                 fix="redis://host:6379/0?lease_s=30",
             )
-        url = urlunsplit(parts._replace(query=urlencode(options)))
         return RedisPlace(url, lease_s, prefix)
 
 

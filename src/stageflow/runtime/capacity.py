@@ -139,7 +139,7 @@ def _check_within(name: str, pools: Mapping[str, Pool]) -> None:
     chain = [name]
     while (outer := pools[chain[-1]].within) is not None:
         if outer not in pools:
-            close = nearest(outer, list(pools))
+            close = nearest(str(outer), list(pools))
             raise BuildError(
                 "pool.within",
                 f"pool {chain[-1]!r} lies within one that there is not",

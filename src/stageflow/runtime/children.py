@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from stageflow.model.errors import RunError, StageflowError
 from stageflow.model.kinds import Kind
+from stageflow.runtime.arguments import check_key, check_pipeline
 from stageflow.runtime.lingering import RUN
 from stageflow.runtime.waits import Caller
 from stageflow.scheduler import NEEDS_PERSON, PAST_PIVOT, Action
@@ -43,6 +44,8 @@ async def run_child(
     A child that this stage ran before under the same key is not run again when it ended ok;
     one that a crash cut off, or that failed, goes on.
     """
+    check_pipeline(pipeline, may_lack=False)
+    check_key(key, "ctx.run(pipeline, key=f'item-{number}', ...)")
     again = _take_key(driver, number, pipeline, key)
     try:
         making = _made(driver, number, pipeline, key, inputs, deadline_s, again=again)

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Final, Generic, TypeVar, cast
 
 from stageflow.model.errors import BuildError, RunError
+from stageflow.model.forms import form_of, is_count, is_number
 from stageflow.model.marks import reached
 from stageflow.runtime.lingering import RUN
 
@@ -56,12 +57,15 @@ class Connections(Generic[T]):
         after use whether it may be used again. `close` ends one; by default its own `aclose` or
         `close`. At most `waiters` may wait. BuildError `connection.bounds`.
         """
-        if size < 1 or waiters < 0 or not close_s > 0:
+        is_right = is_count(size, least=1) and is_count(waiters, least=0) and callable(open)
+        if not is_right or not is_number(close_s) or not close_s > 0:
+            got = f"{form_of(open)}, size={size!r}, waiters={waiters!r}, close_s={close_s!r}"
             raise BuildError(
                 "connection.bounds",
                 "connections need room for one, and time to close",
-                expected="size >= 1, waiters >= 0, close_s > 0",
-                got=f"size={size}, waiters={waiters}, close_s={close_s}",
+                expected="a function that opens one, size >= 1, waiters >= 0, close_s > 0",
+                got=got[:120],
+                fix="Connections(connect, size=8, waiters=100, close_s=5.0)",
             )
         self.size = size
         self.opened = 0

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from stageflow.contracts import Contract, contract_of
 from stageflow.model.errors import RunError, StageflowError
 from stageflow.model.values import content_hash, thaw
+from stageflow.runtime.arguments import check_function, check_key
 
 if TYPE_CHECKING:
     from stageflow.runtime.driver import Driver
@@ -39,6 +40,8 @@ async def do_step(
     kwargs: Mapping[str, Any],
 ) -> Any:
     """The result of a step: recorded, or made and recorded now."""
+    check_key(key, "ctx.step('fetch', fetch, url)")
+    check_function(function, "ctx.step('fetch', fetch, url)")
     while isinstance(function, functools.partial):  # what it binds is part of the call
         args, kwargs = (*function.args, *args), {**function.keywords, **kwargs}
         function = function.func

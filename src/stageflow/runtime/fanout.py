@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from stageflow.model.errors import BuildError
 from stageflow.runtime import children
+from stageflow.runtime.arguments import check_count, check_function, checked_items
 
 if TYPE_CHECKING:
     from stageflow.runtime.context import Context
@@ -27,13 +27,12 @@ async def mapped(
 ) -> list[O]:
     """Outputs in the order of the items. `at_once` loops share one iterator, so that a lazy source
     is read as fast as children finish."""
-    if at_once < 1:
-        raise BuildError(
-            "run.map", "map needs at least one run at a time", field="at_once", expected=">= 1"
-        )
+    check_count("at_once", at_once, least=1)
+    if key is not None:
+        check_function(key, "ctx.map(pipeline, items, key=lambda item: item['id'])")
     outputs: dict[int, O] = {}
     stage = asyncio.current_task()  # what it holds is held while its children work
-    source: Iterator[tuple[int, Mapping[str, Any]]] = enumerate(items)
+    source: Iterator[tuple[int, Mapping[str, Any]]] = enumerate(checked_items(items))
 
     async def serve() -> None:
         for place, item in source:

@@ -16,6 +16,7 @@ from stageflow.journal.locks import Held, LockStore, MemoryLocks
 from stageflow.journal.opening import lock_store
 from stageflow.journal.store import QUEUED, RUNNING, SUSPENDED
 from stageflow.model.errors import BuildError, JournalError, RunError
+from stageflow.runtime.arguments import check_function, check_wait
 
 if TYPE_CHECKING:
     from stageflow.runtime.driver import Driver
@@ -60,6 +61,7 @@ class Locks:
 
     async def hold(self, driver: Driver, names: Sequence[str], *, wait_s: float) -> None:
         """Takes all names for the outermost run that `driver` is part of, until that has ended."""
+        check_wait(wait_s)
         store, keys = self._needed(), _keys(driver.identity.tenant, names)
         root = driver
         while root.parent is not None:
@@ -82,6 +84,8 @@ class Locks:
         self, tenant: str, names: Sequence[str], read: Callable[[], Awaitable[T]], *, wait_s: float
     ) -> T:
         """What `read` gives when no saga held a name from before it began until it was done."""
+        check_wait(wait_s)
+        check_function(read, "ctx.clean_read(read, 'account:7')")
         store, keys = self._needed(), _keys(tenant, names)
         wait = _Wait(wait_s)
         while True:

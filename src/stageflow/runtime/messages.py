@@ -21,6 +21,7 @@ from stageflow.contracts import contract_of
 from stageflow.graph import Stage
 from stageflow.model.errors import RunError
 from stageflow.model.values import thaw
+from stageflow.runtime.arguments import check_count, check_key, wrong_argument
 from stageflow.runtime.durable import StepResult, do_step
 from stageflow.runtime.waits import Hope, Waiter
 from stageflow.scheduler import NodeState
@@ -83,6 +84,7 @@ def message(value: Any) -> Any:
 
 async def send(driver: Driver, number: int, key: str, value: Any) -> None:
     """Gives `value` under `key`; durable when it returns."""
+    check_key(key, "ctx.send('vote', value)")
     node = driver.nodes[number]
     if node.guards:
         raise RunError(
@@ -108,6 +110,13 @@ async def receive(
 ) -> dict[str, Any]:
     """Values by sender: of all `senders`, or of the first `need` that have sent."""
     node = driver.nodes[number].name
+    check_key(key, "ctx.receive('vote', 'critic')")
+    if need is not None:
+        check_count("need", need)
+    for sender in senders:
+        if not isinstance(sender, (Stage, str)):
+            expected = "stages, or their names"
+            raise wrong_argument("senders", expected, sender, "ctx.receive('vote', 'critic')")
     numbers = [driver.plan.find(sender) for sender in senders]
     enough = len(numbers) if need is None else need
     if not numbers or len(set(numbers)) < len(numbers) or not 1 <= enough <= len(numbers):

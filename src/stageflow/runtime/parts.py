@@ -32,6 +32,9 @@ def check_parts(**given: Any) -> None:
     for name, (expected, example) in _MAPPINGS.items():
         if given[name] is not None and not isinstance(given[name], Mapping):
             raise _wrong(name, given[name], expected, example)
+        for key in given[name] or ():
+            if not (isinstance(key, str) and key):
+                raise _wrong(name, key, expected, example)
     for name, (method, expected, example) in _PLACES.items():
         value = given[name]
         is_place = isinstance(value, (str, Path)) and value != ""

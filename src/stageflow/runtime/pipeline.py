@@ -17,6 +17,7 @@ from stageflow.model.labels import checked_labels
 from stageflow.model.session import Window
 from stageflow.model.snapshot import ContextSnapshot
 from stageflow.model.values import Freezer
+from stageflow.runtime.arguments import check_count, checked_items
 from stageflow.runtime.childstage import child_stage
 from stageflow.runtime.context import Context
 from stageflow.runtime.deps import DepScopes, lacking
@@ -340,13 +341,10 @@ class Pipeline(Generic[O]):
         self, items: Iterable[Mapping[str, Any]], *, at_once: int = 64
     ) -> AsyncIterator[Run[O]]:
         """One run per item (a dict of inputs), `at_once` side by side; in order of items."""
-        if at_once < 1:
-            raise BuildError(
-                "run.map", "map needs at least one run at a time", field="at_once", expected=">= 1"
-            )
+        check_count("at_once", at_once, least=1)
         running: list[Handle[O]] = []
         try:
-            for item in items:
+            for item in checked_items(items):
                 running.append(self.start(**item))
                 if len(running) >= at_once:
                     yield await running.pop(0)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from stageflow.model.errors import RunError, StageflowError
 from stageflow.model.labels import NONE
 from stageflow.model.values import content_hash
+from stageflow.runtime.arguments import check_by
 from stageflow.runtime.failure import Failure
 from stageflow.scheduler import Action, Ask, End, NodeState
 
@@ -58,6 +59,7 @@ def _expire(driver: Driver, number: int, token: int) -> None:
 def answer(driver: Driver, name: str, value: Any, *, by: str, shown: str | None) -> list[Action]:
     """Admits a person's answer and tells the scheduler. RunError when there is no such
     question, it was about other content, or it is answered already."""
+    check_by(by)
     number = driver.plan.find(name)
     node, scheduler = driver.nodes[number], driver.scheduler
     if node.shows is None or scheduler.status[number] is not NodeState.PARKED:

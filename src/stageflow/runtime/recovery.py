@@ -15,6 +15,7 @@ from stageflow.model.marks import reached
 from stageflow.model.progress import Stall
 from stageflow.model.record import SETTLE_RUN, UNDO_RUN, RecordType
 from stageflow.model.values import thaw
+from stageflow.runtime.arguments import check_pipeline
 from stageflow.runtime.deps import Fakes
 from stageflow.runtime.driver import Driver
 from stageflow.runtime.durable import StepResult
@@ -29,6 +30,7 @@ from stageflow.runtime.history import (
 )
 from stageflow.runtime.outcome import Run, make_run
 from stageflow.runtime.questions import expire_overdue
+from stageflow.runtime.run_options import subscriptions
 from stageflow.runtime.sealing import RunSeal, check_not_erased, is_shredded, shredded_inputs
 from stageflow.scheduler import (
     UNDOES,
@@ -61,6 +63,8 @@ async def recovered(
     With `rerun` None a run that has ended is left as it is. `seen` is what the journal holds of
     the run, when the caller has looked already; `claimed`, when the caller has claimed it.
     """
+    check_pipeline(pipeline)
+    events = subscriptions("" if pipeline is None else pipeline.name, events) or ()
     journal = runtime.needs_journal()
     known = claimed or seen or await journal.load(run)
     if pipeline is None:

@@ -46,6 +46,7 @@ from stageflow.model.outputs import Happened, LetStand, NotHappened
 from stageflow.model.record import UNDO_RUN
 from stageflow.model.session import Turn
 from stageflow.model.values import Adapter, Freezer
+from stageflow.runtime.arguments import check_count, check_pipeline
 from stageflow.runtime.cache import ResultCache
 from stageflow.runtime.capacity import Pool, SharedPool
 from stageflow.runtime.clock import Clock, SystemClock
@@ -258,6 +259,7 @@ class Runtime:
 
     async def runs(self, *, tenant: str | None = None, limit: int = 50) -> list[RunSummary]:
         """The latest runs in the journal, newest first."""
+        check_count("limit", limit)
         return await self.needs_journal().runs(tenant=tenant, limit=limit)
 
     async def load(self, run: str) -> LoadedRun:
@@ -312,6 +314,10 @@ class Runtime:
         turns of pipelines of its name; others are found where their runs say. Without a journal
         there are only those in the last window.
         """
+        check_pipeline(pipeline)
+        check_count("limit", limit)
+        if before is not None:
+            check_count("before", before)
         if self.journal is not None:
             plan = None if pipeline is None else pipeline.plan
             return [
@@ -322,7 +328,7 @@ class Runtime:
             ]
         line = self.sessions.known(tenant, session)
         kept = [] if line is None else [Turn(past) for past in reversed(line.turns)]
-        return [turn for turn in kept if before is None or turn.number < before][: max(limit, 0)]
+        return [turn for turn in kept if before is None or turn.number < before][:limit]
 
     async def resume(
         self,

@@ -10,6 +10,7 @@ from stageflow.model.errors import RunError, StageflowError
 from stageflow.model.labels import NONE
 from stageflow.model.outputs import Happened, Inquiry, LetStand, NotHappened
 from stageflow.model.record import SETTLE_RUN
+from stageflow.runtime.arguments import check_by
 from stageflow.runtime.driver import Driver
 from stageflow.runtime.events import Subscription
 from stageflow.runtime.handle import Handle
@@ -53,6 +54,7 @@ async def settled(
 
 
 def _settle(driver: Driver, name: str, found: Inquiry, by: str) -> list[Action]:
+    check_by(by)
     number, scheduler = driver.plan.find(name), driver.scheduler
     node, word = driver.nodes[number], _WORDS.get(type(found), "")
     if not word or not scheduler.can_settle(number, word):

@@ -10,6 +10,7 @@ from stageflow.journal.journal import QueueJournal
 from stageflow.journal.queue import QueueBounds
 from stageflow.journal.store import QUEUED, RUNNING
 from stageflow.model.errors import BuildError, JournalError, RunError
+from stageflow.runtime.arguments import check_pipeline, check_wait
 from stageflow.runtime.outcome import Run
 from stageflow.runtime.recovery import account_of, locate
 from stageflow.runtime.request import Request
@@ -66,6 +67,8 @@ async def result(
     runtime: Runtime, run: str, *, pipeline: Pipeline[Any] | None, wait_s: float
 ) -> Run[Any]:
     """The account of a run that is over, or suspended; waits for it at most `wait_s`."""
+    check_pipeline(pipeline)
+    check_wait(wait_s)
     loop = asyncio.get_running_loop()
     until_s = loop.time() + wait_s
     looks = 0

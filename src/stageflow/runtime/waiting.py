@@ -11,6 +11,7 @@ from stageflow.model.errors import RunError
 from stageflow.model.record import Record, RecordType
 from stageflow.model.values import content_hash, thaw
 from stageflow.runtime.account import final_values
+from stageflow.runtime.arguments import check_pipeline
 from stageflow.runtime.driver import Driver
 from stageflow.runtime.events import Subscription
 from stageflow.runtime.recovery import locate, recovered
@@ -41,6 +42,7 @@ class Waiting:
 
 async def questions(runtime: Runtime, run: str, *, pipeline: Pipeline[Any] | None) -> list[Waiting]:
     """The open questions on record, oldest first."""
+    check_pipeline(pipeline)
     loaded = await runtime.load(run)
     plan = (locate(loaded.header) if pipeline is None else pipeline).plan
     asked: dict[str, Record] = {}

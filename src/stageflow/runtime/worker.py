@@ -10,9 +10,11 @@ from typing import Any
 from stageflow.journal.queue import Wanted
 from stageflow.journal.store import LoadedRun
 from stageflow.model.errors import BuildError, JournalError, StageflowError
+from stageflow.model.forms import form_of, is_count, is_number
 from stageflow.runtime.driver import Driver
 from stageflow.runtime.events import Subscription
 from stageflow.runtime.pipeline import Pipeline
+from stageflow.runtime.run_options import subscriptions
 from stageflow.runtime.runtime import Runtime
 from stageflow.runtime.submission import queue_of
 
@@ -44,22 +46,24 @@ class Worker:
     ) -> None:
         """`poll_s`: how often an idle worker looks. `drain_s`: how long `stop` lets runs go on.
         `events` are told what happens in the runs."""
-        if at_once < 1 or not poll_s > 0 or not drain_s >= 0:
+        is_right = is_count(at_once, least=1) and is_number(poll_s) and is_number(drain_s)
+        if not is_right or not poll_s > 0 or not drain_s >= 0:
             raise BuildError(
                 "worker.bounds",
                 "a worker needs room for a run, and times that are not negative",
                 expected="at_once >= 1, poll_s > 0, drain_s >= 0",
-                got=f"at_once={at_once}, poll_s={poll_s}, drain_s={drain_s}",
+                got=f"at_once={at_once!r}, poll_s={poll_s!r}, drain_s={drain_s!r}"[:120],
+                fix="Worker(runtime, [pipeline], at_once=8, poll_s=0.5, drain_s=30.0)",
             )
         self.runtime = runtime
-        self.pipelines = dict(pipelines) if isinstance(pipelines, Mapping) else _named(pipelines)
+        self.pipelines = _checked(pipelines)
         self.done = 0
         """Runs that ended here, however."""
         self._queue = queue_of(runtime)
         self._at_once = at_once
         self._poll_s = poll_s
         self._drain_s = drain_s
-        self._events = tuple(events)
+        self._events = subscriptions("", events) or ()
         self._tasks: dict[asyncio.Task[None], Driver] = {}
         self._to_release: dict[str, int] = {}
         """Runs that ended without an end, and their epochs: the database was away, perhaps."""
@@ -164,6 +168,28 @@ class Worker:
             await asyncio.wait(left)
         with contextlib.suppress(JournalError):  # then their lease expires
             await self._release()
+
+
+def _checked(
+    pipelines: Iterable[Pipeline[Any]] | Mapping[str, Pipeline[Any]],
+) -> dict[str, Pipeline[Any]]:
+    """By their names. BuildError `worker.pipelines` for what is none, or for none at all."""
+    given: list[Any] = [pipelines]
+    if isinstance(pipelines, Mapping):
+        given = list(pipelines.values())
+    elif isinstance(pipelines, Iterable):
+        given = list(pipelines)
+    wrong = [each for each in given if not isinstance(each, Pipeline)]
+    if wrong or not given or isinstance(pipelines, Pipeline):
+        raise BuildError(
+            "worker.pipelines",
+            "a worker has no list of pipelines to run",
+            field="pipelines",
+            expected="pipelines, at least one, or a dict of 'module:attr' to pipelines",
+            got=form_of(wrong[0]) if wrong else form_of(pipelines),
+            fix="Worker(runtime, [pipeline])",
+        )
+    return dict(pipelines) if isinstance(pipelines, Mapping) else _named(given)
 
 
 def _named(pipelines: Iterable[Pipeline[Any]]) -> dict[str, Pipeline[Any]]:

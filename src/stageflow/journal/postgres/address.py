@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+from stageflow.journal.address import without
 from stageflow.model.errors import BuildError
 
 SCHEMES = ("postgresql", "postgres")
@@ -38,21 +38,17 @@ class Address:
 
 def parsed(url: str) -> Address:
     """The address in `url`; BuildError "runtime.journal" for settings that can't be meant."""
-    parts = urlsplit(url)
-    if parts.scheme not in SCHEMES:
-        raise _refused("an address that begins with postgresql://", parts.scheme[:40])
+    scheme = url.partition("://")[0]
+    if scheme not in SCHEMES:
+        raise _refused("an address that begins with postgresql://", scheme[:40])
+    conninfo, given = without(url, _SETTINGS)
     ours: dict[str, Any] = {}
-    others = []
-    for name, text in parse_qsl(parts.query, keep_blank_values=True):
-        read = _SETTINGS.get(name)
-        if read is None:
-            others.append((name, text))
-            continue
+    for name, text in given.items():
         try:
-            ours[name] = read(text)
+            ours[name] = _SETTINGS[name](text)
         except ValueError as error:
             raise _refused(str(error), f"{name}={text[:40]}") from None
-    return Address(urlunsplit(parts._replace(query=urlencode(others))), **ours)
+    return Address(conninfo, **ours)
 
 
 def _seconds(text: str) -> float:
