@@ -30,7 +30,7 @@ from stageflow.journal.store import Append
 from stageflow.model.record import Record, RecordType
 from stageflow.model.values import thaw
 
-SOON_S = 0.02
+SOON_S = 0.1
 PATIENCE_S = 10.0
 
 

@@ -282,5 +282,5 @@ async def test_map_keeps_order_and_bound_and_ends_what_it_started() -> None:
     assert (await anext(stream)).output == 0
     await stream.aclose()
     assert alive == 0
-    with pytest.raises(Exception, match=r"run\.map"):
+    with pytest.raises(Exception, match=r"run\.argument"):
         await anext(desk.map([], at_once=0))
