@@ -491,6 +491,18 @@ def test_another_root_keeps_its_own_runs(folder: Path, capsys: pytest.CaptureFix
     assert "desk" in Said(capsys, "runs", "--root", "elsewhere").out
 
 
+@pytest.mark.parametrize("journal", ["runs.db", "sqlite:///runs.db"])
+def test_a_journal_that_is_not_there_is_not_made(
+    journal: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (("runs",), ("show", "a"), ("resume", "a"), ("undo", "a")):
+        said = Said(capsys, *command, "--journal", journal)
+        assert said.status != 0 and "run.no_journal_here" in said.err
+    assert not (folder / "runs.db").exists()
+    assert Said(capsys, *RUN, "--journal", journal).status == 0
+    assert "desk" in Said(capsys, "runs", "--journal", journal).out
+
+
 def test_a_tenant_is_shown_its_own_runs_only(
     asking: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

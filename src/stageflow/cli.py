@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from stageflow.answering import answer_of, asked_text, shown_text, text_of, when, whole_hash
-from stageflow.journal.opening import keeps_locks
+from stageflow.journal.opening import file_of, keeps_locks
 from stageflow.journal.store import SUSPENDED
 from stageflow.model.bag import MISSING
 from stageflow.model.errors import InputError, StageflowError
@@ -486,13 +486,16 @@ def _runtime(options: argparse.Namespace) -> Runtime:
 
 
 def _existing(options: argparse.Namespace) -> Runtime:
-    if options.journal is None and not (Path(options.root) / "journal.db").exists():
+    is_given = options.journal is not None
+    file = file_of(options.journal) if is_given else Path(options.root) / "journal.db"
+    if file is not None and not file.exists():  # it would be made, and there be no runs in it
+        told = f"a folder with journal.db, as `stageflow run` makes it in {LOCAL_ROOT}"
         raise InputError(
             "run.no_journal_here",
             "there are no runs here",
-            field="--root",
-            expected=f"a folder with journal.db, as `stageflow run` makes it in {LOCAL_ROOT}",
-            got=options.root,
+            field="--journal" if is_given else "--root",
+            expected="the journal that the run was started with" if is_given else told,
+            got=options.journal if is_given else options.root,
             fix="run from the folder where the run was started, or give --root or --journal",
         )
     return _runtime(options)

@@ -28,20 +28,28 @@ def opened(address: str | Path) -> Journal:
 
 
 def _store(address: str | Path) -> Store:
-    if isinstance(address, Path) or not is_address(address):
-        return _sqlite(Path(address))
-    if address.startswith(_SQLITE) and len(address) > len(_SQLITE):
-        return _sqlite(Path(address.removeprefix(_SQLITE)))
-    if address.startswith(_POSTGRES):
+    path = file_of(address)
+    if path is not None:
+        return _sqlite(path)
+    if isinstance(address, str) and address.startswith(_POSTGRES):
         return _postgres(address)
     raise BuildError(
         "runtime.journal",
         "this journal address is not known",
         field="journal",
         expected="a path, sqlite:///path, postgresql://host/database, or a Journal",
-        got=f"{scheme_of(address)}...",
+        got=f"{scheme_of(str(address))}...",
         fix="Runtime(journal='runs.db')",
     )
+
+
+def file_of(address: str | Path) -> Path | None:
+    """The file that a journal at `address` is; None when it is none, or the address is not known."""
+    if isinstance(address, Path) or not is_address(address):
+        return Path(address)
+    if address.startswith(_SQLITE) and len(address) > len(_SQLITE):
+        return Path(address.removeprefix(_SQLITE))
+    return None
 
 
 def _sqlite(path: Path) -> Store:
