@@ -44,7 +44,7 @@ def _store(address: str | Path) -> Store:
 
 
 def file_of(address: str | Path) -> Path | None:
-    """The file that a journal at `address` is; None when it is none, or the address is not known."""
+    """The file that a journal at `address` is; None when it is none, or is not known."""
     if isinstance(address, Path) or not is_address(address):
         return Path(address)
     if address.startswith(_SQLITE) and len(address) > len(_SQLITE):
