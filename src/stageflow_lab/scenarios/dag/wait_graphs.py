@@ -27,6 +27,9 @@ SHARE_MUTE: Final = 0.2
 """Of plans: nobody in them waits for a message, only for pools and child runs."""
 SHARE_SHARED: Final = 0.2
 """Of pools whose users are all in one process: shared all the same."""
+SHARE_CROWDED: Final = 0.25
+"""Of plans: several wait for one message, and its sender waits for them all once it is sent."""
+CROWD: Final = 4
 CLOSES_S: Final = 1.2
 PASSING_S: Final = 1.5
 FREE_S: Final = 3.2
@@ -260,6 +263,7 @@ def _drawn(rng: random.Random, seed: int, *, is_planted: bool, hosts: int | None
         draw.pass_on()
     while len(draw.members) < stages:
         draw.bystander()
+    draw.crowd(random.Random(f"crowd {seed}"))
     plan = Plan(
         seed=seed,
         hosts=tuple(run % processes for run in range(runs)),
@@ -383,6 +387,21 @@ class _Draw:
             else:
                 at_s = target.at_s + 0.05
         self._add(Member(0, run, PlannedWait(kind, (target.number,), 1), at_s))
+
+    def crowd(self, rng: random.Random) -> None:
+        """Two who wait for the same message, and hold what its sender wants of both then."""
+        if self.is_mute or len(self.members) + CROWD > STAGES_MAX:
+            return
+        if rng.random() >= SHARE_CROWDED:
+            return
+        run = rng.randrange(self.runs)
+        at_s = CLOSES_S + rng.uniform(0.0, 0.5)
+        first = self._add(Member(0, run, None, at_s))
+        sender = first + 1
+        both = (sender + 1, sender + 2)
+        self._add(Member(0, run, PlannedWait("pool", both, 2), at_s, after=first))
+        for _ in both:
+            self._add(Member(0, run, PlannedWait("all", (sender,), 1), rng.uniform(0.1, 0.9)))
 
     def _free_s(self) -> float:
         return FREE_S + self.rng.uniform(0.0, 1.0)

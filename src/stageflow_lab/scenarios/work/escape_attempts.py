@@ -57,17 +57,14 @@ def corpus() -> list[Attempt]:
 
 
 def chosen(count: int, rng: random.Random) -> list[Attempt]:
-    """`count` of the corpus: each family in turn gives one, in an order of the seed's.
-
-    The families come in an order in which the first few meet every wall: a tenth of the quick size
-    has one attempt on the interpreter, on a socket, on a granted file, on a cap, and to stay.
-    """
+    """`count` of the corpus, at least one of each family: each in turn gives one, in an order of
+    the seed's."""
     decks: dict[str, list[Attempt]] = {family: [] for family in FAMILIES}
     for attempt in corpus():
         decks[attempt.family].append(attempt)
     for deck in decks.values():
         rng.shuffle(deck)
-    return _in_turn(list(decks.values()), count)
+    return _in_turn(list(decks.values()), max(count, len(decks)))
 
 
 def _in_turn(decks: Sequence[list[Attempt]], count: int) -> list[Attempt]:

@@ -100,13 +100,13 @@ def test_a_back_end_that_was_never_attempted_decides_nothing() -> None:
     assert verdict is Verdict.UNKNOWN and "wasm" in reason
 
 
-def test_the_corpus_has_its_150_and_any_tenth_of_it_meets_each_wall() -> None:
+def test_the_corpus_has_its_150_and_a_few_of_it_meet_each_wall() -> None:
     whole = corpus()
     assert len({each.name for each in whole}) == len(whole) >= 150
     for seed in range(20):
         few = chosen(6, random.Random(seed))
-        assert {"gadget", "door", "granted", "bomb", "daemon"} <= {each.family for each in few}
-    assert {each.family for each in chosen(60, random.Random(1))} == set(FAMILIES)
+        assert [each.family for each in few] == list(FAMILIES)
+    assert len(chosen(60, random.Random(1))) == 60
     for each in whole:
         compile(each.code, each.name, "exec")
 
