@@ -263,7 +263,7 @@ def _drawn(rng: random.Random, seed: int, *, is_planted: bool, hosts: int | None
         draw.pass_on()
     while len(draw.members) < stages:
         draw.bystander()
-    draw.crowd(random.Random(f"crowd {seed}"))
+    draw.crowd(random.Random(f"crowds of {seed}"))
     plan = Plan(
         seed=seed,
         hosts=tuple(run % processes for run in range(runs)),
