@@ -358,7 +358,7 @@ def joined(
     collects: bool,
 ) -> Stage[..., Any]:
     """A join of `branches`. BuildError `graph.join_never_fires` when it needs more than it has."""
-    check_policies(name, joins=branches)
+    check_policies(name, branches=branches)
     if isinstance(need, bool) or not isinstance(need, int) or not 1 <= need <= len(branches):
         raise BuildError(
             "graph.join_never_fires",

@@ -9,7 +9,7 @@ import math
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, ParamSpec, TypeAlias, TypeVar
+from typing import Any, Final, Generic, Literal, ParamSpec, TypeAlias, TypeVar
 
 from stageflow.model.caching import Cache
 from stageflow.model.errors import BuildError, nearest
@@ -307,38 +307,13 @@ def checked_priority(priority: int, name: str) -> int:
     return priority
 
 
-def check_policies(
-    name: str,
-    *,
-    retry: object = None,
-    when: object = None,
-    on_failure: object = None,
-    fallback: object = None,
-    progress: object = None,
-    after: object = None,
-    of: object = None,
-    joins: object = None,
-    bind: object = None,
-    keyed: object = None,
-    pivot: object = None,
-    version: object = None,
-) -> None:
+def check_policies(name: str, **given: object) -> None:
     """BuildError for an option of another type or value; None is an option not given."""
-    for option, value, accepted, expected in (
-        ("retry", retry, isinstance(retry, Retry), "a Retry"),
-        ("progress", progress, isinstance(progress, Progress), "a Progress"),
-        ("when", when, isinstance(when, BranchRef), "a branch: when=route.branch(name)"),
-        ("on_failure", on_failure, on_failure in ("stop", "isolate"), "'stop' or 'isolate'"),
-        ("fallback", fallback, isinstance(fallback, (Stage, str)), "a stage, or a node's name"),
-        ("after", after, _are_references(after), "stages, or their names"),
-        ("of", of, isinstance(of, (Stage, str)), "a stage, or a node's name"),
-        ("branches", joins, _are_references(joins), "stages, or their names"),
-        ("bind", bind, isinstance(bind, Mapping), "a dict of parameters to stages"),
-        ("keyed", keyed, isinstance(keyed, bool), "True or False"),
-        ("pivot", pivot, isinstance(pivot, bool), "True or False"),
-        ("version", version, isinstance(version, str), "text"),
-    ):
-        if value is not None and not accepted:
+    for option, value in given.items():
+        if value is None:
+            continue
+        is_accepted, expected, fix = _OPTIONS[option]
+        if not is_accepted(value):
             raise BuildError(
                 "stage.option",
                 f"stage {name!r} can't take this {option}",
@@ -346,27 +321,54 @@ def check_policies(
                 field=option,
                 expected=expected,
                 got=type(value).__name__ if not isinstance(value, str) else repr(value)[:80],
-                fix={
-                    "retry": "retry=Retry(attempts=3)",
-                    "on_failure": "on_failure='isolate'",
-                    "fallback": "fallback=other_stage",
-                    "progress": "progress=Progress(repeats=2)",
-                    "after": "after=other_stage",
-                    "of": "of=stage_before",
-                    "branches": "any_of(first, second, name='either')",
-                    "bind": "bind={'text': other_stage}",
-                    "keyed": "keyed=True",
-                    "pivot": "pivot=True",
-                    "version": "version='2'",
-                }.get(option, "when=route.branch('name')"),
+                fix=fix,
             )
 
 
 def _are_references(after: Any) -> bool:
-    if isinstance(after, (str, Stage)):
-        return True
-    is_several = isinstance(after, Sequence)
-    return is_several and all(isinstance(each, (str, Stage)) for each in after)
+    is_several = isinstance(after, Sequence) and not isinstance(after, str)
+    return all(map(_is_reference, after)) if is_several else _is_reference(after)
+
+
+def _is_reference(value: Any) -> bool:
+    return isinstance(value, (Stage, str))
+
+
+_OPTIONS: Final[Mapping[str, tuple[Callable[[Any], bool], str, str]]] = {
+    "retry": (lambda value: isinstance(value, Retry), "a Retry", "retry=Retry(attempts=3)"),
+    "progress": (
+        lambda value: isinstance(value, Progress),
+        "a Progress",
+        "progress=Progress(repeats=2)",
+    ),
+    "when": (
+        lambda value: isinstance(value, BranchRef),
+        "a branch: when=route.branch(name)",
+        "when=route.branch('name')",
+    ),
+    "on_failure": (
+        lambda value: value in ("stop", "isolate"),
+        "'stop' or 'isolate'",
+        "on_failure='isolate'",
+    ),
+    "fallback": (_is_reference, "a stage, or a node's name", "fallback=other_stage"),
+    "after": (_are_references, "stages, or their names", "after=other_stage"),
+    "of": (_is_reference, "a stage, or a node's name", "of=stage_before"),
+    "branches": (
+        _are_references,
+        "stages, or their names",
+        "any_of(first, second, name='either')",
+    ),
+    "bind": (
+        lambda value: isinstance(value, Mapping),
+        "a dict of parameters to stages",
+        "bind={'text': other_stage}",
+    ),
+    "keyed": (lambda value: isinstance(value, bool), "True or False", "keyed=True"),
+    "pivot": (lambda value: isinstance(value, bool), "True or False", "pivot=True"),
+    "version": (lambda value: isinstance(value, str), "text", "version='2'"),
+}
+"""What an option has to be, as a question and in words, and an example."""
 
 
 def as_references(

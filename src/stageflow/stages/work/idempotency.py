@@ -19,7 +19,7 @@ import inspect
 import string
 import sys
 import typing
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
@@ -440,7 +440,7 @@ def _check_options(name: str, options: _Options) -> None:
         ("clients", options.clients, str, "('http',)"),
         ("unknown_on", options.unknown_on, type, "(TimeoutError, ConnectionError)"),
     ):
-        is_several = isinstance(values, Iterable) and not isinstance(values, str | type)
+        is_several = isinstance(values, Collection) and not isinstance(values, str | type)
         if not is_several or not all(isinstance(each, kind) for each in values):
             raise _refused(name, "effect.option", field, f"a tuple such as {example}")
 
