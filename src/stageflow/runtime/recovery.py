@@ -64,7 +64,7 @@ async def recovered(
     the run, when the caller has looked already; `claimed`, when the caller has claimed it.
     """
     check_pipeline(pipeline)
-    events = subscriptions("" if pipeline is None else pipeline.name, events) or ()
+    events = subscriptions(None if pipeline is None else pipeline.name, events) or ()
     journal = runtime.needs_journal()
     known = claimed or seen or await journal.load(run)
     if pipeline is None:

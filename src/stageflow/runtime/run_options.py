@@ -68,7 +68,7 @@ def check_options(pipeline: str, given: Mapping[str, Any]) -> None:
         raise _wrong(pipeline, "window", "a Window", window)
 
 
-def subscriptions(pipeline: str, events: Any) -> tuple[Subscription, ...] | None:
+def subscriptions(pipeline: str | None, events: Any) -> tuple[Subscription, ...] | None:
     """`events` as a tuple; None when none were given. BuildError `run.option`."""
     if events is None:
         return None
@@ -93,7 +93,7 @@ def _check_deadline(pipeline: str, deadline: Any) -> None:
         )
 
 
-def _wrong(pipeline: str, option: str, expected: str, got: Any) -> BuildError:
+def _wrong(pipeline: str | None, option: str, expected: str, got: Any) -> BuildError:
     return BuildError(
         "run.option",
         f"runs can't be started with this {option}",

@@ -63,7 +63,7 @@ class Worker:
         self._at_once = at_once
         self._poll_s = poll_s
         self._drain_s = drain_s
-        self._events = subscriptions("", events) or ()
+        self._events = subscriptions(None, events) or ()
         self._tasks: dict[asyncio.Task[None], Driver] = {}
         self._to_release: dict[str, int] = {}
         """Runs that ended without an end, and their epochs: the database was away, perhaps."""
