@@ -182,8 +182,10 @@ async def test_a_dep_that_can_not_be_opened_leaves_nothing_open() -> None:
     async with Runtime(
         deps={"db": Dep(opening(log, "db"), scope="run"), "model": Dep(broken, scope="run")}
     ) as one:
-        with pytest.raises(OSError, match="down"):
+        with pytest.raises(RunError) as told:
             await DESK.using(runtime=one).run(x=1)
+        assert (told.value.code, told.value.field) == ("runtime.dep_open", "model")
+        assert isinstance(told.value.__cause__, OSError)
         assert log == ["open db", "close db"]
 
 

@@ -22,6 +22,7 @@ from stageflow import (
     RunError,
     Runtime,
     Stage,
+    StageflowError,
     Worker,
     approval,
     transform,
@@ -460,3 +461,99 @@ def test_a_simulated_journal_has_no_queue() -> None:
         return caught.value.code
 
     assert simulate(main, seed=1).value == "runtime.no_queue"
+
+
+class Down:
+    """A dep that can't be opened the first `failures` times."""
+
+    def __init__(self, failures: int) -> None:
+        self.left = failures
+        self.opened = 0
+
+    async def __call__(self) -> str:
+        if self.left:
+            self.left -= 1
+            raise OSError("nobody listens there")
+        self.opened += 1
+        return "open"
+
+
+def needing(runtime: Runtime, name: str = "desk") -> Pipeline[str]:
+    @transform
+    async def asked(text: str, client: str) -> str:
+        return f"{text} {client}"
+
+    pipeline = Pipeline(name, [asked], inputs={"text": str}, outputs=asked, deps={"client": str})
+    return pipeline.using(target=f"shop:{name}", runtime=runtime)
+
+
+@pytest.fixture
+def heard(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the loop's exception handler is told; and a worker's first pause is a short one."""
+    monkeypatch.setattr("stageflow.runtime.worker.PAUSE_S", 0.02)
+    told: list[str] = []
+    monkeypatch.setattr(
+        asyncio.BaseEventLoop,
+        "call_exception_handler",
+        lambda loop, context: told.append(context["message"]),
+    )
+    return told
+
+
+async def test_runs_wait_in_the_queue_while_a_dep_of_all_is_away(
+    journal: Callable[[], Any], heard: list[str]
+) -> None:
+    client = Down(3)
+    async with Runtime(journal=journal(), deps={"client": Dep(client)}) as runtime:
+        needs = needing(runtime)
+        waits = await needs.submit(text="a")
+        await worked(serving(runtime, needs))
+        ended = await runtime.result(waits, pipeline=needs)
+        assert (ended.status, ended.output, client.opened) == ("ok", "a open", 1)
+        assert (await runtime.load(waits)).epoch == 2, "it was taken once"
+    assert heard == ["runs of shop:desk wait: this worker lacks a dep"] * 3
+
+
+async def test_other_pipelines_go_on_while_a_dep_is_away(
+    journal: Callable[[], Any], heard: list[str]
+) -> None:
+    async with Runtime(journal=journal(), deps={"client": Dep(Down(1_000))}) as runtime:
+        needs, plain = needing(runtime, "needy"), desk(runtime=runtime)
+        waits, goes = await needs.submit(text="a"), await plain.submit(text="0")
+        worker = Worker(runtime, [needs, plain], poll_s=0.01)
+        await worked(worker, lambda: worker.done == 1)
+        assert (await runtime.result(goes, pipeline=plain)).output == "012"
+        assert (await runtime.load(waits)).status == "queued"
+
+
+async def test_a_run_whose_own_dep_is_away_waits(
+    journal: Callable[[], Any], heard: list[str]
+) -> None:
+    client = Down(2)
+    async with Runtime(journal=journal(), deps={"client": Dep(client, scope="run")}) as runtime:
+        needs = needing(runtime)
+        run = await needs.submit(text="a")
+        await worked(serving(runtime, needs), lambda: client.opened == 1)
+        assert (await runtime.result(run, pipeline=needs, wait_s=5)).output == "a open"
+        assert (await runtime.load(run)).epoch == 4, "it was taken three times"
+    assert heard == [f"run {run} waits: it can't have a dep"] * 2
+
+
+async def test_who_resumes_without_a_dep_leaves_the_run_to_others(
+    journal: Callable[[], Any],
+) -> None:
+    async with Runtime(journal=journal(), deps={"client": "open"}) as runtime:
+        run = await needing(runtime).submit(text="a")
+    async with Runtime(journal=journal(), deps={"client": Dep(Down(1))}) as runtime:
+        pipeline = needing(runtime)
+        with pytest.raises(RunError) as caught:
+            await runtime.resume(run, pipeline=pipeline)
+        assert caught.value.code == "runtime.dep_open"
+        assert [each.live for each in await runtime.runs()] == [False]
+        assert (await runtime.resume(run, pipeline=pipeline)).output == "a open"
+
+
+async def test_a_worker_that_lacks_a_dep_is_not_made(runtime: Runtime) -> None:
+    with pytest.raises(StageflowError) as caught:
+        serving(runtime, needing(runtime))
+    assert caught.value.code == "run.missing_dep"

@@ -43,6 +43,8 @@ OPERATORS: dict[str, str] = {
     "to_take_back": "of the engine",
     "taken_back": "of the engine",
     "open_deps": "of the engine",
+    "open_shared_deps": "of workers, who serve all tenants",
+    "needed_deps": "of workers, who serve all tenants",
     "close_deps": "of the engine",
     "shares_deps": "of the engine",
 }

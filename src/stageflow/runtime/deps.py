@@ -12,7 +12,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
-from stageflow.model.errors import BuildError, InputError, RunError, nearest
+from stageflow.model.errors import BuildError, InputError, RunError, StageflowError, nearest
 from stageflow.model.labels import Labels, checked_labels
 
 Scope: TypeAlias = Literal["runtime", "tenant", "run"]
@@ -124,8 +124,15 @@ class DepScopes:
         return self._given[name].scope == "run"
 
     async def open(self, names: Iterable[str], *, tenant: str, run: str) -> dict[str, Any]:
-        """The deps of one run, opened where they are not yet open, in the declared order."""
+        """The deps of one run, opened where they are not yet open, in the declared order. RunError
+        `runtime.dep_open`."""
         return {name: await self._opened(name, tenant, run) for name in names}
+
+    async def open_shared(self, names: Iterable[str]) -> None:
+        """Opens those of them that live as long as the runtime. RunError `runtime.dep_open`."""
+        for name in names:
+            if self._given[name].scope == "runtime":
+                await self._opened(name, "", "")
 
     async def close_run(self, run: str, close_s: float) -> None:
         """Closes what lived for this run only. What can't be closed is told to the loop's exception
@@ -152,7 +159,7 @@ class DepScopes:
         async with scope.locks.setdefault(name, asyncio.Lock()):
             if name not in scope.open:
                 exits = AsyncExitStack()
-                scope.open[name] = await _enter(dep, exits, tenant)
+                scope.open[name] = await _open_one(name, dep, exits, tenant)
                 scope.exits.append((name, exits))
             return scope.open[name]
 
@@ -162,6 +169,22 @@ class DepScopes:
             await in_turn(
                 partial(_close_one, name, exits, close_s) for name, exits in reversed(scope.exits)
             )
+
+
+async def _open_one(name: str, dep: Dep, exits: AsyncExitStack, tenant: str) -> Any:
+    try:
+        return await _enter(dep, exits, tenant)
+    except StageflowError:
+        raise  # it tells by itself what is wrong
+    except Exception as error:
+        raise RunError(
+            "runtime.dep_open",
+            f"dep {name!r} could not be opened",
+            field=name,
+            expected="a factory that gives the dep",
+            got=type(error).__name__,
+            fix="see to what the dep needs, and start or resume the run again",
+        ) from error
 
 
 async def _close_one(name: str, exits: AsyncExitStack, close_s: float) -> None:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from stageflow.graph import Node, Source
 from stageflow.journal.admission import Named, run_exists
+from stageflow.journal.journal import QueueJournal
 from stageflow.model.bag import MISSING, OutputBag
 from stageflow.model.errors import EffectUnknown, JournalError, RunError, StageflowError, tamed
 from stageflow.model.identity import Identity
@@ -479,9 +480,18 @@ class Driver:
                 await self.history.create(self)
 
     async def open_deps(self) -> None:
-        """Once; a turn of a session opens them before it takes its turn."""
-        if self.plan.deps and not self.deps:
+        """Once; a turn of a session opens them before it takes its turn. A run that was taken up
+        and can't have them is nobody's again: whoever can opens them, later or elsewhere."""
+        if not self.plan.deps or self.deps:
+            return
+        try:
             self.deps = await self.runtime.open_deps(self)
+        except BaseException:
+            journal = self.runtime.journal
+            if self.recovered and isinstance(journal, QueueJournal):
+                with contextlib.suppress(JournalError):  # then its lease expires
+                    await journal.release(self.identity.run, self.bag.epoch)
+            raise
 
     def restate_end(self) -> None:
         """Has the end of a recovered run written that can't go on."""

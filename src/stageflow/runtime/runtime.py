@@ -776,6 +776,20 @@ class Runtime:
             opened |= await deps.open([name], tenant=identity.tenant, run=run)
         return opened
 
+    async def open_shared_deps(self, pipeline: Pipeline[Any]) -> None:
+        """Opens what runs of the pipeline have in common with all others. RunError
+        `runtime.dep_open`."""
+        await self._deps.open_shared(self.needed_deps(pipeline))
+
+    def needed_deps(self, pipeline: Pipeline[Any]) -> list[str]:
+        """What the pipeline declares and does not bring along. InputError `run.missing_dep`."""
+        fakes = pipeline.options.fakes
+        names = [name for name in pipeline.plan.deps if fakes is None or name not in fakes.given]
+        missing = self._deps.missing(names, pipeline.name)
+        if missing is not None:
+            raise missing
+        return names
+
     def shares_deps(self, driver: Driver, node: Node) -> bool:
         """Whether the deps that `node` takes are those of the tenant's other runs as well."""
         names = [a.ref for a in node.arguments if a.source is Source.DEP]

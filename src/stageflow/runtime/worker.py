@@ -21,6 +21,8 @@ from stageflow.runtime.submission import queue_of
 AT_ONCE = 8
 POLL_S = 0.5
 DRAIN_S = 30.0
+PAUSE_S, PAUSE_MAX_S = 0.5, 30.0
+"""Between two tries to open a dep: doubled each time, up to the most."""
 PASSED_OVER_MAX = 10_000
 """Runs that this worker could not go on with and does not take again."""
 
@@ -45,7 +47,8 @@ class Worker:
         events: Sequence[Subscription] = (),
     ) -> None:
         """`poll_s`: how often an idle worker looks. `drain_s`: how long `stop` lets runs go on.
-        `events` are told what happens in the runs."""
+        `events` are told what happens in the runs. BuildError `worker.bounds`,
+        `worker.pipelines`, InputError `run.missing_dep`."""
         is_right = is_count(at_once, least=1) and is_number(poll_s) and is_number(drain_s)
         if not is_right or not poll_s > 0 or not drain_s >= 0:
             raise BuildError(
@@ -57,6 +60,8 @@ class Worker:
             )
         self.runtime = runtime
         self.pipelines = _checked(pipelines)
+        for pipeline in self.pipelines.values():
+            runtime.needed_deps(pipeline)
         self.done = 0
         """Runs that ended here, however."""
         self._queue = queue_of(runtime)
@@ -68,6 +73,12 @@ class Worker:
         self._to_release: dict[str, int] = {}
         """Runs that ended without an end, and their epochs: the database was away, perhaps."""
         self._passed_over: dict[str, None] = {}
+        self._ready: set[str] = set()
+        """Targets whose shared deps are open; runs of others are not taken."""
+        self._openings: set[asyncio.Task[None]] = set()
+        self._paused: dict[str, tuple[float, float]] = {}
+        """Runs that could not have a dep of their own or their tenant's: when they are taken again,
+        on the loop's clock, and how long that was."""
         self._stopping: asyncio.Event | None = None
         self._is_stopped = False
 
@@ -88,24 +99,49 @@ class Worker:
         if self._is_stopped:
             self._stopping.set()
         stopping = asyncio.ensure_future(self._stopping.wait())
+        for target in self.pipelines:
+            opening = asyncio.create_task(self._open(target))
+            self._openings.add(opening)
+            opening.add_done_callback(self._openings.discard)
         try:
             while not self._stopping.is_set():
                 taken = await self._take()
                 if not taken:
                     await asyncio.wait(
-                        [stopping, *self._tasks],
+                        [stopping, *self._tasks, *self._openings],
                         timeout=self._poll_s,
                         return_when=asyncio.FIRST_COMPLETED,
                     )
         finally:
             stopping.cancel()
+            for opening in self._openings:
+                opening.cancel()
             await self._drain()
+
+    async def _open(self, target: str) -> None:
+        """Makes ready what runs of `target` share: a run is taken when it can be driven. While a
+        dep can't be opened, its runs wait in the queue, and nobody's claim is used up."""
+        pause_s = PAUSE_S
+        while True:
+            try:
+                await self.runtime.open_shared_deps(self.pipelines[target])
+            except Exception as error:
+                _tell(f"runs of {target} wait: this worker lacks a dep", error)
+            else:
+                self._ready.add(target)
+                return
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, PAUSE_MAX_S)
 
     async def _take(self) -> bool:
         """Takes one run, when there is room and one is there."""
-        if len(self._tasks) >= self._at_once:
+        if len(self._tasks) >= self._at_once or not self._ready:
             return False
-        wanted = Wanted(tuple(self.pipelines), self.runtime.limits.owners, tuple(self._passed_over))
+        now_s = asyncio.get_running_loop().time()
+        paused = [run for run, (until_s, _) in self._paused.items() if until_s > now_s]
+        wanted = Wanted(
+            tuple(self._ready), self.runtime.limits.owners, (*self._passed_over, *paused)
+        )
         try:
             await self._release()
             loaded = await self._queue.take(wanted)
@@ -139,17 +175,29 @@ class Worker:
         except JournalError as error:
             if error.code != "journal.stale_owner":
                 self._to_release[driver.identity.run] = driver.bag.epoch
-        except Exception as error:  # a fault of the engine: the worker's other runs go on
-            self._pass_over(driver.identity.run, driver.bag.epoch, error)
+        except Exception as error:
+            if driver.plan.deps and not driver.deps:
+                self._pause(driver.identity.run, error)
+            else:  # a fault of the engine: the worker's other runs go on
+                self._pass_over(driver.identity.run, driver.bag.epoch, error)
+        else:
+            self._paused.pop(driver.identity.run, None)
         self.done += 1
+
+    def _pause(self, run: str, error: Exception) -> None:
+        """It could not have a dep, and is nobody's again."""
+        _, pause_s = self._paused.pop(run, (0.0, PAUSE_S / 2))
+        pause_s = min(2 * pause_s, PAUSE_MAX_S)
+        while len(self._paused) >= PASSED_OVER_MAX:
+            self._paused.pop(next(iter(self._paused)))
+        self._paused[run] = asyncio.get_running_loop().time() + pause_s, pause_s
+        _tell(f"run {run} waits: it can't have a dep", error)
 
     def _pass_over(self, run: str, epoch: int, error: Exception) -> None:
         if len(self._passed_over) < PASSED_OVER_MAX:
             self._passed_over[run] = None
         self._to_release[run] = epoch
-        asyncio.get_running_loop().call_exception_handler(
-            {"message": f"this worker can't go on with run {run}", "exception": error}
-        )
+        _tell(f"this worker can't go on with run {run}", error)
 
     async def _release(self) -> None:
         while self._to_release:
@@ -168,6 +216,11 @@ class Worker:
             await asyncio.wait(left)
         with contextlib.suppress(JournalError):  # then their lease expires
             await self._release()
+
+
+def _tell(message: str, error: Exception) -> None:
+    told = {"message": message, "exception": error}
+    asyncio.get_running_loop().call_exception_handler(told)
 
 
 def _checked(
