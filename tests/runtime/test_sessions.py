@@ -688,8 +688,9 @@ async def test_a_dep_that_can_not_be_opened_ends_its_turn(tmp_path: Path) -> Non
             await asyncio.sleep(0)
             GATES["a"].set()
             for handle in (waiting, using_db.using(runtime=runtime, session="s").start(text="c")):
-                with pytest.raises(ConnectionError, match="no database"):
+                with pytest.raises(RunError) as caught:
                     await handle
+                assert caught.value.code == "runtime.dep_open"
             assert (await first).status == "ok"
             assert (await chat.using(runtime=runtime, session="s").run(text="d")).output == ["a"]
             if journal is not None:
