@@ -34,8 +34,8 @@ from .rate_rounds import Plan, rounds_command
 from .rated_clients import Reply
 from .simulated_rates import simulate
 
-SECONDS_LEAST: Final = 20.0
-"""Half of it goes by before a service's clients are steady."""
+SECONDS_LEAST: Final = 40.0
+"""A quarter of it goes by before a service's clients are steady."""
 AMBIGUOUS: Final = "window"
 """A quota of five seconds is both: some of its pauses are long, and others are not."""
 
