@@ -97,6 +97,14 @@ def reached(name: str) -> None:
         counts.add(name)
 
 
+def passed_on(counts: Mapping[str, int]) -> None:
+    """What another process has counted is counted here, too."""
+    here = _COUNTED.get()
+    if here is not None:
+        for name, times in counts.items():
+            here.add(name, times)
+
+
 @contextmanager
 def counting(counts: MarkCounts) -> Iterator[MarkCounts]:
     """Count into `counts` what is reached here and in tasks made from here.
