@@ -256,7 +256,7 @@ def test_a_loop_that_is_torn_down_ends_its_runs_wherever_they_are(steps: int) ->
 
     @enrich
     async def stage(x: int) -> int:
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01 if x == 9 else 60.0)
         ran.append(x)
         return x
 

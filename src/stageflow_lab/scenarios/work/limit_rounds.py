@@ -33,6 +33,8 @@ UPDATES: Final = 20
 STATE_EVERY_S: Final = 7.0
 """Twenty updates of a state, of which each waits for the others, take about so long."""
 LEASE_S: Final = 3.0
+NEVER_S: Final = 5 * LEASE_S
+"""What a dead process held for so long is not given back any more."""
 START_S: Final = 2.0
 LOAD_LEAST_S: Final = 12.0
 """So that some grants come after one another in every line."""
@@ -146,12 +148,19 @@ class Round:
             async with _started(self._job("waits", 0, address, pools)) as process:
                 await _until(process, "asks", len(pools))
                 dies.set()
-                for said in await _until(process, "has", len(pools)):
-                    back_s[said["has"]] = said["at_s"]
-                await process.wait()
+                with contextlib.suppress(TimeoutError):  # some may never come back
+                    async with asyncio.timeout(NEVER_S):
+                        for _ in pools:
+                            (said,) = await _until(process, "has", 1)
+                            back_s[said["has"]] = said["at_s"]
+                        await process.wait()
         held = await self._held(address, {pool: SharedPool(1) for pool in pools})
         return [
-            {"back_s": back_s[pool] - died_s[pool], "lease_s": LEASE_S, "held": held}
+            {
+                "back_s": back_s.get(pool, died_s[pool] + NEVER_S) - died_s[pool],
+                "lease_s": LEASE_S,
+                "held": held,
+            }
             for pool in pools
         ]
 
