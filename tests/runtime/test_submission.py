@@ -466,14 +466,15 @@ def test_a_simulated_journal_has_no_queue() -> None:
 class Down:
     """A dep that can't be opened the first `failures` times."""
 
-    def __init__(self, failures: int) -> None:
+    def __init__(self, failures: int, error: Exception | None = None) -> None:
         self.left = failures
+        self.error = OSError("nobody listens there") if error is None else error
         self.opened = 0
 
     async def __call__(self) -> str:
         if self.left:
             self.left -= 1
-            raise OSError("nobody listens there")
+            raise self.error
         self.opened += 1
         return "open"
 
@@ -526,10 +527,13 @@ async def test_other_pipelines_go_on_while_a_dep_is_away(
         assert (await runtime.load(waits)).status == "queued"
 
 
+@pytest.mark.parametrize(
+    "error", [OSError("down"), JournalError("journal.unreachable", "the journal of a client")]
+)
 async def test_a_run_whose_own_dep_is_away_waits(
-    journal: Callable[[], Any], heard: list[str]
+    error: Exception, journal: Callable[[], Any], heard: list[str]
 ) -> None:
-    client = Down(2)
+    client = Down(2, error)
     async with Runtime(journal=journal(), deps={"client": Dep(client, scope="run")}) as runtime:
         needs = needing(runtime)
         run = await needs.submit(text="a")

@@ -172,20 +172,22 @@ class Worker:
     async def _drive(self, driver: Driver, actions: list[Any]) -> None:
         try:
             await driver.execute(actions)
-        except JournalError as error:
-            if error.code != "journal.stale_owner":
-                self._to_release[driver.identity.run] = driver.bag.epoch
         except Exception as error:
-            if driver.plan.deps and not driver.deps:
-                self._pause(driver.identity.run, error)
+            if isinstance(error, JournalError) and error.code == "journal.stale_owner":
+                pass  # it is another's
+            elif driver.plan.deps and not driver.deps:
+                self._pause(driver.identity.run, driver.bag.epoch, error)
+            elif isinstance(error, JournalError):
+                self._to_release[driver.identity.run] = driver.bag.epoch
             else:  # a fault of the engine: the worker's other runs go on
                 self._pass_over(driver.identity.run, driver.bag.epoch, error)
         else:
             self._paused.pop(driver.identity.run, None)
         self.done += 1
 
-    def _pause(self, run: str, error: Exception) -> None:
-        """It could not have a dep, and is nobody's again."""
+    def _pause(self, run: str, epoch: int, error: Exception) -> None:
+        """It could not have a dep, and is nobody's again; also when its driver could not say so."""
+        self._to_release[run] = epoch
         _, pause_s = self._paused.pop(run, (0.0, PAUSE_S / 2))
         pause_s = min(2 * pause_s, PAUSE_MAX_S)
         while len(self._paused) >= PASSED_OVER_MAX:
